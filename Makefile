@@ -1,0 +1,70 @@
+# Needs Python 3.10+ with venv and pip, and make. Every environment is made here and lies in this folder.
+
+# The Python that environments are made from.
+PYTHON ?= python3
+# More arguments for installing torch. On Linux without a GPU, the CPU build saves gigabytes:
+#   make demo PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
+PIP_TORCH_ARGS ?=
+# More arguments for pytest in `make test`, and for `make bench`.
+ARGS ?=
+
+DEMO_ENV := .venv-demo
+TEST_ENV := .venv-test
+RUN := $(TEST_ENV)/bin/python -m
+READY := $(TEST_ENV)/.ready
+
+# fresh_env(folder, what to install): an empty environment; torch first, so that PIP_TORCH_ARGS concern only torch.
+define fresh_env
+$(PYTHON) -m venv --clear $(1)
+$(1)/bin/python -m pip install --constraint constraints.txt $(PIP_TORCH_ARGS) torch
+$(1)/bin/python -m pip install --constraint constraints.txt $(2)
+endef
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test test-env lint format types docs bench demo-models wheel clean
+
+help: ## List all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: ## Fresh environment, install, then the main job: fusion_bench --config-name llm_slerp
+	$(call fresh_env,$(DEMO_ENV),.)
+	mkdir -p build/demo
+	cd build/demo && ../../$(DEMO_ENV)/bin/fusion_bench --config-name llm_slerp
+
+test: test-env ## Fresh environment with the test tools, then the whole default test suite
+	$(RUN) pytest $(ARGS)
+
+test-env: ## Fresh environment with all tools, this folder installed in it as editable
+	$(call fresh_env,$(TEST_ENV),--editable ".[dev]")
+	touch $(READY)
+
+# The targets below use the environment that is there, and make it if there is none.
+$(READY):
+	$(MAKE) test-env
+
+lint: | $(READY) ## Check style and formatting
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: | $(READY) ## Mend style and formatting
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: | $(READY) ## Check types
+	$(RUN) pyright --pythonpath $(TEST_ENV)/bin/python
+
+docs: | $(READY) ## Build the documentation into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
+bench: | $(READY) ## Run the benchmarks; results go to benchmarks/results/
+	$(RUN) benchmarks $(ARGS)
+
+demo-models: | $(READY) ## Train the two demo models again, about 20 minutes
+	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)
+
+wheel: | $(READY) ## Build wheel and sdist into dist/
+	$(RUN) build
+
+clean: ## Remove what these targets made
+	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist site .hypothesis .pytest_cache .ruff_cache

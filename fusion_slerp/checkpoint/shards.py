@@ -1,0 +1,204 @@
+"""Lays tensors out in safetensors files and writes the bytes where they belong.
+
+The whole layout, headers included, is known before a weight is read. So the data can arrive in
+any order, from any thread.
+
+Source: the safetensors format (https://github.com/huggingface/safetensors#format); the file names
+and the index as transformers' save_pretrained writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusion_slerp.checkpoint.folder import INDEX, SINGLE
+from fusion_slerp.checkpoint.header import LENGTH_NBYTES
+from fusion_slerp.checkpoint.positioned_io import write_at
+from fusion_slerp.dtypes import DType
+from fusion_slerp.errors import OutputError, Problem
+
+ALIGNMENT = 8
+"""Bytes to which the data start is padded with spaces, as the format recommends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """The place of one tensor in the output.
+
+    Attributes:
+        name: The tensor's name.
+        dtype: Its element type in the output.
+        shape: Its dimensions.
+        shard: Index of its file.
+        offset: Bytes from the start of that file's data section.
+        nbytes: Its length in bytes.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    shard: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One output file.
+
+    Attributes:
+        file_name: Its name in the output folder.
+        header: Everything before the data section.
+        data_nbytes: Length of the data section.
+    """
+
+    file_name: str
+    header: bytes
+    data_nbytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the whole file."""
+        return len(self.header) + self.data_nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What is to be laid out: a name, an element type and a shape, of `nbytes` bytes."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+def lay_out(tensors: Sequence[Tensor], max_shard_nbytes: int) -> tuple[list[Slot], list[Shard]]:
+    """Assigns every tensor a file and an offset.
+
+    Files are filled in the order given, up to `max_shard_nbytes` of data each (a larger tensor is
+    alone in its file). Inside a file, wider types come first, so that every tensor is aligned to
+    its element size.
+
+    Returns:
+        The slots, file by file in the order of their offsets, and the files.
+    """
+    groups = _groups(tensors, max_shard_nbytes)
+    slots: list[Slot] = []
+    shards: list[Shard] = []
+    for index, group in enumerate(groups):
+        offset = 0
+        for tensor in sorted(group, key=lambda tensor: -tensor.dtype.itemsize):
+            slots.append(Slot(tensor.name, tensor.dtype, tensor.shape, index, offset, tensor.nbytes))
+            offset += tensor.nbytes
+        header = _header(slots[len(slots) - len(group) :])
+        shards.append(Shard(_file_name(index, len(groups)), header, offset))
+    return slots, shards
+
+
+def _groups(tensors: Sequence[Tensor], max_nbytes: int) -> list[list[Tensor]]:
+    groups: list[list[Tensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if groups[-1] and filled + tensor.nbytes > max_nbytes:
+            groups.append([])
+            filled = 0
+        groups[-1].append(tensor)
+        filled += tensor.nbytes
+    return groups
+
+
+def _file_name(index: int, count: int) -> str:
+    return SINGLE if count == 1 else f"model-{index + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _header(slots: Sequence[Slot]) -> bytes:
+    content: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    for slot in slots:
+        content[slot.name] = {
+            "dtype": slot.dtype.code,
+            "shape": list(slot.shape),
+            "data_offsets": [slot.offset, slot.offset + slot.nbytes],
+        }
+    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_NBYTES, "little") + text
+
+
+def index_json(slots: Sequence[Slot], shards: Sequence[Shard]) -> str:
+    """The text of `model.safetensors.index.json` for a sharded output."""
+    weight_map = {slot.name: shards[slot.shard].file_name for slot in slots}
+    metadata = {"total_size": sum(shard.data_nbytes for shard in shards)}
+    content = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+class ShardWriter:
+    """Files being written in a folder: room reserved at once, data in any order from any thread.
+
+    Use as a context manager; leaving it closes the files. Bringing them to the disk is left to
+    the publication of the whole folder.
+    """
+
+    def __init__(self, folder: Path, slots: Sequence[Slot], shards: Sequence[Shard]) -> None:
+        self._folder = folder
+        self._slots = slots
+        self._shards = shards
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> ShardWriter:
+        try:
+            for shard in self._shards:
+                self._descriptors.append(self._create(shard))
+            if len(self._shards) > 1:
+                index = index_json(self._slots, self._shards)
+                (self._folder / INDEX).write_text(index, encoding="utf-8")
+        except OSError as error:
+            self._close()
+            raise self._problem(error, None).error() from error
+        return self
+
+    def _create(self, shard: Shard) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(self._folder / shard.file_name, flags, 0o666)
+        try:
+            if hasattr(os, "posix_fallocate"):  # a full disk shows now, not an hour later
+                os.posix_fallocate(descriptor, 0, shard.nbytes)
+            write_at(descriptor, memoryview(shard.header), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    def write(self, shard: int, offset: int, data: memoryview) -> None:
+        """Writes bytes at an offset of a file's data section.
+
+        Raises:
+            OutputError: The disk is full or failing.
+        """
+        try:
+            write_at(self._descriptors[shard], data, len(self._shards[shard].header) + offset)
+        except OSError as error:
+            raise self._problem(error, self._shards[shard].file_name).error() from error
+
+    def __exit__(self, *exception: object) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        while self._descriptors:
+            os.close(self._descriptors.pop())
+
+    def _problem(self, error: OSError, file_name: str | None) -> Problem:
+        needed = sum(shard.nbytes for shard in self._shards)
+        fields = (
+            ("file", self._folder / (file_name or self._shards[0].file_name)),
+            ("found", error.strerror),
+            ("needed", f"{needed} bytes in all; {shutil.disk_usage(self._folder).free} are free now"),
+            ("written", "nothing: the unfinished folder is removed"),
+        )
+        fix = "free space or choose another output folder, then run the same again"
+        return Problem(OutputError, "cannot write the child's weights", fields, fix)

@@ -1,0 +1,108 @@
+"""The four ways a merge can fail, and how their messages are written.
+
+A message has a headline (what), indented fields (where, found, needed) and a last line `Fix:`
+with something to paste. Several faults found together are raised together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+SHOWN_PROBLEMS = 10
+
+
+class FusionSlerpError(Exception):
+    """Base of every error that fusion_slerp raises on purpose."""
+
+
+class SettingsError(FusionSlerpError):
+    """A setting is wrong, unknown, or contradicts another."""
+
+
+class CheckpointError(FusionSlerpError):
+    """An input is missing, is not a checkpoint, or holds damaged or unusable data."""
+
+
+class MismatchError(FusionSlerpError):
+    """Both inputs are fine, but they cannot be merged with each other."""
+
+
+class OutputError(FusionSlerpError):
+    """The result cannot be written where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault in the user's input, worded for the user.
+
+    Attributes:
+        kind: The exception class that this fault is raised as.
+        headline: What is wrong, in one line, without a full stop.
+        fields: Where and what, in order of reading: `("file", path)`, `("found", ...)`.
+        fix: What to do; a command or a setting to paste where possible.
+    """
+
+    kind: type[FusionSlerpError]
+    headline: str
+    fields: tuple[tuple[str, object], ...] = ()
+    fix: str = ""
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        lines += [f"  {name}: {value}" for name, value in self.fields]
+        if self.fix:
+            lines.append(f"Fix: {self.fix}")
+        return "\n".join(lines)
+
+    def error(self) -> FusionSlerpError:
+        """Returns the exception that carries this problem alone."""
+        return self.kind(str(self))
+
+
+def raise_all(problems: Sequence[Problem]) -> None:
+    """Raises every problem at once as the class of the first; returns if there is none.
+
+    Raises:
+        FusionSlerpError: One of its four subclasses, when `problems` is not empty. The message
+            shows the first ten and the total.
+    """
+    if not problems:
+        return
+    if len(problems) == 1:
+        raise problems[0].error()
+    blocks = [f"[{i}] {problem}" for i, problem in enumerate(problems[:SHOWN_PROBLEMS], start=1)]
+    hidden = len(problems) - SHOWN_PROBLEMS
+    more = [f"... and {hidden} more"] if hidden > 0 else []
+    headline = f"{len(problems)} problems, nothing was written:"
+    raise problems[0].kind("\n\n".join([headline, *blocks, *more]))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Returns `" (did you mean 'x'?)"` for the closest known name, or an empty string."""
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    matches = get_close_matches(name.lower(), by_lower, n=1)
+    return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
+
+
+def listed(names: Sequence[str], limit: int = SHOWN_PROBLEMS) -> str:
+    """Returns the first names joined by commas, and how many were left out."""
+    more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def unknown_names_error(unknown: Iterable[str], known: Iterable[str], what: str) -> SettingsError:
+    """Returns the error for arguments that nobody reads, each with the nearest known name.
+
+    Args:
+        unknown: The names given that are not known; at least one.
+        known: All names that may be given.
+        what: Whose settings they are, as the user knows it: `"SlerpForCausalLM"`.
+    """
+    known = sorted(known)
+    named = ", ".join(f"{name!r}{nearest(name, known)}" for name in unknown)
+    return SettingsError(
+        f"{what} has no setting {named}\n  known settings: {', '.join(known)}\n"
+        "Fix: remove it or correct its name; unknown settings are never ignored."
+    )

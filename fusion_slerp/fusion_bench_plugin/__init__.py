@@ -1,0 +1,1 @@
+"""The border to FusionBench: the only part that imports fusion_bench, lightning and omegaconf."""

@@ -1,0 +1,182 @@
+"""Models in memory: loading the child, and merging two models that the pool builds itself."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from copy import copy, deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from fusion_bench.modelpool.base_pool import BaseModelPool
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+from fusion_slerp.checkpoint.source import resolve
+from fusion_slerp.dtypes import BY_NAME
+from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
+from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
+from fusion_slerp.publish.model_card import CardParent, model_card
+from fusion_slerp.publish.side_files import copy_side_files
+from fusion_slerp.publish.staging import check_output, staging
+from fusion_slerp.report import TensorReport
+from fusion_slerp.settings import MergeSettings
+from fusion_slerp.tensor_slerp import interpolate
+from fusion_slerp.tokenizer import tokenizer_files
+
+log = logging.getLogger(__name__)
+
+
+def load_model(like: PoolModel, folder: Path) -> nn.Module:
+    """Loads the child from its folder with the arguments that the pool has for its models."""
+    return AutoModelForCausalLM.from_pretrained(folder, **like.load_kwargs)
+
+
+def model_from_state_dict(a: PoolModel, state_dict: dict[str, Tensor]) -> nn.Module:
+    """Builds the child of a merge into memory, with parent a's config.
+
+    Takes the way of transformers' own loading, with its renaming and fusing of weights.
+
+    Args:
+        a: The pool's first model; its folder gives config and generation config.
+        state_dict: The child's tensors under the names of the files.
+    """
+    assert a.source is not None
+    folder, _ = resolve(a.source, weights=False)
+    kwargs = dict(a.load_kwargs)
+    trust = {key: kwargs.pop(key) for key in ("trust_remote_code",) if key in kwargs}
+    config = AutoConfig.from_pretrained(folder, **trust)
+    with torch.device("meta"):
+        model_class = type(AutoModelForCausalLM.from_config(config, **trust))
+    model = model_class.from_pretrained(None, config=config, state_dict=state_dict, **kwargs)
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model
+
+
+def merge_loaded(
+    pool: BaseModelPool,
+    models: tuple[PoolModel, PoolModel],
+    settings: MergeSettings,
+    save_path: str | None,
+) -> nn.Module:
+    """Merges two models through their state dicts; needs three models' size in memory.
+
+    A model that the pool holds as an instance is left as it was.
+
+    Raises:
+        MismatchError: The models are of different classes, names, shapes or types.
+        SettingsError: `save_path` is given and the model has no `save_pretrained`.
+    """
+    a, b = (_load(pool, model) for model in models)
+    if type(a) is not type(b):
+        fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
+        fix = "merge two models of one class"
+        raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
+    target = _check_save_path(a, save_path, settings.overwrite)
+    report, merged = _merge_state_dicts(a.state_dict(), b.state_dict(), settings)
+    child = deepcopy(a) if isinstance(pool._models[models[0].name], nn.Module) else a
+    if settings.dtype is not None:
+        child.to(getattr(torch, settings.dtype))
+    child.load_state_dict(merged)
+    if target is not None:
+        _save(child, target, pool, models, settings, report)
+    return child
+
+
+def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:
+    if model.source is not None and not isinstance(pool._models[model.name], nn.Module):
+        folder, _ = resolve(model.source)
+        return AutoModelForCausalLM.from_pretrained(folder, **model.load_kwargs)
+    eager = copy(pool)  # the host's lazy loading cannot build a model
+    eager.enable_lazy_loading = False  # type: ignore[attr-defined]
+    return eager.load_model(model.name)
+
+
+def _check_save_path(model: nn.Module, save_path: str | None, overwrite: bool) -> Path | None:
+    if save_path is None:
+        return None
+    if not hasattr(model, "save_pretrained"):
+        fields = (("model_save_path", save_path), ("found", f"a {type(model).__qualname__}"))
+        fix = "set model_save_path: null and save the returned model yourself"
+        raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
+    target = Path(save_path).expanduser().resolve()
+    nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    raise_all(check_output(target, {}, overwrite, nbytes))
+    return target
+
+
+def _merge_state_dicts(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], settings: MergeSettings
+) -> tuple[list[TensorReport], dict[str, Tensor]]:
+    raise_all(_differences(a, b))
+    report, merged = [], {}
+    for name, tensor in a.items():
+        if BY_NAME[_dtype_name(tensor)].is_mergeable:
+            merged[name], row = interpolate(tensor, b[name], settings, name)
+        else:
+            merged[name], row = _copied(name, tensor, b[name], settings)
+        report.append(row)
+    return report, merged
+
+
+def _differences(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[Problem]:
+    names = sorted(a.keys() ^ b.keys())
+    if names:
+        fix = "merge two models of one architecture and depth"
+        fields = (("in one only", listed(names, 5)),)
+        return [Problem(MismatchError, "the tensor names differ", fields, fix)]
+    return [
+        Problem(
+            MismatchError,
+            f"{name} differs",
+            (
+                ("a", f"{_dtype_name(a[name])} {list(a[name].shape)}"),
+                ("b", f"{_dtype_name(b[name])} {list(b[name].shape)}"),
+            ),
+            "merge two models of one size and of types that can be interpolated",
+        )
+        for name in a
+        if a[name].shape != b[name].shape or not _types_fit(a[name], b[name])
+    ]
+
+
+def _dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _types_fit(a: Tensor, b: Tensor) -> bool:
+    dtypes = BY_NAME.get(_dtype_name(a)), BY_NAME.get(_dtype_name(b))
+    return dtypes[0] is not None and (
+        dtypes[0] == dtypes[1] or all(dtype is not None and dtype.is_mergeable for dtype in dtypes)
+    )
+
+
+def _copied(name: str, a: Tensor, b: Tensor, settings: MergeSettings) -> tuple[Tensor, TensorReport]:
+    rule = "copy b" if settings.t == 1 else "copy a" if settings.t == 0 else "copy if equal"
+    if rule == "copy if equal" and not torch.equal(a, b.to(a.device)):
+        fields = (("tensor", f"{name} ({_dtype_name(a)})"), ("found", "different values"))
+        fix = "integers and booleans are copied, never interpolated; make them equal, or set t: 0"
+        raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
+    return (b if settings.t == 1 else a).clone(), TensorReport(name, rule, settings.t, a.numel())
+
+
+def _save(
+    child: Any,
+    target: Path,
+    pool: BaseModelPool,
+    models: tuple[PoolModel, PoolModel],
+    settings: MergeSettings,
+    report: list[TensorReport],
+) -> None:
+    with staging(target) as folder:
+        child.save_pretrained(folder, max_shard_size=settings.max_shard_nbytes)
+        source = tokenizer_source(pool)
+        if source is not None:
+            copy_side_files(tokenizer_files(resolve(source, weights=False)[0]), folder)
+        elif getattr(pool, "tokenizer", None) is not None:
+            pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
+        parents = [CardParent(model.name) for model in models]
+        card = model_card(parents, settings, report, target.name)
+        (folder / "README.md").write_text(card, encoding="utf-8")

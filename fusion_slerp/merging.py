@@ -1,0 +1,164 @@
+"""The front door: merge two checkpoints to a folder, or into memory."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_slerp.checkpoint.shards import ShardWriter
+from fusion_slerp.checkpoint.source import open_source
+from fusion_slerp.errors import raise_all
+from fusion_slerp.execute.memory_sink import MemorySink
+from fusion_slerp.execute.pipeline import execute
+from fusion_slerp.plan import MergePlan, make_plan
+from fusion_slerp.publish.model_card import card_parent, model_card
+from fusion_slerp.publish.side_files import copy_side_files, side_files, write_config
+from fusion_slerp.publish.staging import check_output, staging
+from fusion_slerp.report import TensorReport, count_rules
+from fusion_slerp.settings import settings_from
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What a merge made.
+
+    Attributes:
+        out: The child's folder.
+        plan: What was decided before any weight was read.
+        report: What happened to each tensor, in the order of the child's files.
+        elapsed_s: Wall time in seconds, reading headers to the published folder.
+    """
+
+    out: Path
+    plan: MergePlan
+    report: tuple[TensorReport, ...]
+    elapsed_s: float
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many tensors were made by each rule."""
+        return count_rules(self.report)
+
+    def __str__(self) -> str:
+        rules = ", ".join(f"{count} {rule}" for rule, count in self.counts.items())
+        size = self.plan.nbytes_written / 1e9
+        return f"{self.out}: {len(self.report)} tensors ({rules}), {size:.2f} GB in {self.elapsed_s:.1f} s"
+
+
+def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: Any) -> MergePlan:
+    """Returns what `merge` would do, from headers and configs alone; writes nothing.
+
+    Args:
+        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
+        b: Parent b (t = 1).
+        **options: The fields of `MergeSettings`.
+
+    Raises:
+        FusionSlerpError: As `merge`.
+    """
+    settings = settings_from(options)
+    return make_plan(open_source(a), open_source(b), settings)
+
+
+def merge(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str],
+    **options: Any,
+) -> MergeResult:
+    """Merges two causal language models into the folder `out`, streaming.
+
+    The folder appears complete or not at all. Memory use depends neither on the size of the
+    models nor on that of their largest tensor.
+
+    Args:
+        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
+        b: Parent b (t = 1).
+        out: The child's folder; must not exist unless `overwrite=True`.
+        **options: The fields of `MergeSettings`: t, DOT_THRESHOLD, epsilon, dtype,
+            max_shard_size, tokenizer, overwrite, threads, show_pbar.
+
+    Raises:
+        SettingsError: An option is unknown or has no usable value.
+        CheckpointError: A parent is missing, damaged, quantised, or holds NaN or infinity.
+        MismatchError: The parents do not belong together.
+        OutputError: The child cannot be written at `out`.
+    """
+    started = time.perf_counter()
+    plan = plan_merge(a, b, **options)
+    target = Path(out).expanduser().resolve()
+    files = side_files(plan.a, plan.tokenizer)
+    nbytes = plan.nbytes_written + sum(file.stat().st_size for file in files.values())
+    inputs = {plan.tokenizer: "the tokenizer", plan.b.folder: "model b", plan.a.folder: "model a"}
+    raise_all(check_output(target, inputs, plan.settings.overwrite, nbytes))
+    _announce(plan)
+    with staging(target) as folder:
+        report = _write_weights(plan, folder)
+        copy_side_files(files, folder)
+        write_config(plan.a, plan.settings.dtype, folder)
+        parents = [card_parent(plan.a), card_parent(plan.b)]
+        card = model_card(parents, plan.settings, report, target.name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+    return MergeResult(target, plan, report, time.perf_counter() - started)
+
+
+def merge_into_memory(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], **options: Any
+) -> tuple[dict[str, torch.Tensor], tuple[TensorReport, ...]]:
+    """Merges two causal language models into a state dict; needs the child's size in memory.
+
+    Args:
+        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
+        b: Parent b (t = 1).
+        **options: The fields of `MergeSettings`.
+
+    Returns:
+        The child's tensors by name, on the CPU, and what happened to each.
+
+    Raises:
+        FusionSlerpError: As `merge`, except for the output.
+    """
+    plan = plan_merge(a, b, **options)
+    _announce(plan)
+    sink = MemorySink(plan)
+    with progress(plan) as on_bytes:
+        report = tuple(execute(plan, sink, on_bytes))
+    return sink.state_dict(), report
+
+
+def _announce(plan: MergePlan) -> None:
+    a, b, t = plan.a.source, plan.b.source, plan.settings.t
+    log.info("merging %s (a, t = 0) and %s (b, t = 1) at t = %s", a, b, t)
+    for warning in plan.warnings:
+        log.warning("%s", warning)
+
+
+def _write_weights(plan: MergePlan, folder: Path) -> tuple[TensorReport, ...]:
+    slots = [tensor.out for tensor in plan.tensors]
+    with ShardWriter(folder, slots, plan.shards) as writer, progress(plan) as on_bytes:
+        return tuple(execute(plan, writer, on_bytes))
+
+
+@contextmanager
+def progress(plan: MergePlan) -> Iterator[Callable[[int], object]]:
+    """Shows bytes done, rate and time left on standard error, if `show_pbar` asks for it."""
+    if not plan.settings.show_pbar:
+        yield lambda nbytes: None
+        return
+    from tqdm import tqdm
+
+    total = sum(tensor.out.nbytes for tensor in plan.tensors)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="merging", mininterval=0.2) as bar:
+        yield bar.update

@@ -1,0 +1,1 @@
+"""Merge methods, one per file: what is measured, the coefficients, what is combined."""

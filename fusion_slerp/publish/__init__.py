@@ -1,0 +1,1 @@
+"""Everything beside the weights, and the rename that makes the child appear."""

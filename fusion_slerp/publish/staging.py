@@ -1,0 +1,145 @@
+"""The folder beside the target in which the child is made, and the rename that publishes it.
+
+The target appears by one rename, complete or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from fusion_slerp.checkpoint.folder import CONFIG
+from fusion_slerp.errors import OutputError, Problem
+
+MARGIN_NBYTES = 1 << 20
+"""Room for the card and the index, beside the files whose size is known."""
+
+
+def check_output(target: Path, inputs: Mapping[Path, str], overwrite: bool, nbytes: int) -> list[Problem]:
+    """Returns what speaks against writing the child at `target`.
+
+    Args:
+        target: The output folder, an absolute real path.
+        inputs: The folders read and what they are; the target may not be, hold, or lie in one.
+        overwrite: Whether an existing output may be replaced.
+        nbytes: Bytes that will be written.
+    """
+    problems = [
+        problem for folder, what in inputs.items() if (problem := _overlap(target, folder.resolve(), what))
+    ]
+    if target.exists():
+        problems += _existing(target, overwrite)
+    base = next(folder for folder in target.parents if folder.exists())
+    if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+        found = "not writable" if base.is_dir() else "a file"
+        fields = (("out", target), ("folder", base), ("found", found))
+        fix = "choose another output folder"
+        problems.append(Problem(OutputError, "the output folder cannot be made", fields, fix))
+    elif (free := shutil.disk_usage(base).free) < nbytes + MARGIN_NBYTES:
+        fields = (("out", target), ("needed", f"{nbytes} bytes"), ("free", f"{free} bytes"))
+        fix = "free space, or choose an output folder on another disk"
+        problems.append(Problem(OutputError, "not enough room on the disk", fields, fix))
+    return problems
+
+
+def _overlap(target: Path, parent: Path, what: str) -> Problem | None:
+    if target != parent and target not in parent.parents and parent not in target.parents:
+        return None
+    where = "is" if target == parent else "lies inside" if parent in target.parents else "contains"
+    fields = (("out", target), (what, parent))
+    fix = "choose an output folder outside the models"
+    return Problem(OutputError, f"the output {where} {what}", fields, fix)
+
+
+def _existing(target: Path, overwrite: bool) -> list[Problem]:
+    if not target.is_dir():
+        fields = (("out", target), ("found", "a file"))
+        return [Problem(OutputError, "the output exists", fields, "choose another name")]
+    if not overwrite:
+        fix = "choose another folder, or set overwrite: true to replace it"
+        return [Problem(OutputError, "the output exists", (("out", target),), fix)]
+    if any(target.iterdir()) and not (target / CONFIG).exists():
+        fields = (("out", target), ("found", f"files, but no {CONFIG}: not an earlier model"))
+        fix = "remove that folder yourself, or choose another"
+        return [Problem(OutputError, "overwrite replaces only a model folder", fields, fix)]
+    return []
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Gives a new folder beside the target, and publishes it as the target on a normal exit.
+
+    On any exception the folder is removed, with the parent folders made for it, and the target is
+    as it was.
+
+    Raises:
+        OutputError: The folder cannot be made, or another process made the target meanwhile.
+    """
+    missing = [folder for folder in target.parents if not folder.exists()]
+    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+        yield folder
+        _flush(folder)
+        _publish(folder, target)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        for made in missing:
+            with suppress(OSError):
+                made.rmdir()
+        if isinstance(error, OSError):
+            raise _failed(target, error).error() from error
+        raise
+
+
+def _failed(target: Path, error: OSError) -> Problem:
+    fields = (
+        ("out", target),
+        ("file", error.filename),
+        ("found", error.strerror),
+        ("written", "nothing: the unfinished folder is removed"),
+    )
+    fix = "free space or choose another output folder, then run the same again"
+    return Problem(OutputError, "the child could not be written", fields, fix)
+
+
+def _publish(folder: Path, target: Path) -> None:
+    """Renames; an earlier output steps aside first and is removed after."""
+    replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
+    existed = target.exists()
+    if existed:
+        target.rename(replaced)
+    try:
+        folder.rename(target)
+    except OSError:
+        if existed:
+            replaced.rename(target)
+        raise
+    _sync_folder(target.parent)
+    if existed:
+        shutil.rmtree(replaced)
+
+
+def _flush(folder: Path) -> None:
+    """Brings every file and folder to the disk, so that the rename cannot get there first."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb+") as stream:
+                os.fsync(stream.fileno())
+        else:
+            _sync_folder(path)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,133 @@
+"""Every option of a merge, declared once: name, type, default, meaning and check."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from math import isfinite
+from typing import Any
+
+from fusion_slerp.dtypes import MERGEABLE
+from fusion_slerp.errors import Problem, SettingsError, nearest, raise_all, unknown_names_error
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B)", re.IGNORECASE)
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MergeSettings:
+    """How two parents become one child. The same names and defaults hold everywhere.
+
+    Attributes:
+        t: Where between the parents, a number in [0, 1], both ends included: 0 is parent a (the
+            first), 1 is parent b. At an end the child's tensors are that parent's bytes.
+        DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
+            SLERP always. The capitals are the host's spelling.
+        epsilon: Norm up to which a tensor counts as null and is interpolated linearly; at least 0.
+        dtype: `"bfloat16"`, `"float16"`, `"float32"` or `"float64"` for every floating tensor of
+            the child; None keeps parent a's type, tensor by tensor.
+        max_shard_size: Largest weight file, bytes as a number or as `"5GB"`, `"500MiB"`; a tensor
+            that is larger gets a file of its own.
+        tokenizer: Whose tokenizer files the child gets: `"a"`, `"b"`, or a folder or hub id.
+        overwrite: Replace an existing output folder. False refuses it.
+        threads: Worker threads, at least 1; None takes the CPUs this process may use.
+        show_pbar: Show bytes done, rate and time left on standard error.
+    """
+
+    t: float = 0.5
+    DOT_THRESHOLD: float = 0.9995
+    epsilon: float = 1e-8
+    dtype: str | None = None
+    max_shard_size: int | str = "5GB"
+    tokenizer: str = "a"
+    overwrite: bool = False
+    threads: int | None = None
+    show_pbar: bool = False
+
+    def __post_init__(self) -> None:
+        raise_all(_problems(self))
+
+    @property
+    def max_shard_nbytes(self) -> int:
+        """`max_shard_size` in bytes."""
+        return parse_nbytes(self.max_shard_size) or 0
+
+    @property
+    def n_threads(self) -> int:
+        """`threads`, or the number of CPUs that this process may use."""
+        return self.threads or available_cpus()
+
+
+def settings_from(options: dict[str, Any]) -> MergeSettings:
+    """Builds the settings from keyword arguments.
+
+    Raises:
+        SettingsError: A name is unknown (the nearest known one is given), or a value is wrong
+            (all wrong values at once).
+    """
+    known = [field.name for field in fields(MergeSettings)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise unknown_names_error(unknown, known, "merge")
+    return MergeSettings(**options)
+
+
+def available_cpus() -> int:
+    """The CPUs this process may run on: its affinity where the system has one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def parse_nbytes(size: object) -> int | None:
+    """Returns bytes from a positive int or a text like `"5GB"` (decimal) or `"5GiB"`; else None."""
+    if isinstance(size, int) and not isinstance(size, bool):
+        return size if size > 0 else None
+    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
+    if match is None:
+        return None
+    unit = match[2].upper().removesuffix("B")
+    base = 1024 if unit.endswith("I") else 1000
+    nbytes = int(float(match[1]) * base ** _UNITS[unit.removesuffix("I")])
+    return nbytes if nbytes > 0 else None
+
+
+def check_t(t: object) -> Problem | None:
+    """The problem with `t`, if it is not a finite number in [0, 1]."""
+    if _is_number(t) and 0 <= t <= 1:  # type: ignore[operator]
+        return None
+    return _wrong("t", t, "a number in [0, 1]", "0.5")
+
+
+def _problems(settings: MergeSettings) -> list[Problem]:
+    s = settings
+    found = [check_t(s.t)]
+    if not (_is_number(s.DOT_THRESHOLD) and 0 <= s.DOT_THRESHOLD <= 1):
+        found.append(_wrong("DOT_THRESHOLD", s.DOT_THRESHOLD, "a number in [0, 1]", "0.9995"))
+    if not (_is_number(s.epsilon) and s.epsilon >= 0):
+        found.append(_wrong("epsilon", s.epsilon, "a number, at least 0", "1e-8"))
+    names = [dtype.name for dtype in MERGEABLE]
+    if s.dtype is not None and s.dtype not in names:
+        hint = nearest(s.dtype, names) if isinstance(s.dtype, str) else ""
+        found.append(_wrong("dtype", s.dtype, f"one of {', '.join(names)}, or null{hint}", "null"))
+    if parse_nbytes(s.max_shard_size) is None:
+        found.append(_wrong("max_shard_size", s.max_shard_size, "a size such as 5GB", "5GB"))
+    if not (isinstance(s.tokenizer, str) and s.tokenizer):
+        found.append(_wrong("tokenizer", s.tokenizer, "a, b, a folder or a hub id", "a"))
+    if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
+        found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
+    for name in ("overwrite", "show_pbar"):
+        if not isinstance(getattr(s, name), bool):
+            found.append(_wrong(name, getattr(s, name), "true or false", "false"))
+    return [problem for problem in found if problem is not None]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+
+
+def _wrong(name: str, value: object, needed: str, example: str) -> Problem:
+    kind = type(value).__name__
+    fields_ = (("found", f"{value!r} ({kind})"), ("needed", needed))
+    return Problem(SettingsError, f"{name} is not usable", fields_, f"set {name}: {example}")

@@ -1,0 +1,408 @@
+"""The task pool as the host sees it: settings, report, configuration, and what it prints."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from fusion_bench.utils.instantiate_utils import instantiate
+from lightning_utilities.core.rank_zero import rank_zero_only
+from omegaconf import OmegaConf
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from fusion_slerp import PerplexityTaskPool
+from fusion_slerp.errors import CheckpointError, SettingsError
+from fusion_slerp.perplexity import encode, summary, token_losses
+
+POSITIONS = 16
+WORDS = [f"w{i}" for i in range(40)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads cost more than they give on matrices this small, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tokenizer_of(vocabulary: list[str]) -> PreTrainedTokenizerFast:
+    ids = {word: i for i, word in enumerate([*vocabulary, "<unk>"])}
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+
+
+def random_model(seed: int, positions: int = POSITIONS) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 1,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Parents `a` and `b` with the same tokenizer, `bare` without one, and two texts."""
+    root = tmp_path_factory.mktemp("demo")
+    for seed, name in enumerate(("a", "b", "bare")):
+        random_model(seed).to(torch.bfloat16).save_pretrained(root / name)
+        if name != "bare":
+            tokenizer_of(WORDS).save_pretrained(root / name)
+    (root / "plain.txt").write_text(" ".join(WORDS[i * i % 40] for i in range(50)), encoding="utf-8")
+    documents = [" ".join(WORDS[i * n % 40] for i in range(n)) for n in (30, 1, 7)]
+    lines = "\n".join(json.dumps({"text": document}) for document in documents)
+    (root / "lines.jsonl").write_text(lines, encoding="utf-8")
+    return root
+
+
+@pytest.fixture
+def texts(folder) -> dict[str, str]:
+    return {"plain": str(folder / "plain.txt"), "lines": str(folder / "lines.jsonl")}
+
+
+@pytest.fixture
+def child(folder) -> LlamaForCausalLM:
+    return AutoModelForCausalLM.from_pretrained(folder / "a", dtype="auto")
+
+
+def message_of(error_class: type[Exception], **settings: object) -> str:
+    with pytest.raises(error_class) as caught:
+        PerplexityTaskPool(**settings)
+    return str(caught.value)
+
+
+def evaluation_error(error_class: type[Exception], model: object, **settings: object) -> str:
+    with pytest.raises(error_class) as caught:
+        PerplexityTaskPool(**settings).evaluate(model)
+    return str(caught.value)
+
+
+def test_report_has_the_host_form_and_is_plain_json(texts, folder, child):
+    pool = PerplexityTaskPool(texts, baselines={"a": str(folder / "a"), "b": str(folder / "b")})
+    report = pool.evaluate(child)
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+    assert list(report) == ["plain", "lines", "average", "baselines"]
+    assert list(report["plain"]) == ["loss", "perplexity", "loss_stderr", "tokens"]
+    assert [report[text]["tokens"] for text in texts] == [49, 29 + 0 + 6]
+    mean = (report["plain"]["loss"] + report["lines"]["loss"]) / 2
+    assert report["average"] == {"loss": mean, "perplexity": math.exp(mean)}
+    baselines = report.pop("baselines")
+    assert baselines["a"] == report  # the child is parent a
+    assert baselines["b"]["average"] != report["average"]
+
+
+def test_report_is_the_pure_evaluation(texts, folder, child):
+    report = PerplexityTaskPool(texts).evaluate(child)
+    ids = encode(tokenizer_of(WORDS), [Path(texts["plain"]).read_text(encoding="utf-8")])
+    losses = token_losses(child.eval(), ids, context_length=POSITIONS, stride=POSITIONS // 2, batch_size=8)
+    assert report["plain"]["loss"] == summary(losses).loss
+    assert "baselines" not in report
+
+
+def test_the_model_is_left_as_it_was(texts, child):
+    child.train()
+    before = {name: tensor.clone() for name, tensor in child.state_dict().items()}
+    PerplexityTaskPool(texts).evaluate(child)
+    assert child.training
+    assert {parameter.dtype for parameter in child.parameters()} == {torch.bfloat16}
+    torch.testing.assert_close(child.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("setting", [{"context_length": 8}, {"stride": 3}, {"max_tokens": 20}])
+def test_settings_of_the_windows_change_the_result(texts, child, setting):
+    assert PerplexityTaskPool(texts).evaluate(child) != PerplexityTaskPool(texts, **setting).evaluate(child)
+
+
+def test_max_tokens_holds_for_each_text(texts, child):
+    report = PerplexityTaskPool(texts, max_tokens=33).evaluate(child)
+    assert [report[text]["tokens"] for text in texts] == [32, 29 + 0 + 1]
+
+
+def test_batch_size_is_how_many_windows_go_at_once(texts, child):
+    rows = []
+    child.register_forward_pre_hook(
+        lambda _, __, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    PerplexityTaskPool({"plain": texts["plain"]}, batch_size=3).evaluate(child)
+    assert max(rows) == 3
+
+
+def test_device_is_where_the_model_runs(texts, child, monkeypatch):
+    moves = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(type(child), "to", lambda self, device: moves.append(str(device)))
+    PerplexityTaskPool(texts, device="cpu").evaluate(child)
+    assert moves == []
+    PerplexityTaskPool(texts, device="auto").evaluate(child)
+    assert moves == ["cuda", "cpu"]
+
+
+def test_the_smallest_model_sets_the_context(texts, folder, child, tmp_path):
+    random_model(5, positions=6).save_pretrained(tmp_path / "small")
+    baselines = {"small": str(tmp_path / "small")}
+    report = PerplexityTaskPool(texts, baselines=baselines).evaluate(child)
+    assert report["plain"] == PerplexityTaskPool(texts, context_length=6).evaluate(child)["plain"]
+    message = evaluation_error(SettingsError, child, texts=texts, baselines=baselines, context_length=7)
+    assert "at most 6, the positions of small" in message
+    assert message.endswith("Fix: taskpool.context_length=6")
+
+
+def test_unknown_settings_are_errors_with_the_nearest_name(texts):
+    message = message_of(SettingsError, texts=texts, batchsize=4)
+    assert "PerplexityTaskPool has no setting 'batchsize' (did you mean 'batch_size'?)" in message
+    assert message.splitlines()[-1].startswith("Fix: ")
+
+
+def test_the_hosts_own_arguments_pass(texts):
+    pool = PerplexityTaskPool(texts, _usage_="held-out text", _recursive_=False)
+    assert pool.config._usage_ == "held-out text"
+
+
+def test_all_problems_are_reported_at_once_before_a_model_is_there(tmp_path):
+    bad_line = tmp_path / "bad.jsonl"
+    bad_line.write_text('{"text": "a b"}\n{"txt": "c"}\n', encoding="utf-8")
+    message = message_of(
+        SettingsError,
+        texts={"wiki": str(tmp_path / "none.txt"), "news": str(bad_line), "average": "x.txt", "code": None},
+        baselines={"parent": str(tmp_path / "none"), "merged": "gpt2"},
+        tokenizer="./none",
+        stride=True,
+        batch_size=0,
+    )
+    for part in (
+        "9 problems",
+        f"taskpool.texts.wiki is not usable\n  found: {tmp_path / 'none.txt'}: No such file or directory",
+        f"taskpool.texts.news is not usable\n  found: {bad_line}: line 2 has no field `text`",
+        "taskpool.texts.average is not usable\n  found: a name that the report uses itself",
+        "taskpool.texts.code is not usable\n  found: None",
+        f"taskpool.baselines.parent is not usable\n  found: '{tmp_path / 'none'}': no such folder",
+        "taskpool.baselines.merged is not usable",
+        "taskpool.tokenizer is not usable\n  found: './none': no such folder",
+        "taskpool.stride is not usable\n  found: True",
+        "taskpool.batch_size is not usable\n  found: 0",
+    ):
+        assert part in message
+    assert message.splitlines()[-1] == "Fix: taskpool.batch_size=8"
+
+
+@pytest.mark.parametrize(
+    ("setting", "found", "fix"),
+    [
+        ({"texts": {}}, "{}", "taskpool.texts={NAME: FILE.txt}"),
+        ({"texts": "a.txt"}, "'a.txt'", "taskpool.texts={NAME: FILE.txt}"),
+        ({"baselines": ["gpt2"]}, "['gpt2']", "taskpool.baselines=null"),
+        ({"tokenizer": {"path": "gpt2"}}, "{'path': 'gpt2'}", "taskpool.tokenizer=FOLDER"),
+        ({"context_length": 1}, "1", "taskpool.context_length=null"),
+        ({"context_length": 8, "stride": 8}, "8", "taskpool.stride=7"),
+        ({"batch_size": None}, "None", "taskpool.batch_size=8"),
+        ({"max_tokens": 1}, "1", "taskpool.max_tokens=null"),
+        ({"device": "gpu"}, "'gpu'", "taskpool.device=auto"),
+        ({"device": "meta"}, "'meta'", "taskpool.device=auto"),
+    ],
+)
+def test_wrong_settings_name_themselves_and_a_remedy(texts, setting, found, fix):
+    message = message_of(SettingsError, **{"texts": texts, **setting})
+    assert f"\n  found: {found}\n" in message
+    assert message.endswith(f"\nFix: {fix}")
+
+
+def test_stride_is_checked_against_the_context_of_the_models(texts, child):
+    message = evaluation_error(SettingsError, child, texts=texts, stride=POSITIONS)
+    assert f"less than the context length {POSITIONS}" in message
+
+
+def test_texts_that_are_too_short_for_their_tokenizer_are_reported_together(texts, child, tmp_path):
+    short = {}
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.txt").write_text("w1\n", encoding="utf-8")
+        short[name] = str(tmp_path / f"{name}.txt")
+    message = evaluation_error(SettingsError, child, texts={**texts, **short})
+    assert "taskpool.texts.first is not usable\n  found: no document of two tokens or more" in message
+    assert "taskpool.texts.second" in message
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(texts, child):
+    message = evaluation_error(
+        SettingsError, child, texts=texts, tokenizer=tokenizer_of([*(f"x{i}" for i in range(9)), *WORDS])
+    )
+    assert "it gives token id 48 in plain; merged has 41 embedding rows" in message
+
+
+def test_relative_paths_start_at_the_working_directory_and_tilde_is_home(folder, child, monkeypatch):
+    monkeypatch.chdir(folder)
+    here = PerplexityTaskPool({"plain": "plain.txt"}, tokenizer="a", baselines={"b": "./b"}).evaluate(child)
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder))
+    home = PerplexityTaskPool({"plain": "~/plain.txt"}, tokenizer="~/a", baselines={"b": "~/b"}).evaluate(
+        child
+    )
+    assert here == home
+
+
+def test_configuration_survives_the_round_trip(texts, folder, child, tmp_path):
+    settings = {"baselines": {"b": str(folder / "b")}, "tokenizer": str(folder / "a"), "stride": 5}
+    pool = PerplexityTaskPool(OmegaConf.create(texts), **OmegaConf.create(settings), max_tokens=30)
+    pool.to_yaml(tmp_path / "pool.yaml")
+    again = PerplexityTaskPool.from_yaml(tmp_path / "pool.yaml")
+    assert type(again) is PerplexityTaskPool
+    assert again.config == pool.config
+    assert again.config.stride == 5
+    assert again.evaluate(child) == pool.evaluate(child)
+
+
+def test_the_host_builds_it_from_yaml(texts, folder, child):
+    config = OmegaConf.create(
+        {
+            "models": {"a": str(folder / "a"), "b": {"pretrained_model_name_or_path": str(folder / "b")}},
+            "taskpool": {
+                "_target_": "fusion_slerp.PerplexityTaskPool",
+                "texts": texts,
+                "tokenizer": {
+                    "_target_": "transformers.AutoTokenizer.from_pretrained",
+                    "pretrained_model_name_or_path": "${models.a}",
+                },
+                "baselines": "${models}",
+            },
+        }
+    )
+    report = instantiate(config.taskpool, _recursive_=False).evaluate(child)
+    assert list(report["baselines"]) == ["a", "b"]
+
+
+class CountingPool:
+    """A model pool that hands out a tokenizer."""
+
+    tokenizer = "set"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def load_tokenizer(self):
+        self.calls += 1
+        return tokenizer_of(WORDS)
+
+
+def test_the_tokenizer_of_the_model_pool_is_used_unless_one_is_set(texts, folder, child):
+    child.config._name_or_path = ""
+    pool = PerplexityTaskPool(texts)
+    pool._program = SimpleNamespace(modelpool=CountingPool())
+    report = pool.evaluate(child)
+    assert pool._program.modelpool.calls == 1
+    explicit = PerplexityTaskPool(texts, tokenizer=str(folder / "a"))
+    explicit._program = pool._program
+    assert explicit.evaluate(child) == report
+    assert pool._program.modelpool.calls == 1
+
+
+def test_without_any_tokenizer_the_error_names_the_setting(texts, child):
+    child.config._name_or_path = ""
+    pool = PerplexityTaskPool(texts)
+    pool._program = SimpleNamespace(modelpool=SimpleNamespace(tokenizer=None))
+    with pytest.raises(SettingsError, match="the model pool has no tokenizer") as caught:
+        pool.evaluate(child)
+    assert str(caught.value).endswith("Fix: taskpool.tokenizer=FOLDER")
+
+
+def test_tokenizer_and_baselines_that_cannot_be_opened_are_reported_together(texts, child, tmp_path):
+    (tmp_path / "empty").mkdir()
+    settings = {"tokenizer": str(tmp_path / "empty"), "baselines": {"x": str(tmp_path / "empty")}}
+    message = evaluation_error(SettingsError, child, texts=texts, **settings)
+    assert f"taskpool.tokenizer is not usable\n  found: {tmp_path / 'empty'}: " in message
+    assert f"taskpool.baselines.x is not usable\n  found: {tmp_path / 'empty'}: " in message
+
+
+def test_a_baseline_that_lacks_weights_is_refused(texts, folder, child, tmp_path):
+    model = random_model(7)
+    model.save_pretrained(tmp_path / "cut")
+    weights = load_file(tmp_path / "cut" / "model.safetensors")
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
+    message = evaluation_error(CheckpointError, child, texts=texts, baselines={"cut": str(tmp_path / "cut")})
+    assert "taskpool.baselines.cut lacks weights" in message
+    assert "missing: model.layers.0.mlp.up_proj.weight" in message
+    assert message.splitlines()[-1].startswith("Fix: taskpool.baselines.cut=")
+
+
+def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, child, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    baselines = {"a [bold]": str(folder / "a"), "b": str(folder / "b")}
+    report = PerplexityTaskPool(texts, baselines=baselines).evaluate(child)
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any("\x1b" in line for line in lines)
+    rows = [line.split()[0] for line in lines if "±" in line and not line.startswith("      ")]
+    assert rows == ["a", "b", "merged"]
+    plain = report["plain"]
+    merged = next(i for i, line in enumerate(lines) if line.startswith(" merged"))
+    assert f"{plain['loss']:.3f} ± {plain['loss_stderr']:.3f}" in lines[merged]
+    assert (
+        f"{plain['perplexity']:.2f} ± {plain['perplexity'] * plain['loss_stderr']:.2f}" in lines[merged + 1]
+    )
+    assert sum(line.split() == ["best"] for line in lines) == 1
+
+
+@pytest.mark.parametrize(("n_texts", "shown"), [(2, "±"), (5, "text4"), (12, "the report holds them")])
+def test_table_of_many_texts_shows_less_and_stays_in_80_columns(
+    texts, folder, child, capsys, monkeypatch, n_texts, shown
+):
+    monkeypatch.setenv("COLUMNS", "80")
+    many = {f"text{i}": texts["plain"] for i in range(n_texts)}
+    PerplexityTaskPool(many, baselines={"b": str(folder / "b")}).evaluate(child)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert shown in out
+    assert "…" not in out
+
+
+def test_the_last_line_says_whether_the_merge_worked(texts, folder, child, capsys):
+    pool = PerplexityTaskPool({"plain": texts["plain"]}, baselines={"a": str(folder / "a")})
+    pool.evaluate(child)
+    assert "the same as the best baseline, a" in capsys.readouterr().out.splitlines()[-1]
+    with torch.no_grad():
+        child.lm_head.weight.fill_(math.nan)
+    pool.evaluate(child)
+    assert "merged: the average loss is nan" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_baseline_without_a_tokenizer_uses_the_default_one(texts, folder, child, capsys):
+    report = PerplexityTaskPool(texts, baselines={"bare": str(folder / "bare")}).evaluate(child)
+    assert report["baselines"]["bare"]["plain"]["tokens"] == 49
+    assert "*" not in capsys.readouterr().out
+
+
+def test_a_baseline_with_another_tokenizer_is_marked_and_not_compared(texts, folder, child, tmp_path, capsys):
+    tokenizer_of(WORDS[:20]).save_pretrained(tmp_path / "other")
+    AutoModelForCausalLM.from_pretrained(folder / "a").save_pretrained(tmp_path / "other")
+    PerplexityTaskPool(texts, baselines={"other": str(tmp_path / "other")}).evaluate(child)
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.split()[:2] == ["other", "*"] for line in lines)
+    assert "its losses do not compare" in lines[-2]
+    assert "no other model to compare it with" in lines[-1]
+
+
+def test_the_same_tokens_under_other_ids_do_compare(texts, folder, child, tmp_path, capsys):
+    tokenizer_of(WORDS[::-1]).save_pretrained(tmp_path / "reversed")
+    AutoModelForCausalLM.from_pretrained(folder / "a").save_pretrained(tmp_path / "reversed")
+    PerplexityTaskPool(texts, baselines={"reversed": str(tmp_path / "reversed")}).evaluate(child)
+    assert "*" not in capsys.readouterr().out
+
+
+def test_other_ranks_print_nothing(texts, child, capsys, monkeypatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    report = PerplexityTaskPool(texts).evaluate(child)
+    assert report["average"]["loss"] > 0
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,228 @@
+"""The YAML files that ship, and the Hydra plugin that makes them found."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import InterpolationResolutionError
+
+import fusion_slerp
+from fusion_slerp.settings import MergeSettings
+from hydra_plugins import fusion_slerp_search_path as plugin
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+YAML_NAMES = sorted(p.relative_to(CONFIG).with_suffix("").as_posix() for p in CONFIG.rglob("*.yaml"))
+HOST = plugin.host_config_dir()
+
+
+@pytest.fixture(autouse=True)
+def _own_hydra_state():
+    before = Singleton.get_state()
+    yield
+    GlobalHydra.instance().clear()
+    Singleton.set_state(before)
+
+
+def composed(name: str, *overrides: str, primary: Path = HOST, output_dir: str = "a/run") -> DictConfig:
+    """What the command runs: `name`, composed with `primary` as the program's own folder, and resolved."""
+    with initialize_config_dir(str(primary), version_base=None):
+        cfg = compose(name, [f"+hydra.runtime.output_dir={output_dir}", *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def targets_in(node) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["_target_"]] if "_target_" in node else []
+        return own + [t for child in node.values() for t in targets_in(child)]
+    return [t for child in node for t in targets_in(child)] if isinstance(node, list) else []
+
+
+# --- every file -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", YAML_NAMES)
+def test_every_shipped_yaml_composes_and_its_targets_import(name):
+    group, _, choice = name.partition("/")
+    if choice and not group.startswith("_"):
+        cfg = composed("fabric_model_fusion", "modelpool=fusion_slerp/demo", f"{group}={choice}")
+    else:
+        cfg = composed(name)
+    targets = targets_in(OmegaConf.to_container(cfg))
+    assert "fusion_bench.programs.FabricModelFusionProgram" in targets
+    assert all(callable(get_object(target)) for target in targets)
+
+
+@pytest.mark.parametrize("name", YAML_NAMES)
+def test_every_key_is_commented(name):
+    lines = (CONFIG / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    values = [i for i, line in enumerate(lines) if re.match(r" *[\w-]+: *[^\s#]", line)]
+    assert values
+    assert [lines[i] for i in values if not is_commented(lines, i)] == []
+
+
+def is_commented(lines: list[str], i: int) -> bool:
+    """Whether a key has a comment: beside it, right above it, or with the mapping that holds it."""
+    if " # " in lines[i] or (i and lines[i - 1].lstrip().startswith("#")):
+        return True
+    indent = len(lines[i]) - len(lines[i].lstrip())
+    holders = [j for j in range(i) if re.match(rf" {{0,{indent - 1}}}[\w-]+:", lines[j])] if indent else []
+    return bool(holders) and is_commented(lines, holders[-1])
+
+
+def test_method_yaml_is_the_signature_of_the_class():
+    cfg = OmegaConf.to_container(OmegaConf.load(CONFIG / "method/fusion_slerp/slerp_lm.yaml"))
+    assert cfg.pop("_target_") == "fusion_slerp.SlerpForCausalLM"
+    parameters = inspect.signature(fusion_slerp.SlerpForCausalLM).parameters.values()
+    named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    named["t"] = MergeSettings().t  # the host's signature gives t no default
+    assert cfg == named
+    assert {name: type(value) for name, value in cfg.items()} == {n: type(v) for n, v in named.items()}
+
+
+def test_task_pool_yaml_names_every_argument_of_the_class():
+    cfg = OmegaConf.to_container(OmegaConf.load(CONFIG / "taskpool/fusion_slerp/perplexity_demo.yaml"))
+    parameters = inspect.signature(fusion_slerp.PerplexityTaskPool).parameters.values()
+    named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
+    assert set(cfg) - {"_target_"} == set(named)
+    chosen_here = {"_target_", "texts", "tokenizer", "baselines"}
+    assert {k: v for k, v in cfg.items() if k not in chosen_here} == {
+        k: v for k, v in named.items() if k not in chosen_here
+    }
+
+
+# --- the default configuration --------------------------------------------------------------------------
+
+
+def test_default_saves_and_reports_in_the_folder_of_the_run():
+    cfg = composed("llm_slerp", output_dir="runs/7")
+    assert cfg.method.model_save_path == "runs/7/merged_model"
+    assert cfg.path.log_dir == cfg.fabric.loggers.root_dir == "runs/7"
+    assert cfg.report_save_path == "{log_dir}/program_report.json"
+
+
+def test_evaluation_follows_the_models_of_the_user():
+    cfg = composed("llm_slerp", "modelpool.models.model_1=X", "modelpool.models.model_2=Y")
+    assert cfg.modelpool.models == cfg.taskpool.baselines == {"model_1": "X", "model_2": "Y"}
+    assert cfg.modelpool.tokenizer == cfg.taskpool.tokenizer == "X"
+    cfg = composed("llm_slerp", "modelpool.models.model_1=X", "modelpool.tokenizer=Z")
+    assert cfg.taskpool.tokenizer == "Z"
+
+
+def test_evaluation_can_be_left_out():
+    assert "taskpool" not in composed("llm_slerp", "~taskpool")
+    assert composed("llm_slerp", "taskpool=dummy").taskpool._target_.startswith("fusion_bench.")
+
+
+def test_method_works_with_the_configs_of_the_host():
+    pool = "modelpool=CausalLMPool/simle_mixtral_exp_v4"
+    cfg = composed("fabric_model_fusion", "method=fusion_slerp/slerp_lm", pool, "method.t=0.25")
+    assert (cfg.method._target_, cfg.method.t) == ("fusion_slerp.SlerpForCausalLM", 0.25)
+
+
+# --- who is found first ---------------------------------------------------------------------------------
+
+
+def search_path_from(primary: Path | None) -> list[str]:
+    path = ConfigSearchPathImpl()
+    path.append("hydra", "pkg://hydra.conf")
+    if primary is not None:
+        path.append("main", str(primary))
+    for _ in range(2):  # the second time changes nothing
+        plugin.FusionSlerpSearchPath().manipulate_search_path(path)
+    path.append("schema", "structured://")
+    return [element.path.removeprefix("file://") for element in path.get_path()][1:-1]
+
+
+def test_order_of_the_search_path(tmp_path):
+    assert search_path_from(tmp_path) == [str(tmp_path), str(CONFIG), str(HOST)]
+    assert search_path_from(HOST) == [str(CONFIG), str(HOST)]
+    assert search_path_from(CONFIG) == [str(CONFIG), str(HOST)]
+    assert search_path_from(None) == [str(CONFIG), str(HOST)]
+
+
+def test_a_link_to_our_folder_is_our_folder(tmp_path):
+    link = tmp_path / "config"
+    link.symlink_to(CONFIG)
+    assert search_path_from(link) == [str(link), str(HOST)]
+
+
+def test_other_hydra_programs_are_left_alone(tmp_path, monkeypatch):
+    for name in ("fusion_slerp", "fusion_bench"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert search_path_from(tmp_path) == [str(tmp_path)]
+
+
+def test_a_file_of_the_user_wins_and_what_is_missing_there_is_ours(tmp_path):
+    (tmp_path / "llm_slerp.yaml").write_text("whose: the user's\n")
+    assert composed("llm_slerp", primary=tmp_path) == {"whose": "the user's"}
+    (tmp_path / "llm_slerp.yaml").unlink()
+    assert composed("llm_slerp", primary=tmp_path).method._target_ == "fusion_slerp.SlerpForCausalLM"
+
+
+@pytest.mark.parametrize("primary", [HOST, CONFIG])
+def test_the_tutorial_is_ours_and_not_the_hosts(primary):
+    cfg = composed("_get_started/llm_slerp", primary=primary)
+    assert cfg.method == {"_target_": "fusion_slerp.SlerpForCausalLM", "t": 0.5}
+    assert cfg == composed("llm_slerp", primary=CONFIG / "_get_started")
+
+
+def test_finding_the_folders_imports_nothing_heavy():
+    code = (
+        "import sys, fusion_slerp; from hydra_plugins import fusion_slerp_search_path as p;"
+        "p.FusionSlerpSearchPath().manipulate_search_path(__import__('hydra._internal.config_search_path_impl',"
+        "fromlist=['x']).ConfigSearchPathImpl());"
+        "print(*sorted({'fusion_bench', 'torch', 'transformers', 'lightning'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.host
+@pytest.mark.parametrize("folder", ["empty", "with a config of its own"])
+def test_the_command_finds_us_from_any_folder(tmp_path, folder):
+    if folder != "empty":
+        (tmp_path / "config").mkdir()
+    command = [Path(sys.executable).with_name("fusion_bench"), "--info", "searchpath"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    rows = [line.split("|")[2].strip() for line in done.stdout.splitlines() if "file://" in line]
+    own = [] if folder == "empty" else [f"file://{tmp_path / 'config'}"]
+    assert done.returncode == 0, done.stderr
+    assert rows == [*own, f"file://{CONFIG}", f"file://{HOST}"]
+
+
+# --- ${fusion_slerp.demo:...} ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["plays", "code", "texts/plays.txt", "texts/code.txt"])
+def test_demo_gives_the_path_of_what_ships(name):
+    search_path_from(None)
+    path = Path(OmegaConf.create({"p": f"${{fusion_slerp.demo:{name}}}"}).p)
+    assert path.is_absolute()
+    assert path.exists()
+    assert path == plugin.DEMO / name
+
+
+@pytest.mark.parametrize(("name", "hint"), [("playz", "plays"), ("texts/cod.txt", "texts/code.txt")])
+def test_unknown_demo_lists_those_that_exist(name, hint):
+    search_path_from(None)
+    cfg = OmegaConf.create({"p": f"${{fusion_slerp.demo:{name}}}"})
+    with pytest.raises(InterpolationResolutionError) as caught:
+        cfg.p  # noqa: B018
+    message = str(caught.value)
+    assert f"{name!r} (did you mean {hint!r}?)" in message
+    assert "exist: code, plays, texts, texts/code.txt, texts/plays.txt" in message
+    assert "Fix: ${fusion_slerp.demo:code}" in message
