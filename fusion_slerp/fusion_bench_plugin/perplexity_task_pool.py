@@ -337,8 +337,9 @@ def _check_ids(name: str, subject: _Subject, problems: list[Problem]) -> None:
             problems.append(_wrong(f"texts.{text}", found, "a longer text", "FILE.txt"))
         largest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
         if rows is not None and largest >= rows:
-            found = f"it gives token id {largest} in {text}; {name} has {rows} embedding rows"
-            problems.append(_wrong("tokenizer", found, "the tokenizer of the model", "FOLDER"))
+            setting = "tokenizer" if name == MERGED else f"baselines.{name}"
+            found = f"token id {largest} in {text}; {name} has {rows} embedding rows"
+            problems.append(_wrong(setting, found, "a tokenizer that goes with the model", "FOLDER"))
 
 
 def _load_tokenizer(source: Any) -> Any:

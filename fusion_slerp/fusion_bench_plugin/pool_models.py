@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion_bench.modelpool.base_pool import BaseModelPool
-from fusion_bench.modelpool.causal_lm import CausalLMPool
+from fusion_bench.modelpool.causal_lm.causal_lm import CausalLMPool
 from omegaconf import DictConfig, OmegaConf
 
 from fusion_slerp.errors import Problem, SettingsError
