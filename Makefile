@@ -57,8 +57,8 @@ types: | $(READY) ## Check types
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
-bench: | $(READY) ## Run the benchmarks; results go to benchmarks/results/
-	$(RUN) benchmarks $(ARGS)
+bench: | $(READY) ## Compare time and memory with the peers; results go to benchmarks/results/
+	$(TEST_ENV)/bin/python benchmarks/compare.py $(ARGS)
 
 demo-models: | $(READY) ## Train the two demo models again, about 20 minutes
 	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)

@@ -124,7 +124,7 @@ def _names_differ(a: Checkpoint, b: Checkpoint, only_a: list[str], only_b: list[
             fields.append((f"only in {label}", f"{len(names)}: {listed([*shown, *names[3:]], 3)}"))
             fields.append(("folder", parent.folder))
     fix = "merge two models of one architecture and depth, saved by the same library"
-    if any(name.endswith("lm_head.weight") for name in [*only_a, *only_b]):
+    if [*only_a, *only_b] == ["lm_head.weight"]:
         fix = (
             "one model ties its head to its embedding and the other does not: save both with the "
             "same tie_word_embeddings"

@@ -14,7 +14,13 @@ SHOWN_PROBLEMS = 10
 
 
 class FusionSlerpError(Exception):
-    """Base of every error that fusion_slerp raises on purpose."""
+    """Base of every error that fusion_slerp raises on purpose.
+
+    Attributes:
+        problems: What it reports, one by one; empty where the message is all there is.
+    """
+
+    problems: tuple[Problem | FusionSlerpError, ...] = ()
 
 
 class SettingsError(FusionSlerpError):
@@ -61,22 +67,28 @@ class Problem:
         return self.kind(str(self))
 
 
-def raise_all(problems: Sequence[Problem]) -> None:
+def raise_all(problems: Sequence[Problem | FusionSlerpError]) -> None:
     """Raises every problem at once as the class of the first; returns if there is none.
 
     Raises:
         FusionSlerpError: One of its four subclasses, when `problems` is not empty. The message
             shows the first ten and the total.
     """
-    if not problems:
+    flat = tuple(single for problem in problems for single in getattr(problem, "problems", ()) or [problem])
+    if not flat:
         return
-    if len(problems) == 1:
-        raise problems[0].error()
+    kind = flat[0].kind if isinstance(flat[0], Problem) else type(flat[0])
+    error = kind(str(flat[0]) if len(flat) == 1 else _numbered(flat))
+    error.problems = flat
+    raise error
+
+
+def _numbered(problems: Sequence[Problem | FusionSlerpError]) -> str:
     blocks = [f"[{i}] {problem}" for i, problem in enumerate(problems[:SHOWN_PROBLEMS], start=1)]
     hidden = len(problems) - SHOWN_PROBLEMS
     more = [f"... and {hidden} more"] if hidden > 0 else []
     headline = f"{len(problems)} problems, nothing was written:"
-    raise problems[0].kind("\n\n".join([headline, *blocks, *more]))
+    return "\n\n".join([headline, *blocks, *more])
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,15 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.shards import ShardWriter
 from fusion_slerp.checkpoint.source import open_source
-from fusion_slerp.errors import raise_all
+from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.execute.memory_sink import MemorySink
 from fusion_slerp.execute.pipeline import execute
 from fusion_slerp.plan import MergePlan, make_plan
 from fusion_slerp.publish.model_card import card_parent, model_card
 from fusion_slerp.publish.side_files import copy_side_files, side_files, write_config
-from fusion_slerp.publish.staging import check_output, staging
+from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
 from fusion_slerp.report import TensorReport, count_rules
 from fusion_slerp.settings import settings_from
 
@@ -68,7 +69,19 @@ def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: 
         FusionSlerpError: As `merge`.
     """
     settings = settings_from(options)
-    return make_plan(open_source(a), open_source(b), settings)
+    return make_plan(*_open_both(a, b), settings)
+
+
+def _open_both(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> tuple[Checkpoint, Checkpoint]:
+    """Opens both parents; what is wrong with either is raised together."""
+    opened, failures = [], []
+    for source in (a, b):
+        try:
+            opened.append(open_source(source))
+        except FusionSlerpError as error:
+            failures.append(error)
+    raise_all(failures)
+    return opened[0], opened[1]
 
 
 def merge(
@@ -97,12 +110,14 @@ def merge(
         OutputError: The child cannot be written at `out`.
     """
     started = time.perf_counter()
-    plan = plan_merge(a, b, **options)
+    settings = settings_from(options)
     target = Path(out).expanduser().resolve()
+    parent_a, parent_b = _open_both(a, b)
+    apart = check_apart(target, {parent_b.folder: "model b", parent_a.folder: "model a"})
+    plan = make_plan(parent_a, parent_b, settings, also=apart + check_place(target, settings.overwrite))
     files = side_files(plan.a, plan.tokenizer)
     nbytes = plan.nbytes_written + sum(file.stat().st_size for file in files.values())
-    inputs = {plan.tokenizer: "the tokenizer", plan.b.folder: "model b", plan.a.folder: "model a"}
-    raise_all(check_output(target, inputs, plan.settings.overwrite, nbytes))
+    raise_all(check_apart(target, {plan.tokenizer: "the tokenizer"}) + check_room(target, nbytes))
     _announce(plan)
     with staging(target) as folder:
         report = _write_weights(plan, folder)

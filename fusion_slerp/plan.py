@@ -6,6 +6,7 @@ making it, and raised at once, before a byte of weights is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +16,7 @@ from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot, Tensor, lay_out
 from fusion_slerp.comparison import compare_configs, compare_tensors
 from fusion_slerp.dtypes import BY_NAME, DType
-from fusion_slerp.errors import raise_all
+from fusion_slerp.errors import Problem, raise_all
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tokenizer import choose_tokenizer
 from fusion_slerp.vocabulary import compare_vocabularies
@@ -81,18 +82,27 @@ class MergePlan:
         return sum(shard.nbytes for shard in self.shards)
 
 
-def make_plan(a: Checkpoint, b: Checkpoint, settings: MergeSettings) -> MergePlan:
+def make_plan(
+    a: Checkpoint, b: Checkpoint, settings: MergeSettings, also: Sequence[Problem] = ()
+) -> MergePlan:
     """Returns the plan for two opened checkpoints.
+
+    Args:
+        a: Parent a.
+        b: Parent b.
+        settings: The options.
+        also: Problems found elsewhere, to be raised together with those found here.
 
     Raises:
         MismatchError: The parents do not belong together; all reasons at once.
         CheckpointError: A parent holds types that cannot be interpolated.
+        FusionSlerpError: Of the class of the first of `also`.
     """
     problems, warnings = compare_configs(a, b)
     problems += compare_tensors(a, b)
     if not problems:
         problems += compare_vocabularies(a, b)
-    raise_all(problems)
+    raise_all([*problems, *also])
     wanted = [Tensor(e.name, out, e.shape, e.n_elements * out.itemsize) for e, out in _typed(a, settings)]
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     tensors = tuple(_tensor_plan(a, b, slot, settings.t) for slot in slots)

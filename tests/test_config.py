@@ -98,7 +98,7 @@ def test_task_pool_yaml_names_every_argument_of_the_class():
     parameters = inspect.signature(fusion_slerp.PerplexityTaskPool).parameters.values()
     named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
     assert set(cfg) - {"_target_"} == set(named)
-    chosen_here = {"_target_", "texts", "tokenizer", "baselines"}
+    chosen_here = {"_target_", "texts", "baselines"}
     assert {k: v for k, v in cfg.items() if k not in chosen_here} == {
         k: v for k, v in named.items() if k not in chosen_here
     }
@@ -117,9 +117,8 @@ def test_default_saves_and_reports_in_the_folder_of_the_run():
 def test_evaluation_follows_the_models_of_the_user():
     cfg = composed("llm_slerp", "modelpool.models.model_1=X", "modelpool.models.model_2=Y")
     assert cfg.modelpool.models == cfg.taskpool.baselines == {"model_1": "X", "model_2": "Y"}
-    assert cfg.modelpool.tokenizer == cfg.taskpool.tokenizer == "X"
-    cfg = composed("llm_slerp", "modelpool.models.model_1=X", "modelpool.tokenizer=Z")
-    assert cfg.taskpool.tokenizer == "Z"
+    assert cfg.modelpool.tokenizer == "X"
+    assert composed("llm_slerp", "modelpool.tokenizer=Z").modelpool.tokenizer == "Z"
 
 
 def test_evaluation_can_be_left_out():

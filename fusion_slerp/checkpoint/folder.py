@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from fusion_slerp.checkpoint.header import TensorEntry, read_header
-from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, listed
+from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, listed, raise_all
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -67,8 +67,7 @@ def open_checkpoint(folder: Path, source: str = "", revision: str | None = None)
     findings = _Findings()
     config = read_config(folder, findings.problems)
     tensors = _read_tensors(folder, findings)
-    if findings.problems:
-        raise CheckpointError("\n\n".join(str(problem) for problem in findings.problems))
+    raise_all(findings.problems)
     return Checkpoint(source or str(folder), folder, revision, config, tensors, tuple(findings.warnings))
 
 

@@ -5,6 +5,7 @@ Where the system has no positioned calls (Windows), a lock around seek-and-trans
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 
@@ -37,6 +38,23 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
         n = _write_some(descriptor, data, offset)
         data = data[n:]
         offset += n
+
+
+def reserve(descriptor: int, nbytes: int) -> None:
+    """Reserves room for a file, so that a full disk shows at once and not an hour later.
+
+    Does nothing where the system or the file system cannot.
+
+    Raises:
+        OSError: There is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, nbytes)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
 
 
 def _read_some(descriptor: int, buffer: memoryview, offset: int) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fusion_slerp.checkpoint.folder import INDEX, SINGLE
 from fusion_slerp.checkpoint.header import LENGTH_NBYTES
-from fusion_slerp.checkpoint.positioned_io import write_at
+from fusion_slerp.checkpoint.positioned_io import reserve, write_at
 from fusion_slerp.dtypes import DType
 from fusion_slerp.errors import OutputError, Problem
 
@@ -166,8 +166,7 @@ class ShardWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         descriptor = os.open(self._folder / shard.file_name, flags, 0o666)
         try:
-            if hasattr(os, "posix_fallocate"):  # a full disk shows now, not an hour later
-                os.posix_fallocate(descriptor, 0, shard.nbytes)
+            reserve(descriptor, shard.nbytes)
             write_at(descriptor, memoryview(shard.header), 0)
         except OSError:
             os.close(descriptor)

@@ -19,7 +19,7 @@ from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, r
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.publish.model_card import CardParent, model_card
 from fusion_slerp.publish.side_files import copy_side_files
-from fusion_slerp.publish.staging import check_output, staging
+from fusion_slerp.publish.staging import check_place, check_room, staging
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
@@ -103,7 +103,7 @@ def _check_save_path(model: nn.Module, save_path: str | None, overwrite: bool) -
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
     target = Path(save_path).expanduser().resolve()
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    raise_all(check_output(target, {}, overwrite, nbytes))
+    raise_all(check_place(target, overwrite) + check_room(target, nbytes))
     return target
 
 

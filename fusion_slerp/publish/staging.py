@@ -18,31 +18,41 @@ MARGIN_NBYTES = 1 << 20
 """Room for the card and the index, beside the files whose size is known."""
 
 
-def check_output(target: Path, inputs: Mapping[Path, str], overwrite: bool, nbytes: int) -> list[Problem]:
-    """Returns what speaks against writing the child at `target`.
+def check_apart(target: Path, inputs: Mapping[Path, str]) -> list[Problem]:
+    """Returns a problem for each input folder that the target is, holds, or lies in.
 
     Args:
         target: The output folder, an absolute real path.
-        inputs: The folders read and what they are; the target may not be, hold, or lie in one.
-        overwrite: Whether an existing output may be replaced.
-        nbytes: Bytes that will be written.
+        inputs: The folders that are read, and what they are.
     """
-    problems = [
-        problem for folder, what in inputs.items() if (problem := _overlap(target, folder.resolve(), what))
-    ]
-    if target.exists():
-        problems += _existing(target, overwrite)
-    base = next(folder for folder in target.parents if folder.exists())
+    found = (_overlap(target, folder.resolve(), what) for folder, what in inputs.items())
+    return [problem for problem in found if problem]
+
+
+def check_place(target: Path, overwrite: bool) -> list[Problem]:
+    """Returns what speaks against making the folder `target`, an absolute real path."""
+    problems = _existing(target, overwrite) if target.exists() else []
+    base = _nearest_folder(target)
     if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
         found = "not writable" if base.is_dir() else "a file"
         fields = (("out", target), ("folder", base), ("found", found))
         fix = "choose another output folder"
         problems.append(Problem(OutputError, "the output folder cannot be made", fields, fix))
-    elif (free := shutil.disk_usage(base).free) < nbytes + MARGIN_NBYTES:
-        fields = (("out", target), ("needed", f"{nbytes} bytes"), ("free", f"{free} bytes"))
-        fix = "free space, or choose an output folder on another disk"
-        problems.append(Problem(OutputError, "not enough room on the disk", fields, fix))
     return problems
+
+
+def check_room(target: Path, nbytes: int) -> list[Problem]:
+    """Returns a problem if the disk of `target` has no room for so many bytes."""
+    free = shutil.disk_usage(_nearest_folder(target)).free
+    if free >= nbytes + MARGIN_NBYTES:
+        return []
+    fields = (("out", target), ("needed", f"{nbytes} bytes"), ("free", f"{free} bytes"))
+    fix = "free space, or choose an output folder on another disk"
+    return [Problem(OutputError, "not enough room on the disk", fields, fix)]
+
+
+def _nearest_folder(target: Path) -> Path:
+    return next(folder for folder in target.parents if folder.exists())
 
 
 def _overlap(target: Path, parent: Path, what: str) -> Problem | None:

@@ -1,0 +1,21 @@
+"""Fixtures that several test modules share."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.models import save_transformers_model, write_checkpoint
+
+
+@pytest.fixture
+def parents(tmp_path: Path) -> tuple[Path, Path]:
+    """Two tiny checkpoints that belong together, `a` and `b`, alone in a folder of their own."""
+    return write_checkpoint(tmp_path / "models/a", seed=1), write_checkpoint(tmp_path / "models/b", seed=2)
+
+
+@pytest.fixture(scope="session", params=["llama", "gpt2", "qwen2", "mixtral"])
+def transformers_parents(request, tmp_path_factory) -> tuple[Path, Path]:
+    """Two real transformers models of one family, in bfloat16; not to be written to."""
+    folder = tmp_path_factory.mktemp(request.param)
+    a = save_transformers_model(folder / "a", request.param, seed=1)
+    return a, save_transformers_model(folder / "b", request.param, seed=2)
