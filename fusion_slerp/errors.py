@@ -67,8 +67,12 @@ class Problem:
         return self.kind(str(self))
 
 
-def raise_all(problems: Sequence[Problem | FusionSlerpError]) -> None:
+def raise_all(problems: Sequence[Problem | FusionSlerpError], so: str = "nothing was written") -> None:
     """Raises every problem at once as the class of the first; returns if there is none.
+
+    Args:
+        problems: What was found.
+        so: The state that the user finds afterwards, for the headline.
 
     Raises:
         FusionSlerpError: One of its four subclasses, when `problems` is not empty. The message
@@ -78,16 +82,16 @@ def raise_all(problems: Sequence[Problem | FusionSlerpError]) -> None:
     if not flat:
         return
     kind = flat[0].kind if isinstance(flat[0], Problem) else type(flat[0])
-    error = kind(str(flat[0]) if len(flat) == 1 else _numbered(flat))
+    error = kind(str(flat[0]) if len(flat) == 1 else _numbered(flat, so))
     error.problems = flat
     raise error
 
 
-def _numbered(problems: Sequence[Problem | FusionSlerpError]) -> str:
+def _numbered(problems: Sequence[Problem | FusionSlerpError], so: str) -> str:
     blocks = [f"[{i}] {problem}" for i, problem in enumerate(problems[:SHOWN_PROBLEMS], start=1)]
     hidden = len(problems) - SHOWN_PROBLEMS
     more = [f"... and {hidden} more"] if hidden > 0 else []
-    headline = f"{len(problems)} problems, nothing was written:"
+    headline = f"{len(problems)} problems, {so}:"
     return "\n\n".join([headline, *blocks, *more])
 
 

@@ -152,7 +152,9 @@ def transformers_config(family: str) -> Any:
     return transformers.LlamaConfig(**common)
 
 
-def save_transformers_model(folder: Path, family: str, seed: int, dtype: str = "bfloat16", **kwargs: Any) -> Path:
+def save_transformers_model(
+    folder: Path, family: str, seed: int, dtype: str = "bfloat16", **kwargs: Any
+) -> Path:
     """Saves a random model of a family with a tokenizer; keyword arguments go to save_pretrained."""
     import torch
     from transformers import AutoModelForCausalLM

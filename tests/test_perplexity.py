@@ -181,6 +181,7 @@ class BareModel(nn.Module):
         self.shapes: list[tuple[int, ...]] = []
 
     def forward(self, input_ids):
+        assert not torch.is_grad_enabled()
         self.shapes.append(tuple(input_ids.shape))
         return SimpleNamespace(logits=self.inner(input_ids=input_ids).logits)
 
@@ -200,6 +201,21 @@ def test_the_head_runs_on_scored_positions_only(model):
     assert heads == [16, 9]
     whole = token_losses(BareModel(model), [ids], context_length=16, stride=8, batch_size=1)
     torch.testing.assert_close(scored, whole, atol=1e-5, rtol=0)
+
+
+def test_no_cache_is_built(model):
+    seen = []
+    hook = model.register_forward_pre_hook(lambda *arguments: seen.append(arguments[2]), with_kwargs=True)
+    token_losses(model, [random_ids(5)], context_length=4, stride=2, batch_size=1)
+    hook.remove()
+    assert [kwargs["use_cache"] for kwargs in seen] == [False, False]
+
+
+def test_the_softmax_in_slices_is_the_softmax(model, monkeypatch):
+    options = {"context_length": 16, "stride": 8, "batch_size": 2}
+    whole = token_losses(model, [random_ids(40)], **options)
+    monkeypatch.setattr("fusion_slerp.perplexity.ROWS_PER_SOFTMAX", 3)
+    torch.testing.assert_close(token_losses(model, [random_ids(40)], **options), whole, atol=1e-6, rtol=0)
 
 
 def test_bfloat16_weights_stay_and_logits_are_widened():
@@ -341,12 +357,15 @@ def test_ready_puts_the_model_back_after_an_error():
 
 
 class Travelling(nn.Module):
-    """Notes where it is sent, and stays on the CPU."""
+    """Says that its parameters are on the given devices, and notes where it is sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, *devices: str) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.devices = devices
         self.stops: list[str] = []
+
+    def parameters(self):
+        return (SimpleNamespace(device=torch.device(device)) for device in self.devices)
 
     def to(self, device):
         self.stops.append(str(device))
@@ -354,17 +373,20 @@ class Travelling(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("device", "cuda", "stops"),
+    ("home", "device", "cuda", "stops"),
     [
-        ("auto", True, ["cuda", "cpu"]),
-        ("auto", False, []),
-        ("cpu", True, []),
-        ("cuda:1", True, ["cuda:1", "cpu"]),
+        (["cpu"], "auto", True, ["cuda", "cpu"]),
+        (["cpu"], "auto", False, []),
+        (["cpu"], "cpu", True, []),
+        (["cpu"], "cuda:1", True, ["cuda:1", "cpu"]),
+        (["cuda:1"], "auto", True, []),
+        (["cuda:1"], "cpu", True, ["cpu", "cuda:1"]),
+        (["cuda:0", "cuda:1"], "cpu", True, []),
     ],
 )
-def test_ready_moves_the_model_there_and_back(monkeypatch, device, cuda, stops):
+def test_ready_moves_the_model_there_and_back(monkeypatch, home, device, cuda, stops):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    model = Travelling()
+    model = Travelling(*home)
     with ready(model, device):
         pass
     assert model.stops == stops

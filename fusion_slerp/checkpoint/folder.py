@@ -14,6 +14,8 @@ from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, list
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONFIG = "config.json"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
+"""Weight files as they occur in checkpoint folders, those that are never read included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +75,19 @@ def open_checkpoint(folder: Path, source: str = "", revision: str | None = None)
 
 def read_config(folder: Path, problems: list[Any]) -> dict[str, Any]:
     """Returns the parsed config.json, or `{}` after adding a problem to the list."""
-    config = read_json(folder / CONFIG, problems, "a checkpoint folder has a config.json")
-    if "quantization_config" in config or "compression_config" in config:
-        key = "quantization_config" if "quantization_config" in config else "compression_config"
-        method = (config[key] or {}).get("quant_method", "unknown")
-        fields = (("file", folder / CONFIG), ("found", f"{key}, method {method}"))
-        fix = "merge the unquantised model; dequantise it first if there is no other"
-        problems.append(Problem(CheckpointError, "quantised weights cannot be merged", fields, fix))
+    config = read_json(folder / CONFIG, problems, "a checkpoint folder has a config.json") or {}
+    for key in ("quantization_config", "compression_config"):
+        value = config.get(key)
+        if value is not None:
+            method = value.get("quant_method", "unknown") if isinstance(value, dict) else "unknown"
+            fields = (("file", folder / CONFIG), ("found", f"{key}, method {method}"))
+            fix = "merge the unquantised model; dequantise it first if there is no other"
+            problems.append(Problem(CheckpointError, "quantised weights cannot be merged", fields, fix))
     return config
 
 
-def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any]:
-    """Returns a JSON object from a file, or `{}` after adding a problem to the list."""
+def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any] | None:
+    """Returns a JSON object from a file, or None after adding a problem to the list."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(value, dict):
@@ -97,29 +100,47 @@ def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any]:
     fix = "point to a folder saved by save_pretrained, or download the model again"
     fields = (("file", file), ("found", found), ("needed", needed))
     problems.append(Problem(CheckpointError, f"no usable {file.name}", fields, fix))
-    return {}
+    return None
 
 
 def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
     if (folder / SINGLE).exists():
-        if (folder / INDEX).exists():
-            findings.warnings.append(f"{folder}: {SINGLE} is read; the {INDEX} beside it is ignored")
-        return {entry.name: entry for entry in _read_file(folder / SINGLE, findings)}
-    if (folder / INDEX).exists():
-        return _read_shards(folder, findings)
-    findings.problems.append(_no_weights(folder))
-    return {}
+        tensors = {entry.name: entry for entry in _read_file(folder / SINGLE, findings)}
+        if not tensors and not findings.problems:
+            fields = (("file", folder / SINGLE), ("needed", "the weights of a model"))
+            fix = "save or download the model again"
+            findings.problems.append(Problem(CheckpointError, "no tensors in the weights", fields, fix))
+    elif (folder / INDEX).exists():
+        tensors = _read_shards(folder, findings)
+    else:
+        findings.problems.append(no_weights(("folder", folder), sorted(p.name for p in folder.glob("*"))))
+        return {}
+    findings.warnings += _leftovers(folder, {entry.file.name for entry in tensors.values()})
+    return tensors
 
 
-def _no_weights(folder: Path) -> Problem:
-    other = sorted(p.name for p in folder.glob("*") if p.suffix in {".bin", ".pt", ".pth", ".gguf"})
-    found = f"{listed(other, 3)}, a format that is not read" if other else "no weight files"
-    fix = (
-        "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-        if other
-        else "point to the folder that holds config.json and the weights"
-    )
-    fields = (("folder", folder), ("found", found), ("needed", f"{SINGLE}, or {INDEX} and its shards"))
+def _leftovers(folder: Path, read: set[str]) -> list[str]:
+    """A warning, if there are weight files in the folder that are not read."""
+    index = [INDEX] if SINGLE in read else []
+    found = (path.name for pattern in (*WEIGHTS, *index) for path in folder.glob(pattern))
+    unread = sorted(set(found) - read)
+    return [f"{folder}: not read: {listed(unread)}"] if unread else []
+
+
+def no_weights(place: tuple[str, object], names: list[str]) -> Problem:
+    """The problem with a place (its label and name) whose files hold no weights that can be read."""
+    shards = [name for name in names if name.endswith(".safetensors")]
+    other = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
+    if shards:
+        found = f"{listed(shards, 3)}, but no index"
+        fix = f"download {INDEX} too, or rename a single file to {SINGLE}"
+    elif other:
+        found = f"{listed(other, 3)}, a format that is not read"
+        fix = "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
+    else:
+        found = "no weight files"
+        fix = "point to the folder that holds config.json and the weights"
+    fields = (place, ("found", found), ("needed", f"{SINGLE}, or {INDEX} and its shards"))
     return Problem(CheckpointError, "no safetensors weights", fields, fix)
 
 
@@ -133,7 +154,7 @@ def _read_file(file: Path, findings: _Findings) -> list[TensorEntry]:
 
 def _read_shards(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
     index = read_json(folder / INDEX, findings.problems, "an index with a weight_map")
-    if not index:
+    if index is None:
         return {}
     weight_map: Any = index.get("weight_map")
     if not _is_weight_map(weight_map):
@@ -144,7 +165,7 @@ def _read_shards(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
     shards = list(dict.fromkeys(weight_map.values()))
     outside = [name for name in shards if not _is_plain_name(name)]
     if outside:
-        fields = (("file", folder / INDEX), ("found", listed(outside)))
+        fields = (("file", folder / INDEX), ("found", listed([repr(name) for name in outside])))
         fix = "do not trust this checkpoint: shards must be files in its own folder"
         findings.problems.append(Problem(CheckpointError, "a shard outside the folder", fields, fix))
         return {}
@@ -172,23 +193,24 @@ def _select(
     entries: Mapping[str, list[TensorEntry]],
     findings: _Findings,
 ) -> dict[str, TensorEntry]:
-    """Picks for each name the entry the index points at; every stored tensor is accounted for."""
-    tensors: dict[str, TensorEntry] = {}
-    unlisted: list[str] = []
+    """The entries of all shards by name, each stored once and where the index says."""
+    places: dict[str, dict[str, TensorEntry]] = {}
     for shard, stored in entries.items():
         for entry in stored:
-            if weight_map.get(entry.name, shard) == shard:
-                tensors[entry.name] = entry
-            if entry.name not in weight_map:
-                unlisted.append(entry.name)
-    lost = [name for name in weight_map if name not in tensors]
-    if lost:
-        found = f"{listed([f'{name} in {weight_map[name]}' for name in lost], 3)}: not there"
-        fields = (("file", folder / INDEX), ("found", found))
+            places.setdefault(entry.name, {})[shard] = entry
+    lost = [
+        f"{name} in {shard}: not there"
+        for name, shard in weight_map.items()
+        if shard not in places.get(name, {})
+    ]
+    twice = [f"{name} in {' and in '.join(found)}" for name, found in places.items() if len(found) > 1]
+    if lost or twice:
+        fields = (("file", folder / INDEX), ("found", listed([*lost, *twice], 3)))
         fix = "download the index and the shards again, all from one revision"
-        findings.problems.append(Problem(CheckpointError, "the index does not match", fields, fix))
+        findings.problems.append(Problem(CheckpointError, "the index does not match the shards", fields, fix))
+    unlisted = [name for name in places if name not in weight_map]
     if unlisted:
         findings.warnings.append(
             f"{folder}: stored but not in the index, merged all the same: {listed(unlisted, 3)}"
         )
-    return tensors
+    return {name: entry for name, found in places.items() for entry in found.values()}

@@ -12,6 +12,7 @@ import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 from fusion_slerp.dtypes import BY_CODE, DType
@@ -20,6 +21,9 @@ from fusion_slerp.errors import CheckpointError, Problem, nearest
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 100_000_000
 """The limit of the safetensors library itself, so that whatever it writes can be read."""
+
+MAX_COUNT = 2**63 - 1
+"""No file has more bytes; larger numbers in a header are nonsense."""
 
 REDOWNLOAD = "download or copy the file again; its size or content is not what was written"
 
@@ -116,14 +120,16 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _Damaged(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+    if not _is_unicode(name):
+        raise _Damaged(f"the tensor name {name!r} is not valid Unicode")
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(code, str) or code not in BY_CODE:
         hint = nearest(code, BY_CODE) if isinstance(code, str) else ""
         raise _Damaged(f"tensor {name!r} has the unknown dtype {code!r}{hint}")
-    if not _are_counts(shape):
-        raise _Damaged(f"tensor {name!r} has the shape {shape!r}")
+    if not _are_counts(shape) or prod(shape) > MAX_COUNT:
+        raise _Damaged(f"tensor {name!r} has the shape {shortened(shape)}")
     if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _Damaged(f"tensor {name!r} has the data_offsets {offsets!r}")
+        raise _Damaged(f"tensor {name!r} has the data_offsets {shortened(offsets)}")
     dtype, (begin, end) = BY_CODE[code], offsets
     if end - begin != prod(shape) * dtype.itemsize:
         needed = prod(shape) * dtype.itemsize
@@ -132,7 +138,18 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
 
 
 def _are_counts(values: object) -> bool:
-    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
+    return isinstance(values, list) and all(
+        type(value) is int and 0 <= value <= MAX_COUNT for value in values
+    )
+
+
+def _is_unicode(name: str) -> bool:
+    """Whether it can be written to a file: JSON's escapes can spell half of a surrogate pair."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _check_coverage(entries: list[TensorEntry], data_start: int, data_nbytes: int) -> None:

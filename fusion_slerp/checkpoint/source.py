@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.checkpoint.folder import INDEX, SINGLE, Checkpoint, open_checkpoint
+from fusion_slerp.checkpoint.folder import CONFIG, INDEX, SINGLE, Checkpoint, no_weights, open_checkpoint
 from fusion_slerp.errors import CheckpointError, Problem, nearest
+
+log = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"\w[\w.-]*(?:/\w[\w.-]*)?(?:@[\w./-]+)?")
 # What a hub folder may hold and a merge never reads.
@@ -77,32 +80,35 @@ def _download(text: str, weights: bool) -> tuple[Path, str | None]:
 
     repo, _, revision = text.partition("@")
     pin = revision or None
+    wanted = [CONFIG]  # until the hub has told its files
     # A failed connection is an error of the HTTP library below, which hub releases have replaced
     # twice; the base of HfHubHTTPError is that library's own class, whichever it is.
-    unreachable: Any = (OSError, ValueError, HfHubHTTPError.__mro__[1])
+    failures: Any = (OSError, ValueError, HfHubHTTPError.__mro__[1])
     try:
         files = hub.HfApi().list_repo_files(repo, revision=pin)
-        wanted = _beside(files) + (_weights(hub, repo, pin, files) if weights else [])
+        wanted = _beside(files) + (_weights(hub, text, pin, files) if weights else [])
         folder = hub.snapshot_download(repo, revision=pin, allow_patterns=wanted)
-    except HfHubHTTPError as error:
-        raise _not_on_hub(text, error).error() from error
-    except unreachable as error:  # what an earlier run has downloaded still serves
+    except failures as error:  # what an earlier run has downloaded still serves
         try:
-            folder = hub.snapshot_download(repo, revision=pin, local_files_only=True)
-        except unreachable:
+            folder = hub.snapshot_download(repo, revision=pin, allow_patterns=wanted, local_files_only=True)
+        except failures:
             raise _not_on_hub(text, error).error() from error
+        log.warning("%s: taken from the local cache, as the hub fails: %s", text, _reason(error))
     return Path(folder), Path(folder).name
 
 
-def _weights(hub: Any, repo: str, revision: str | None, files: list[str]) -> list[str]:
+def _weights(hub: Any, text: str, revision: str | None, files: list[str]) -> list[str]:
     """The weight files that will be read: the single file, else those that the index names."""
     if SINGLE in files:
         return [SINGLE]
     if INDEX not in files:
-        return []
-    index = hub.hf_hub_download(repo, INDEX, revision=revision)
-    weight_map = json.loads(Path(index).read_text(encoding="utf-8")).get("weight_map", {})
-    return [INDEX, *dict.fromkeys(weight_map.values())]
+        raise no_weights(("model", text), [name for name in files if "/" not in name]).error()
+    index = hub.hf_hub_download(text.partition("@")[0], INDEX, revision=revision)
+    try:
+        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
+        return [INDEX, *dict.fromkeys(weight_map.values())]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return [INDEX]  # opening the folder will say what is wrong with it
 
 
 def _beside(files: list[str]) -> list[str]:
@@ -115,10 +121,13 @@ def _beside(files: list[str]) -> list[str]:
 
 
 def _not_on_hub(text: str, error: Exception) -> Problem:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    fields = (("model", text), ("hub", reason))
+    fields = (("model", text), ("hub", _reason(error)))
     fix = (
         "check the id and the network, run `hf auth login` for a gated or private model, "
         "or name a local folder (./folder)"
     )
     return Problem(CheckpointError, "neither a local folder nor to be had from the hub", fields, fix)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

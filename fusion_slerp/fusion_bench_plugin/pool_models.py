@@ -11,6 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from fusion_slerp.errors import Problem, SettingsError
 
+HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
+"""Metadata that the host's own configurations carry for every class."""
+
 PLAIN_LOADERS = frozenset(
     f"transformers.{cls}{call}"
     for cls in ("AutoModelForCausalLM", "AutoModel")

@@ -17,14 +17,11 @@ from fusion_slerp.fusion_bench_plugin.loaded_models import (
     merge_loaded,
     model_from_state_dict,
 )
-from fusion_slerp.fusion_bench_plugin.pool_models import tokenizer_source, two_models
+from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, tokenizer_source, two_models
 from fusion_slerp.merging import merge, merge_into_memory
 from fusion_slerp.settings import MergeSettings
 
 log = logging.getLogger(__name__)
-
-HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
-"""Metadata that the host's own configurations carry."""
 
 
 @auto_register_config

@@ -18,7 +18,7 @@ rounding once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import acos, atan2, degrees, fsum, isfinite, nan, pi, sin, sqrt
 
 import numpy as np
@@ -31,8 +31,14 @@ CHUNK_ELEMENTS = 1 << 20
 ACOS_IS_ACCURATE = 0.9995
 """Below this |cos θ|, arccos of the cosine has an error under 1e-14; above, measure the chords."""
 
-OVERFLOW_SCALE = 2.0**-600
-"""Brings float64 input to where no square overflows; smaller input then counts as null."""
+ANGLE_NOISE = 2.0**-46
+"""Radians. Float64 noise in the norms can make this of an angle of 0, or take it from one of π."""
+
+SHORT_NORM = 2.0**-450
+"""Below it, squares of float64 elements begin to vanish; no other type reaches there."""
+
+ReadPairs = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
+"""Gives a pair's chunks of words, from the first, at every call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +81,50 @@ def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
     return kernels.measure(a, b)
 
 
-def measure_scaled(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """`measure` for float64 words whose squares may overflow; costs two copies of the chunk."""
-    return kernels.measure(
-        a * OVERFLOW_SCALE if a.dtype == np.float64 else a.astype(np.float64) * OVERFLOW_SCALE,
-        b * OVERFLOW_SCALE if b.dtype == np.float64 else b.astype(np.float64) * OVERFLOW_SCALE,
-    )
-
-
-def statistics(sums: Iterable[tuple[float, float, float]], scale: float = 1.0) -> Statistics:
-    """Adds up the chunks' sums, exactly and so in any order.
-
-    Args:
-        sums: What `measure` returned for each chunk.
-        scale: The factor by which the vectors were multiplied before measuring.
-    """
+def statistics(sums: Iterable[tuple[float, float, float]]) -> Statistics:
+    """Adds up the chunks' sums, exactly and so in any order."""
     columns = list(zip(*sums, strict=True)) or [(0.0,)] * 3
     if not all(isfinite(value) for column in columns for value in column):
         return Statistics(nan, nan, nan, is_finite=False)
     aa, bb, ab = (fsum(column) for column in columns)
     norm_a, norm_b = sqrt(aa), sqrt(bb)
-    cosine = max(-1.0, min(1.0, ab / norm_a / norm_b)) if norm_a and norm_b else nan
-    return Statistics(norm_a / scale, norm_b / scale, cosine)
+    cosine = max(-1.0, min(1.0, ab / (norm_a * norm_b))) if norm_a and norm_b else nan
+    return Statistics(norm_a, norm_b, cosine)
+
+
+def needs_scaling(stats: Statistics, epsilon: float) -> bool:
+    """Whether squares of float64 elements may have overflowed or vanished, or an element is not finite."""
+    return not stats.is_finite or (epsilon < SHORT_NORM and min(stats.norm_a, stats.norm_b) < SHORT_NORM)
+
+
+def near_one(read: ReadPairs) -> tuple[ReadPairs, tuple[int, int]]:
+    """Brings the largest magnitude of each vector into [1, 2), in one pass.
+
+    Returns:
+        What reads the pair as float64 values, each vector divided by a power of two; and the two
+        exponents. Costs up to four float64 copies of a chunk.
+
+    Raises:
+        NotFiniteError: An element is infinite or NaN.
+    """
+    largest = np.zeros(2)
+    for pair in read():
+        largest = np.maximum(largest, [np.abs(_values(words)).max(initial=0.0) for words in pair])
+    if not np.isfinite(largest).all():
+        raise NotFiniteError
+    exponent_a, exponent_b = (np.frexp(largest)[1] - 1).tolist()
+
+    def read_scaled() -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        for a, b in read():
+            yield np.ldexp(_values(a), -exponent_a), np.ldexp(_values(b), -exponent_b)
+
+    return read_scaled, (exponent_a, exponent_b)
+
+
+def _values(words: np.ndarray) -> np.ndarray:
+    values = np.empty(words.size)
+    kernels.convert(words, values)
+    return values
 
 
 def needs_chords(stats: Statistics, threshold: float, epsilon: float) -> bool:
@@ -109,7 +137,7 @@ def needs_chords(stats: Statistics, threshold: float, epsilon: float) -> bool:
 
 
 def angle_from_chords(chords: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Returns `(θ, π - θ)` in radians, both to full relative precision."""
+    """Returns `(θ, π - θ)` in radians, the smaller with an error of about 1e-16."""
     minus, plus = (sqrt(fsum(column)) for column in zip(*chords, strict=True))
     return 2.0 * atan2(minus, plus), 2.0 * atan2(plus, minus)
 
@@ -133,11 +161,18 @@ def coefficients(
     if stats.norm_a <= epsilon or stats.norm_b <= epsilon:
         return Coefficients(1.0 - t, t, "lerp: null vector", None)
     theta, supplement = angles or (acos(stats.cosine), pi - acos(stats.cosine))
-    if abs(stats.cosine) > threshold or min(theta, supplement) == 0.0:
+    if abs(stats.cosine) > threshold or min(theta, supplement) <= ANGLE_NOISE:
         side = "parallel" if stats.cosine > 0 else "opposite"
         return Coefficients(1.0 - t, t, f"lerp: nearly {side}", degrees(theta))
-    sine = sin(theta) if theta < supplement else sin(supplement)
-    return Coefficients(sin((1.0 - t) * theta) / sine, sin(t * theta) / sine, "slerp", degrees(theta))
+    sine = _sine_of_part(1.0, 0.0, theta, supplement)
+    s0 = _sine_of_part(1.0 - t, t, theta, supplement) / sine
+    s1 = _sine_of_part(t, 1.0 - t, theta, supplement) / sine
+    return Coefficients(s0, s1, "slerp", degrees(theta))
+
+
+def _sine_of_part(part: float, rest: float, theta: float, supplement: float) -> float:
+    """sin(part·θ), where part + rest = 1; near π from what is missing there, which keeps its digits."""
+    return sin(part * theta) if part * theta < pi / 2 else sin(supplement + rest * theta)
 
 
 class NotFiniteError(ArithmeticError):
@@ -147,7 +182,7 @@ class NotFiniteError(ArithmeticError):
 def find_coefficients(
     t: float,
     sums: Iterable[tuple[float, float, float]],
-    read_again: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]],
+    read_again: ReadPairs,
     threshold: float,
     epsilon: float,
 ) -> tuple[Coefficients, Statistics]:
@@ -163,14 +198,14 @@ def find_coefficients(
     Raises:
         NotFiniteError: An element is infinite or NaN.
     """
-    stats = statistics(sums)
-    if not stats.is_finite:  # perhaps only the squares of float64 values are
-        scaled = (measure_scaled(a, b) for a, b in read_again())
-        stats = statistics(scaled, OVERFLOW_SCALE)
-    if not stats.is_finite:
-        raise NotFiniteError
+    stats = measured = statistics(sums)
+    if needs_scaling(measured, epsilon):
+        read_again, (exponent_a, exponent_b) = near_one(read_again)
+        measured = statistics(measure(a, b) for a, b in read_again())
+        norms = measured.norm_a * 2.0**exponent_a, measured.norm_b * 2.0**exponent_b
+        stats = replace(measured, norm_a=norms[0], norm_b=norms[1])
     angles = None
     if needs_chords(stats, threshold, epsilon):
-        inverse = 1.0 / stats.norm_a, 1.0 / stats.norm_b
+        inverse = 1.0 / measured.norm_a, 1.0 / measured.norm_b
         angles = angle_from_chords(kernels.measure_chords(a, b, *inverse) for a, b in read_again())
     return coefficients(t, stats, threshold, epsilon, angles), stats

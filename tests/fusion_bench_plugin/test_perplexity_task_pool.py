@@ -2,6 +2,7 @@
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,14 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    BloomForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from fusion_slerp import PerplexityTaskPool
 from fusion_slerp.errors import CheckpointError, SettingsError
@@ -161,6 +169,26 @@ def test_the_smallest_model_sets_the_context(texts, folder, child, tmp_path):
     assert message.endswith("Fix: taskpool.context_length=6")
 
 
+def unlimited_model() -> BloomForCausalLM:
+    """A model whose config names no limit of positions."""
+    torch.manual_seed(0)
+    return BloomForCausalLM(BloomConfig(vocab_size=len(WORDS) + 1, hidden_size=16, n_layer=1, n_head=2))
+
+
+@pytest.mark.parametrize(
+    "make", [partial(random_model, 0, positions=4096), unlimited_model], ids=["4096", "none"]
+)
+def test_context_is_at_most_1024(tmp_path, make):
+    model = make()
+    (tmp_path / "long.txt").write_text("w1 w2 " * 600, encoding="utf-8")
+    lengths = []
+    model.register_forward_pre_hook(
+        lambda _, __, kwargs: lengths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    PerplexityTaskPool({"long": tmp_path / "long.txt"}, tokenizer=tokenizer_of(WORDS)).evaluate(model)
+    assert lengths == [1024, 1200 - 512]
+
+
 def test_unknown_settings_are_errors_with_the_nearest_name(texts):
     message = message_of(SettingsError, texts=texts, batchsize=4)
     assert "PerplexityTaskPool has no setting 'batchsize' (did you mean 'batch_size'?)" in message
@@ -204,6 +232,11 @@ def test_all_problems_are_reported_at_once_before_a_model_is_there(tmp_path):
     [
         ({"texts": {}}, "{}", "taskpool.texts={NAME: FILE.txt}"),
         ({"texts": "a.txt"}, "'a.txt'", "taskpool.texts={NAME: FILE.txt}"),
+        (
+            {"texts": {"baselines": "a.txt"}},
+            "a name that the report uses itself",
+            "taskpool.texts.baselines=null",
+        ),
         ({"baselines": ["gpt2"]}, "['gpt2']", "taskpool.baselines=null"),
         ({"tokenizer": {"path": "gpt2"}}, "{'path': 'gpt2'}", "taskpool.tokenizer=FOLDER"),
         ({"context_length": 1}, "1", "taskpool.context_length=null"),
@@ -238,7 +271,10 @@ def test_texts_that_are_too_short_for_their_tokenizer_are_reported_together(text
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(texts, child):
     larger = tokenizer_of([*(f"x{i}" for i in range(9)), *WORDS])
     message = evaluation_error(SettingsError, child, texts=texts, tokenizer=larger)
-    assert "taskpool.tokenizer is not usable\n  found: token id 45 in plain; merged has 41 embedding rows" in message
+    assert (
+        "taskpool.tokenizer is not usable\n  found: token id 45 in plain; merged has 41 embedding rows"
+        in message
+    )
 
 
 def test_relative_paths_start_at_the_working_directory_and_tilde_is_home(folder, child, monkeypatch):
@@ -345,6 +381,7 @@ def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, c
     assert not any("\x1b" in line for line in lines)
     rows = [line.split()[0] for line in lines if "±" in line and not line.startswith("      ")]
     assert rows == ["a", "b", "merged"]
+    assert any(line.startswith(" a [bold] ") for line in lines)
     plain = report["plain"]
     merged = next(i for i, line in enumerate(lines) if line.startswith(" merged"))
     assert f"{plain['loss']:.3f} ± {plain['loss_stderr']:.3f}" in lines[merged]
@@ -365,6 +402,14 @@ def test_table_of_many_texts_shows_less_and_stays_in_80_columns(
     assert max(map(len, out.splitlines())) <= 80
     assert shown in out
     assert "…" not in out
+
+
+def test_table_is_plain_ascii_where_the_output_is(texts, child, capsys, monkeypatch):
+    monkeypatch.setattr("rich.console.Console.encoding", "ascii")
+    PerplexityTaskPool(texts).evaluate(child)
+    out = capsys.readouterr().out
+    assert " +- " in out
+    assert out.isascii()
 
 
 def test_the_last_line_says_whether_the_merge_worked(texts, folder, child, capsys):

@@ -1,0 +1,294 @@
+"""The compiled loops against the reference: every type combination, and every word where words are 16 bits."""
+
+from itertools import product
+from math import fsum
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_slerp import kernels
+from fusion_slerp.dtypes import BY_NAME
+from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
+from tests.reference import (
+    BF16,
+    F16,
+    F32,
+    F64,
+    FORMATS,
+    Format,
+    Fraction,
+    decode,
+    encode,
+    exact_dot,
+    round_exactly,
+    round_to,
+    ulp_error,
+)
+
+ALL = list(FORMATS.values())
+HALVES = [BF16, F16]
+named = pytest.mark.parametrize
+by_name = {"ids": lambda format: format.name}
+
+
+def words_for_kernels(words: np.ndarray, format: Format) -> np.ndarray:
+    return words.view(BY_NAME[format.name].word)
+
+
+def ordinary(format: Format, n: int, seed: int) -> np.ndarray:
+    """Words of values like a model's weights."""
+    values = np.random.default_rng(seed).normal(0, 0.02, n)
+    return words_for_kernels(encode(round_to(values, format), format), format)
+
+
+def all_sorts(format: Format, n: int, seed: int) -> np.ndarray:
+    """Finite words with uniformly random bits, led by the borders of the type, both signs."""
+    words = np.random.default_rng(seed).integers(0, format.infinity, n, format.word)
+    normal = 1 << format.fraction_bits
+    borders = [0, 1, normal - 1, normal, normal + 1, format.infinity - 1, format.bias << format.fraction_bits]
+    words[: len(borders)] = borders
+    sign = format.word.type(1) << format.word.type(8 * format.word.itemsize - 1)
+    return words_for_kernels(np.concatenate([words, words | sign]), format)
+
+
+def empty_like(words: np.ndarray, format: Format) -> np.ndarray:
+    return np.empty(words.size, BY_NAME[format.name].word)
+
+
+def assert_same_values(result: np.ndarray, expected: np.ndarray) -> None:
+    """Equal values, infinities and signs of zero included."""
+    np.testing.assert_array_equal(result, expected)
+    np.testing.assert_array_equal(np.signbit(result), np.signbit(expected))
+
+
+# The reference itself.
+
+
+@named("format", ALL, **by_name)
+def test_reference_rounding_agrees_with_exact_fractions(format):
+    words = all_sorts(format, 60, seed=1)
+    values = decode(words[:60], format)
+    values = values[values < 1e308]
+    between = values * (1 + 2.0 ** -(format.fraction_bits + 1))
+    inputs = np.concatenate([values, between, np.nextafter(between, np.inf), np.nextafter(between, 0)])
+    inputs = np.concatenate([inputs, -inputs])
+    expected = np.array([round_exactly(Fraction(float(x)), format) for x in inputs])
+    np.testing.assert_array_equal(round_to(inputs, format), expected)
+    assert (ulp_error(expected, inputs, format)[np.isfinite(expected)] <= 0.5).all()
+
+
+@named("format", ALL, **by_name)
+def test_reference_reads_words_as_torch_does(format):
+    words = all_sorts(format, 5000, seed=2)
+    signed = words.view(f"int{8 * words.itemsize}").copy()
+    theirs = torch.from_numpy(signed).view(getattr(torch, format.name)).double().numpy()
+    assert_same_values(decode(words, format), theirs)
+    np.testing.assert_array_equal(encode(theirs, format), words.view(format.word))
+
+
+# Measuring.
+
+
+def in_lanes(*terms: np.ndarray) -> list[float]:
+    """Sums in the documented order: 256 partial sums side by side, then those one after another."""
+    sums = []
+    for term in terms:
+        padded = np.zeros(-(-term.size // kernels.LANES) * kernels.LANES)
+        padded[: term.size] = term
+        partial = np.zeros(kernels.LANES)
+        for row in padded.reshape(-1, kernels.LANES):
+            partial += row
+        total = 0.0
+        for value in partial.tolist():
+            total += value
+        sums.append(total)
+    return sums
+
+
+@named("format_b", ALL, **by_name)
+@named("format_a", ALL, **by_name)
+def test_measure_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
+    a, b = ordinary(format_a, 1031, seed=3), ordinary(format_b, 1031, seed=4)
+    x, y = decode(a, format_a), decode(b, format_b)
+    assert list(kernels.measure(a, b)) == in_lanes(x * x, y * y, x * y)
+
+
+@named("format_b", ALL, **by_name)
+@named("format_a", ALL, **by_name)
+def test_measure_chords_sums_exactly_in_lanes(format_a, format_b):
+    a, b = ordinary(format_a, 1031, seed=5), ordinary(format_b, 1031, seed=6)
+    inverse_a, inverse_b = 1 / 0.6421, 1 / 0.6377
+    u, v = decode(a, format_a) * inverse_a, decode(b, format_b) * inverse_b
+    expected = in_lanes((u - v) * (u - v), (u + v) * (u + v))
+    assert list(kernels.measure_chords(a, b, inverse_a, inverse_b)) == expected
+
+
+@named("n", [0, 1, 255, 256, 257, 511, 512, 513, 4099])
+def test_measure_is_close_to_the_exact_sums_at_every_length(n):
+    a, b = ordinary(BF16, n, seed=7), ordinary(BF16, n, seed=8)
+    x, y = decode(a, BF16), decode(b, BF16)
+    for found, (p, q) in zip(kernels.measure(a, b), [(x, x), (y, y), (x, y)], strict=True):
+        steps = n // kernels.LANES + kernels.LANES
+        assert abs(found - exact_dot(p, q)) <= steps * 2.0**-53 * exact_dot(abs(p), abs(q))
+    chords = kernels.measure_chords(a, b, 1.0, 1.0)
+    assert chords == pytest.approx((np.sum((x - y) ** 2), np.sum((x + y) ** 2)), rel=1e-14)
+
+
+def test_sums_of_chunks_add_up_in_any_order():
+    n = 2 * CHUNK_ELEMENTS + 12345
+    a, b = ordinary(F32, n, seed=9), ordinary(F32, n, seed=10)
+    starts = [0, CHUNK_ELEMENTS, 2 * CHUNK_ELEMENTS]
+    sums = [kernels.measure(a[s : s + CHUNK_ELEMENTS], b[s : s + CHUNK_ELEMENTS]) for s in starts]
+    totals = {tuple(fsum(sums[i][k] for i in order) for k in range(3)) for order in ([0, 1, 2], [2, 0, 1])}
+    assert len(totals) == 1
+    x, y = a.astype(np.float64), b.astype(np.float64)  # products of two float32 are exact in float64
+    exact = fsum(x * x), fsum(y * y), fsum(x * y)
+    assert totals.pop() == pytest.approx(exact, rel=1e-14, abs=1e-14 * exact[0])
+
+
+@named("bad", [np.nan, np.inf, -np.inf], ids=str)
+@named("side", ["a", "b"])
+@named("format", ALL, **by_name)
+def test_one_element_that_is_not_finite_makes_the_sums_not_finite(format, side, bad):
+    a, b = ordinary(format, 600, seed=11), ordinary(format, 600, seed=12)
+    for place in (0, 300, 599):
+        spoilt = (a if side == "a" else b).copy()
+        spoilt.view(format.word)[place] = encode(np.array([bad]), format)[0]
+        sums = kernels.measure(spoilt, b) if side == "a" else kernels.measure(a, spoilt)
+        assert not np.isfinite(sums[0 if side == "a" else 1])
+        assert np.isfinite(sums[1 if side == "a" else 0])
+
+
+# Combining.
+
+
+@named(
+    ("format_a", "format_b", "format_out"),
+    list(product(ALL, ALL, ALL)),
+    ids=lambda format: format.name,
+)
+def test_combine_rounds_the_float64_formula_once(format_a, format_b, format_out):
+    a, b = ordinary(format_a, 800, seed=13), ordinary(format_b, 800, seed=14)
+    rare_a, rare_b = all_sorts(format_a, 400, seed=15), all_sorts(format_b, 400, seed=16)
+    a, b = np.concatenate([a, rare_a]), np.concatenate([b, rare_b])
+    kept = a.copy(), b.copy()
+    out = empty_like(a, format_out)
+    s0, s1 = 0.8137, 0.2961
+    overflowed = kernels.combine(a, b, s0, s1, out)
+    with np.errstate(over="ignore"):
+        exact = s0 * decode(a, format_a) + s1 * decode(b, format_b)
+    expected = round_to(exact, format_out)
+    assert_same_values(decode(out, format_out), expected)
+    assert overflowed == np.count_nonzero(np.isinf(expected))
+    np.testing.assert_array_equal(a, kept[0])
+    np.testing.assert_array_equal(b, kept[1])
+
+
+def test_combine_of_nothing_writes_nothing():
+    none = np.empty(0, np.uint16)
+    assert kernels.combine(none, none, 0.5, 0.5, none) == 0
+
+
+@named("format", HALVES, **by_name)
+def test_overflow_is_counted_element_by_element(format):
+    largest = format.largest
+    values = np.array([largest, largest, -largest, 1.0, 0.0, largest])
+    a = words_for_kernels(encode(values, format), format)
+    out = empty_like(a, format)
+    assert kernels.combine(a, a, 0.6, 0.6, out) == 4
+    expected = [np.inf, np.inf, -np.inf, 1.2, 0.0, np.inf]
+    np.testing.assert_array_equal(decode(out, format), round_to(np.array(expected), format))
+    assert kernels.combine(a, a, 0.5, 0.5, out) == 0
+
+
+# Rounding.
+
+
+def converted(values: np.ndarray, format: Format) -> np.ndarray:
+    out = empty_like(values, format)
+    overflowed = kernels.convert(np.ascontiguousarray(values, np.float64), out)
+    result = decode(out, format)
+    assert overflowed == np.count_nonzero(~np.isfinite(result))
+    return result
+
+
+@named("out", ALL, **by_name)
+@named("format", HALVES, **by_name)
+def test_convert_of_every_16_bit_word(format, out):
+    words = np.arange(65536, dtype=np.uint16)
+    result = empty_like(words, out)
+    overflowed = kernels.convert(words_for_kernels(words, format), result)
+    values = decode(words, format)
+    number = ~np.isnan(values)
+    assert_same_values(decode(result, out)[number], round_to(values[number], out))
+    assert not np.isfinite(decode(result, out)[~number]).any()
+    assert overflowed == np.count_nonzero(~np.isfinite(decode(result, out)))
+    if out is format:
+        np.testing.assert_array_equal(result.view(np.uint16)[number], words[number])
+    elif out in (F32, F64):
+        np.testing.assert_array_equal(decode(result, out)[number], values[number])
+
+
+@named("out", ALL, **by_name)
+@named("format", [F32, F64], **by_name)
+def test_convert_of_random_wide_words(format, out):
+    words = all_sorts(format, 200_000, seed=17)
+    result = empty_like(words, out)
+    kernels.convert(words, result)
+    assert_same_values(decode(result, out), round_to(decode(words, format), out))
+
+
+def finite_magnitudes(format: Format) -> np.ndarray:
+    """All magnitudes of a 16-bit type in rising order, and the power of two that would follow."""
+    magnitudes = decode(np.arange(format.infinity + 1, dtype=np.uint16), format)
+    magnitudes[-1] = 2.0 ** (format.bias + 1)
+    return magnitudes
+
+
+@named("sign", [1, -1])
+@named("format", HALVES, **by_name)
+def test_rounding_next_to_every_border_between_two_neighbours(format, sign):
+    """The float64 values beside a border are lost in float32: rounding twice would miss them."""
+    magnitudes = finite_magnitudes(format)
+    low, high = magnitudes[:-1], magnitudes[1:]
+    border = low + (high - low) / 2  # exact
+    low, high = low.copy(), np.where(high > format.largest, np.inf, high)
+    even_word = np.arange(low.size) % 2 == 0
+    assert_same_values(converted(sign * border, format), sign * np.where(even_word, low, high))
+    above, below = np.nextafter(border, np.inf), np.nextafter(border, 0)
+    assert_same_values(converted(sign * above, format), sign * high)
+    assert_same_values(converted(sign * below, format), sign * low)
+    twice = round_to(round_to(above, F32), format)
+    assert np.count_nonzero(twice != high) > 0.45 * high.size  # the trap is one
+
+
+def test_rounding_to_float32_next_to_borders():
+    values = np.abs(decode(all_sorts(F32, 50_000, seed=18), F32))
+    words = encode(values, F32)
+    next_values = decode(words + np.uint32(1), F32)
+    next_values = np.where(np.isinf(next_values), 2.0**128, next_values)
+    border = values + (next_values - values) / 2
+    up = np.where(next_values > F32.largest, np.inf, next_values)
+    assert_same_values(converted(border, F32), np.where(words % 2 == 0, values, up))
+    assert_same_values(converted(np.nextafter(border, np.inf), F32), up)
+    assert_same_values(converted(np.nextafter(border, 0), F32), values)
+
+
+@named("format", ALL, **by_name)
+def test_signs_of_zero_survive_and_tiny_values_become_zeros_of_their_sign(format):
+    tiny = 5e-324 if format is not F64 else 0.0
+    result = converted(np.array([0.0, -0.0, tiny, -tiny]), format)
+    assert_same_values(result, np.array([0.0, -0.0, 0.0, -0.0]))
+
+
+def test_rounding_agrees_with_numpy_and_torch_where_those_round_once():
+    values = np.random.default_rng(19).normal(0, 1, 100_000) * 2.0 ** np.arange(-30, 20).repeat(2000)
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16).astype(np.float64)  # numpy rounds float64 to float16 once
+    assert_same_values(converted(values, F16), half)
+    single = values.astype(np.float32)
+    out = empty_like(single, BF16)
+    kernels.convert(single, out)
+    theirs = torch.from_numpy(single).to(torch.bfloat16).double().numpy()
+    assert_same_values(decode(out, BF16), theirs)
