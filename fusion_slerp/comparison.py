@@ -18,7 +18,7 @@ MUST_AGREE = frozenset(
     "model_type hidden_size n_embd d_model num_hidden_layers n_layer num_layers intermediate_size "
     "n_inner num_attention_heads n_head num_heads num_key_value_heads head_dim num_experts "
     "num_local_experts n_routed_experts num_experts_per_tok position_embedding_type "
-    "partial_rotary_factor".split()
+    "partial_rotary_factor tie_word_embeddings".split()
 )
 """Config keys that change what a tensor of the same shape means."""
 

@@ -101,7 +101,8 @@ def make_plan(
     problems, warnings = compare_configs(a, b)
     problems += compare_tensors(a, b)
     if not problems:
-        problems += compare_vocabularies(a, b)
+        problems, remarks = compare_vocabularies(a, b)
+        warnings += remarks
     raise_all([*problems, *also])
     wanted = [Tensor(e.name, out, e.shape, e.n_elements * out.itemsize) for e, out in _typed(a, settings)]
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)

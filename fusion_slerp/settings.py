@@ -6,6 +6,7 @@ import os
 import re
 from dataclasses import dataclass, fields
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 from fusion_slerp.dtypes import MERGEABLE
@@ -47,6 +48,11 @@ class MergeSettings:
 
     def __post_init__(self) -> None:
         raise_all(_problems(self))
+        plain = {"t": float, "DOT_THRESHOLD": float, "epsilon": float, "threads": int}
+        for name, kind in plain.items():  # numpy's numbers cannot be written to the card's YAML
+            value = getattr(self, name)
+            if value is not None and type(value) not in (int, float):
+                object.__setattr__(self, name, kind(value))
 
     @property
     def max_shard_nbytes(self) -> int:
@@ -114,7 +120,7 @@ def _problems(settings: MergeSettings) -> list[Problem]:
     if parse_nbytes(s.max_shard_size) is None:
         found.append(_wrong("max_shard_size", s.max_shard_size, "a size such as 5GB", "5GB"))
     if not (isinstance(s.tokenizer, str) and s.tokenizer):
-        found.append(_wrong("tokenizer", s.tokenizer, "a, b, a folder or a hub id", "a"))
+        found.append(_wrong("tokenizer", s.tokenizer, "a text: a, b, a folder or a hub id", "a"))
     if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
         found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
     for name in ("overwrite", "show_pbar"):
@@ -124,7 +130,7 @@ def _problems(settings: MergeSettings) -> list[Problem]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
 
 
 def _wrong(name: str, value: object, needed: str, example: str) -> Problem:

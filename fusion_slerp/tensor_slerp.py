@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
-from fusion_slerp.errors import CheckpointError, MismatchError, Problem
+from fusion_slerp.dtypes import BY_NAME, F16, MERGEABLE, DType
+from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem
 from fusion_slerp.methods import slerp as method
 from fusion_slerp.methods.slerp import CHUNK_ELEMENTS, NotFiniteError
 from fusion_slerp.report import TensorReport
@@ -42,6 +42,7 @@ def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float 
         SettingsError: t, DOT_THRESHOLD or epsilon is out of range.
         MismatchError: The shapes differ, or a type is not one of the four.
         CheckpointError: An element is infinite or NaN (unless t is 0 or 1).
+        OutputError: v0's type cannot hold an element of the result.
     """
     settings = MergeSettings(t=t, DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
     return interpolate(v0, v1, settings, "v0, v1")[0]
@@ -60,18 +61,27 @@ def interpolate(v0: T, v1: T, settings: MergeSettings, name: str) -> tuple[T, Te
     a, b = _words(v0, name), _words(v1, name)
     dtype = BY_NAME[settings.dtype] if settings.dtype else _dtype_of(v0, name)
     out = np.empty(a.size, dtype.word)
-    report = _interpolate(a, b, out, settings, name)
+    report, overflowed = _interpolate(a, b, out, settings, name)
+    if overflowed:
+        found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
+        wider = "bfloat16" if dtype == F16 else "float64"
+        fix = f"convert the first tensor to {wider}, or set dtype: {wider}, which reaches further"
+        fields = (("tensor", name), ("found", found))
+        raise Problem(OutputError, f"overflow to infinity in {dtype.name}", fields, fix).error()
     return _like(out, dtype, v0), report
 
 
-def _interpolate(a: np.ndarray, b: np.ndarray, out: np.ndarray, s: MergeSettings, name: str) -> TensorReport:
+def _interpolate(
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, s: MergeSettings, name: str
+) -> tuple[TensorReport, int]:
+    """Fills `out`; also returns how many of its elements are not finite (0 for a copy of words)."""
     if s.t in (0, 1):
+        report = TensorReport(name, "copy b" if s.t else "copy a", s.t, a.size)
         source = b if s.t else a
-        if source.dtype == out.dtype:
-            out[:] = source
-        else:
-            kernels.convert(source, out)
-        return TensorReport(name, "copy b" if s.t else "copy a", s.t, a.size)
+        if source.dtype != out.dtype:
+            return report, kernels.convert(source, out)
+        out[:] = source
+        return report, 0
     sums = [method.measure(x, y) for x, y in _chunks(a, b)]
     try:
         found, stats = method.find_coefficients(s.t, sums, lambda: _chunks(a, b), s.DOT_THRESHOLD, s.epsilon)
@@ -79,8 +89,9 @@ def _interpolate(a: np.ndarray, b: np.ndarray, out: np.ndarray, s: MergeSettings
         fix = "replace such elements before merging"
         fields = (("tensor", name),)
         raise Problem(CheckpointError, "NaN or infinity in a tensor", fields, fix).error() from None
-    kernels.combine(a, b, found.s0, found.s1, out)
-    return TensorReport(name, found.rule, s.t, a.size, found.angle_deg, stats.norm_a, stats.norm_b)
+    overflowed = kernels.combine(a, b, found.s0, found.s1, out)
+    report = TensorReport(name, found.rule, s.t, a.size, found.angle_deg, stats.norm_a, stats.norm_b)
+    return report, overflowed
 
 
 def _chunks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

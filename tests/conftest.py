@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests.models import save_transformers_model, write_checkpoint
+
+# The same examples in every run; no deadline, as a busy machine is no failure.
+hypothesis.settings.register_profile("repository", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repository")
 
 
 @pytest.fixture

@@ -17,6 +17,9 @@ import numpy as np
 
 DIGITS = 50
 
+Scaled = tuple[list[int], int]
+"""A vector as integers and the exponent of two that they all are multiplied with."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -175,7 +178,8 @@ def expect(
     t: float, a: np.ndarray, b: np.ndarray, threshold: float = 0.9995, epsilon: float = 1e-8
 ) -> Expected:
     """SLERP of two float64 vectors by the rules of the design page, t in [0, 1]."""
-    aa, bb, ab = exact_dot(a, a), exact_dot(b, b), exact_dot(a, b)
+    x, y = _integers(a), _integers(b)
+    aa, bb, ab = _dot(x, x), _dot(y, y), _dot(x, y)
     if min(aa, bb) <= Fraction(epsilon) ** 2:
         return _linear(t, "lerp: null vector", None)
     with localcontext() as context:
@@ -208,12 +212,14 @@ def _spherical(t: float, angle: Decimal) -> Expected:
 
 def exact_dot(x: np.ndarray, y: np.ndarray) -> Fraction:
     """The scalar product of two float64 vectors, without any rounding."""
-    (m, p), (n, q) = _integers(x), _integers(y)
-    return sum(map(mul, m, n)) * Fraction(2) ** (p + q)
+    return _dot(_integers(x), _integers(y))
 
 
-def _integers(values: np.ndarray) -> tuple[list[int], int]:
-    """The values as integers times one power of two: `value = integer * 2**exponent`."""
+def _dot(x: Scaled, y: Scaled) -> Fraction:
+    return sum(map(mul, x[0], y[0])) * Fraction(2) ** (x[1] + y[1])
+
+
+def _integers(values: np.ndarray) -> Scaled:
     significand, exponent = np.frexp(np.asarray(values, np.float64))
     least = int(exponent.min(initial=0))
     integers = np.ldexp(significand, 53).astype(np.int64).tolist()

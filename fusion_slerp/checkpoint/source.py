@@ -69,7 +69,7 @@ def _no_such_folder(text: str, folder: Path) -> Problem:
     parent = folder.parent
     beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
     found = f"no such folder{nearest(folder.name, beside)}"
-    fields = (("path", folder.absolute()), ("found", found))
+    fields = (("path", os.path.abspath(folder)), ("found", found))
     return Problem(CheckpointError, f"{text}: model not found", fields, "correct the path")
 
 

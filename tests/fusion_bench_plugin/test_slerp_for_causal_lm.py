@@ -164,7 +164,8 @@ def test_entries_that_only_load_are_streamed(parents, call, monkeypatch):
 def test_a_revision_of_the_pool_pins_the_source():
     entries = {"x": "owner/a", "y": {"_target_": "transformers.AutoModelForCausalLM"}}
     entries["y"] |= {"pretrained_model_name_or_path": "owner/b", "revision": "v2"}
-    pool = CausalLMPool(OmegaConf.create(entries), tokenizer=None, model_kwargs=DictConfig({"revision": "v1"}))
+    kwargs = DictConfig({"revision": "v1"})
+    pool = CausalLMPool(OmegaConf.create(entries), tokenizer=None, model_kwargs=kwargs)
     assert [model.source for model in two_models(pool)] == ["owner/a@v1", "owner/b@v2"]
 
 
@@ -180,12 +181,14 @@ def test_the_pools_tokenizer_is_the_childs(parents, tmp_path):
 @pytest.mark.parametrize("names", [["one"], ["one", "two", "three"]])
 def test_other_than_two_models_names_those_found(parents, names):
     pool = CausalLMPool(dict.fromkeys(names, parents[0]), tokenizer=None)
-    with pytest.raises(SettingsError, match=rf"2 models, not {len(names)}\n.*{', '.join(names)}(.|\n)*Fix:"):
-        SlerpForCausalLM(t=0.5).run(pool)
+    wanted = rf"2 models, not {len(names)}\n.*{', '.join(names)}(.|\n)*Fix:"
+    method = SlerpForCausalLM(t=0.5)
+    with pytest.raises(SettingsError, match=wanted):
+        method.run(pool)
 
 
 def test_unknown_arguments_are_errors_with_the_nearest_name():
-    with pytest.raises(SettingsError, match="'treads'.*did you mean 'threads'"):
+    with pytest.raises(SettingsError, match=r"'treads'.*did you mean 'threads'"):
         SlerpForCausalLM(t=0.5, treads=2)
 
 

@@ -1,0 +1,461 @@
+"""Whole merges of small checkpoints: every tensor of the child against the reference, or an error and no trace."""
+
+import json
+import re
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fusion_slerp import CheckpointError, MismatchError, OutputError, merge, slerp
+from fusion_slerp.execute.memory_sink import MemorySink
+from fusion_slerp.execute.pipeline import execute
+from fusion_slerp.merging import merge_into_memory, plan_merge
+from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
+from tests.models import CONFIG, contents, names_in, write_json
+from tests.reference import FORMATS, decode, expect, round_to, ulp_error
+
+CODES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+named = pytest.mark.parametrize
+Tensors = dict[str, torch.Tensor]
+Raw = tuple[str, list[int], bytes]
+
+
+def write(folder: Path, tensors: Tensors) -> Path:
+    """A checkpoint without tokenizer, of one weight file."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", CONFIG)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "model.safetensors")
+    return folder
+
+
+def write_both(tmp_path: Path, a: Tensors, b: Tensors) -> tuple[Path, Path]:
+    return write(tmp_path / "models/a", a), write(tmp_path / "models/b", b)
+
+
+def read(folder: Path) -> dict[str, Raw]:
+    """Every tensor's type, shape and bytes, by nothing but the format's definition."""
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        raw = file.read_bytes()
+        data_start = 8 + int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8:data_start])
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = (data_start + offset for offset in entry["data_offsets"])
+            tensors[name] = entry["dtype"], entry["shape"], raw[begin:end]
+    return tensors
+
+
+def values(raw: Raw) -> np.ndarray:
+    format = FORMATS[CODES[raw[0]]]
+    return decode(np.frombuffer(raw[2], format.word), format)
+
+
+def assert_merged(folder: Path, a: Path, b: Path, t: float, **rules: float) -> None:
+    """Every floating tensor of the child is the exactly rounded SLERP of the parents' tensors."""
+    child, parent_a, parent_b = read(folder), read(a), read(b)
+    assert child.keys() == parent_a.keys()
+    for name, raw in child.items():
+        x, y = values(parent_a[name]), values(parent_b[name])
+        assert raw[1] == parent_a[name][1], name
+        wrong = expect(t, x, y, **rules).misrounded(values(raw), x, y, FORMATS[CODES[raw[0]]])
+        assert not wrong.any(), (name, np.flatnonzero(wrong)[:5])
+
+
+def ordinary(name: str, *shape: int, seed: int) -> torch.Tensor:
+    """A tensor like a model's weight, rounded by the reference."""
+    numbers = np.random.default_rng(seed).normal(0, 0.02, shape)
+    return torch.from_numpy(round_to(numbers, FORMATS[name])).to(getattr(torch, name))
+
+
+def model_of_all_types(seed: int, swapped: bool) -> Tensors:
+    """One tensor for each of the 16 pairs of types, and one that both models have at any angle."""
+    pairs = product(FORMATS, FORMATS)
+    tensors = {f"{x}.{y}": ordinary(y if swapped else x, 7, 31, seed=seed + i) for i, (x, y) in enumerate(pairs)}
+    near = ordinary("float32", 700, seed=99)
+    return tensors | {"near": near + 0.3 * ordinary("float32", 700, seed=seed)}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory) -> tuple[Path, Path]:
+    """Two checkpoints whose types differ inside and between; not to be written to."""
+    return write_both(tmp_path_factory.mktemp("mixed"), model_of_all_types(0, False), model_of_all_types(50, True))
+
+
+def assert_nothing_left(tmp_path: Path, before: dict[str, bytes]) -> None:
+    assert names_in(tmp_path) == ["models"]
+    assert contents(tmp_path) == before
+
+
+# Values.
+
+
+@named("t", [0.5, 0.3, 0.97])
+def test_every_pair_of_types_keeps_the_first_type_and_is_rounded_once(mixed, tmp_path, t):
+    result = merge(*mixed, out=tmp_path / "child", t=t)
+    assert result.counts == {"slerp": 17}
+    assert {name: raw[0] for name, raw in read(tmp_path / "child").items()} == {
+        name: raw[0] for name, raw in read(mixed[0]).items()
+    }
+    assert_merged(tmp_path / "child", *mixed, t)
+
+
+@named("dtype", FORMATS)
+def test_dtype_sets_the_type_of_every_floating_tensor(mixed, tmp_path, dtype):
+    merge(*mixed, out=tmp_path / "child", t=0.4, dtype=dtype)
+    assert {CODES[raw[0]] for raw in read(tmp_path / "child").values()} == {dtype}
+    assert_merged(tmp_path / "child", *mixed, 0.4)
+
+
+def test_no_element_is_further_than_half_a_unit_in_the_last_place(tmp_path):
+    names = ("bfloat16", "float16", "float32")
+    a = {name: ordinary(name, 20_000, seed=1) for name in names}
+    b = {name: a[name] + 0.15 * ordinary(name, 20_000, seed=2) for name in names}
+    folders = write_both(tmp_path, a, b)
+    merge(*folders, out=tmp_path / "child", t=0.3)
+    for name, raw in read(tmp_path / "child").items():
+        x, y = values(read(folders[0])[name]), values(read(folders[1])[name])
+        error = ulp_error(values(raw), expect(0.3, x, y).values(x, y), FORMATS[name])
+        assert 0.49 < error.max() <= 0.5 + 1e-6
+
+
+LENGTHS = [CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS + 77]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> tuple[Path, Path]:
+    """Tensors around the borders of chunks, with small ones between; not to be written to."""
+    names = ["bfloat16", "float32", "float16", "bfloat16"]
+
+    def model(seed: int) -> Tensors:
+        large = {f"{i}.long": ordinary(names[i], n, seed=seed + i) for i, n in enumerate(LENGTHS)}
+        return large | {f"{i}.short": ordinary(names[i], 100 * i + 1, seed=seed + 9 + i) for i in range(4)}
+
+    return write_both(tmp_path_factory.mktemp("long"), model(0), model(20))
+
+
+def test_tensors_around_the_borders_of_chunks(long, tmp_path):
+    merge(*long, out=tmp_path / "child", t=0.3)
+    assert_merged(tmp_path / "child", *long, 0.3)
+
+
+@named("options", [{"t": 0.3}, {"t": 0.3, "dtype": "float16"}, {"t": 1}], ids=str)
+def test_the_bytes_do_not_depend_on_the_number_of_threads(long, tmp_path, options):
+    for threads in (1, 2, 4):
+        merge(*long, out=tmp_path / str(threads) / "child", threads=threads, **options)
+    expected = contents(tmp_path / "1/child")
+    assert contents(tmp_path / "2/child") == expected
+    assert contents(tmp_path / "4/child") == expected
+
+
+def test_more_tensors_than_are_under_way_at_once(tmp_path):
+    """Each is half a chunk and one element, so none shares a task; the small ones between do."""
+    counts = [CHUNK_ELEMENTS // 2 + 1] * 22
+    a, b = (
+        {f"{i:02}": torch.roll(base, i)[:n] for i, n in enumerate(counts)}
+        | {f"{i:02}.small": torch.roll(base, i)[: 10 * i] for i in range(22)}
+        for base in (ordinary("bfloat16", CHUNK_ELEMENTS, seed=s) for s in (3, 4))
+    )
+    folders = write_both(tmp_path, a, b)
+    plan = plan_merge(*folders, t=0.3, threads=2, max_shard_size="5MB")
+    sink, progress = MemorySink(plan), []
+    reports = execute(plan, sink, progress.append)
+    child = sink.state_dict()
+    assert [report.name for report in reports] == [tensor.out.name for tensor in plan.tensors]
+    assert len(plan.shards) > 4
+    assert sum(progress) == sum(tensor.nbytes for tensor in a.values())
+    for name, tensor in a.items():
+        assert torch.equal(child[name], slerp(0.3, tensor, b[name])), name
+
+
+def test_a_merge_into_memory_gives_the_bytes_of_a_merge_to_disk(mixed, tmp_path):
+    merge(*mixed, out=tmp_path / "child", t=0.6)
+    state_dict, report = merge_into_memory(*mixed, t=0.6)
+    assert len(report) == len(state_dict)
+    written = read(tmp_path / "child")
+    assert state_dict.keys() == written.keys()
+    for name, tensor in state_dict.items():
+        assert list(tensor.shape) == written[name][1]
+        assert tensor.view(torch.uint8).numpy().tobytes() == written[name][2]
+
+
+@named("shape", [(), (1,), (0,), (4, 0)], ids=str)
+def test_scalars_and_empty_tensors(tmp_path, shape):
+    a, b = (
+        {name: ordinary(name, *shape, seed=seed) for name in FORMATS}
+        | {"steps": torch.full(shape, 7), "around": ordinary("float32", 5, seed=seed)}
+        for seed in (5, 6)
+    )
+    folders = write_both(tmp_path, a, b)
+    merge(*folders, out=tmp_path / "child", t=0.25)
+    child = read(tmp_path / "child")
+    assert child.pop("steps") == read(folders[0])["steps"]
+    for name, raw in child.items():
+        x, y = (a[name].double().numpy().reshape(-1), b[name].double().numpy().reshape(-1))
+        assert raw[1] == list(a[name].shape)
+        format = FORMATS[CODES[raw[0]]]
+        assert not expect(0.25, x, y).misrounded(values(raw), x, y, format).any()
+
+
+# The rules.
+
+
+def test_each_tensor_is_reported_with_its_rule_angle_and_norms(tmp_path):
+    v = torch.tensor([3.0, 4.0, 0.0])
+    pairs = {
+        "apart": (v, torch.tensor([0.0, 0.0, 2.0]), "slerp", 90.0),
+        "null a": (0 * v, v, "lerp: null vector", None),
+        "null b": (v, 1e-10 * v, "lerp: null vector", None),
+        "parallel": (v, 2 * v, "lerp: nearly parallel", 0.0),
+        "near": (v, torch.tensor([3.0, 4.0, 0.1]), "lerp: nearly parallel", 1.1458),
+        "opposite": (v, -3 * v, "lerp: nearly opposite", 180.0),
+    }
+    folders = write_both(tmp_path, {k: p[0] for k, p in pairs.items()}, {k: p[1] for k, p in pairs.items()})
+    result = merge(*folders, out=tmp_path / "child", t=0.3)
+    assert_merged(tmp_path / "child", *folders, 0.3)
+    assert len(result.report) == len(pairs)
+    for report in result.report:
+        a, b, rule, angle = pairs[report.name]
+        assert (report.rule, report.t, report.n_elements) == (rule, 0.3, 3)
+        assert report.angle_deg == (angle if angle is None else pytest.approx(angle, abs=2e-4))
+        assert report.norm_a == pytest.approx(a.double().norm().item(), rel=1e-15)
+        assert report.norm_b == pytest.approx(b.double().norm().item(), rel=1e-15)
+    assert result.counts["lerp: null vector"] == 2
+
+
+def test_DOT_THRESHOLD_and_epsilon_decide_the_rule(mixed, tmp_path):
+    angles = {report.angle_deg for report in merge(*mixed, out=tmp_path / "0").report}
+    assert max(angles) > 89 > 30 > min(angles)  # "near" is at 23 degrees
+    result = merge(*mixed, out=tmp_path / "1", t=0.3, DOT_THRESHOLD=0.8)
+    assert result.counts == {"slerp": 16, "lerp: nearly parallel": 1}
+    assert_merged(tmp_path / "1", *mixed, 0.3, threshold=0.8)
+    result = merge(*mixed, out=tmp_path / "2", t=0.3, epsilon=0.4)
+    assert result.counts == {"lerp: null vector": 16, "slerp": 1}
+    assert_merged(tmp_path / "2", *mixed, 0.3, epsilon=0.4)
+
+
+@named("n", [3000, CHUNK_ELEMENTS + 3], ids=["one chunk", "two chunks"])
+def test_threshold_one_reads_large_and_small_tensors_again(tmp_path, n):
+    base = ordinary("float32", n, seed=7)
+    folders = write_both(tmp_path, {"w": base}, {"w": base + 1e-5 * ordinary("float32", n, seed=8)})
+    result = merge(*folders, out=tmp_path / "child", t=0.3, DOT_THRESHOLD=1)
+    assert result.counts == {"slerp": 1}
+    assert_merged(tmp_path / "child", *folders, 0.3, threshold=1.0)
+
+
+def test_huge_float64_weights_have_their_angle(tmp_path):
+    a, b = (ordinary("float64", CHUNK_ELEMENTS // 64, seed=s) * 1e200 for s in (9, 10))
+    folders = write_both(tmp_path, {"w": a}, {"w": b})
+    assert merge(*folders, out=tmp_path / "child", t=0.3).counts == {"slerp": 1}
+    assert_merged(tmp_path / "child", *folders, 0.3)
+
+
+# The ends.
+
+
+def strange(name: str, seed: int) -> torch.Tensor:
+    """Every kind of word: both zeros, subnormals, infinities, NaN with payloads."""
+    format = FORMATS[name]
+    words = np.random.default_rng(seed).integers(0, 2 ** (8 * format.word.itemsize), 500, format.word, endpoint=False)
+    sign = 1 << (8 * format.word.itemsize - 1)
+    words[:6] = [0, sign, 1, format.infinity, format.infinity | 3, sign | format.infinity | 1]
+    return torch.from_numpy(words.view(f"int{8 * words.itemsize}")).view(getattr(torch, name))
+
+
+@named("t", [0, 1, 0.0, 1.0])
+def test_at_an_end_every_tensor_is_that_parents_bytes(tmp_path, t):
+    a, b = (
+        {name: strange(name, seed) for name in FORMATS}
+        | {"long": ordinary("bfloat16", 2 * CHUNK_ELEMENTS + 5, seed=seed)}
+        | {"scalar": ordinary("float32", seed=seed), "empty": torch.empty(0, 3)}
+        | {"steps": torch.arange(9) + seed, "mask": torch.arange(5) % 2 == seed % 2}
+        for seed in (11, 12)
+    )
+    folders = write_both(tmp_path, a, b)
+    result = merge(*folders, out=tmp_path / "child", t=t)
+    assert result.counts == {"copy b" if t else "copy a": len(a)}
+    assert read(tmp_path / "child") == read(folders[1 if t else 0])
+
+
+@named("n", [1000, CHUNK_ELEMENTS + 5], ids=["one chunk", "two chunks"])
+def test_at_t_1_a_parent_of_another_type_is_rounded_once_to_the_first_ones(tmp_path, n):
+    b = {"w": ordinary("float64", n, seed=13)}
+    folders = write_both(tmp_path, {"w": ordinary("bfloat16", n, seed=14)}, b)
+    merge(*folders, out=tmp_path / "child", t=1)
+    raw = read(tmp_path / "child")["w"]
+    assert raw[0] == "BF16"
+    np.testing.assert_array_equal(values(raw), round_to(b["w"].numpy(), FORMATS["bfloat16"]))
+
+
+# Integers and booleans.
+
+
+def with_buffers(seed: int) -> Tensors:
+    buffers = {
+        "steps": torch.arange(CHUNK_ELEMENTS + 9, dtype=torch.int32),
+        "ids": torch.tensor([[1, 2], [3, 2**62]]),
+        "mask": torch.tril(torch.ones(5, 5)).bool(),
+        "bytes": torch.arange(256).to(torch.uint8),
+        "scalar": torch.tensor(5, dtype=torch.int16),
+    }
+    return buffers | {"w": ordinary("bfloat16", 40, seed=seed)}
+
+
+@named("dtype", [None, "float32"])
+def test_equal_integers_and_booleans_are_copied_whatever_dtype_says(tmp_path, dtype):
+    folders = write_both(tmp_path, with_buffers(15), with_buffers(16))
+    result = merge(*folders, out=tmp_path / "child", dtype=dtype)
+    assert result.counts == {"copy if equal": 5, "slerp": 1}
+    child, parent = read(tmp_path / "child"), read(folders[0])
+    assert child.pop("w")[0] == ("F32" if dtype else parent["w"][0])
+    assert child == {name: parent[name] for name in child}
+
+
+@named(
+    ("name", "code", "first"),
+    [("steps", "I32", CHUNK_ELEMENTS + 2), ("steps", "I32", 3), ("ids", "I64", 3)]
+    + [("mask", "BOOL", 24), ("bytes", "U8", 17), ("scalar", "I16", 0)],
+)
+def test_integers_and_booleans_that_differ_are_refused(tmp_path, name, code, first):
+    a, b = with_buffers(17), with_buffers(18)
+    flat = b[name].view(-1) if name != "mask" else b[name].view(torch.uint8).view(-1)
+    flat[first] ^= 1
+    flat[-1] ^= 1 if first < flat.numel() - 1 else 0
+    folders = write_both(tmp_path, a, b)
+    before = contents(tmp_path)
+    with pytest.raises(MismatchError) as caught:
+        merge(*folders, out=tmp_path / "child")
+    message = str(caught.value)
+    assert f"tensor: {name} ({code})" in message
+    assert f"first at element {first}\n" in message
+    assert str(folders[0] / "model.safetensors") in message
+    assert str(folders[1] / "model.safetensors") in message
+    assert message.splitlines()[-1].startswith("Fix: ")
+    assert_nothing_left(tmp_path, before)
+    merge(*folders, out=tmp_path / "child", t=1)
+    assert read(tmp_path / "child")[name] == read(folders[1])[name]
+
+
+# Values that no child can have.
+
+
+@named("bad", [float("nan"), float("inf"), float("-inf")], ids=str)
+@named("side", ["a", "b"])
+@named("name", FORMATS)
+def test_an_element_that_is_not_finite_is_refused(tmp_path, name, side, bad):
+    models = {s: {"fine": ordinary(name, 50, seed=19), "w": ordinary(name, 10, 50, seed=ord(s))} for s in "ab"}
+    models[side]["w"][3, 7] = models[side]["w"][9, 49] = bad
+    refused(tmp_path, models, side, "2 of 500 elements, first at 157")
+
+
+@named("threads", [1, 4])
+def test_elements_that_are_not_finite_are_counted_over_all_chunks(tmp_path, threads):
+    models = {s: {"w": ordinary("bfloat16", 2 * CHUNK_ELEMENTS + 50, seed=ord(s))} for s in "ab"}
+    models["b"]["w"][[CHUNK_ELEMENTS + 4, CHUNK_ELEMENTS + 9, 2 * CHUNK_ELEMENTS + 1]] = float("inf")
+    found = f"3 of {2 * CHUNK_ELEMENTS + 50} elements, first at {CHUNK_ELEMENTS + 4}"
+    refused(tmp_path, models, "b", found, threads=threads)
+
+
+def refused(tmp_path: Path, models: dict[str, Tensors], side: str, found: str, **options: object) -> None:
+    folders = {s: write(tmp_path / "models" / s, models[s]) for s in "ab"}
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        merge(folders["a"], folders["b"], out=tmp_path / "child", **options)
+    lines = str(caught.value).splitlines()
+    file = folders[side] / "model.safetensors"
+    assert lines[:-1] == [
+        "NaN or infinity in a weight",
+        "  tensor: w",
+        f"  {side}: {found}",
+        f"  file: {file}",
+    ]
+    assert lines[-1].startswith("Fix: ")
+    assert_nothing_left(tmp_path, before)
+
+
+def test_both_parents_are_named_where_both_are_not_finite(tmp_path):
+    bad = torch.tensor([1.0, float("nan")])
+    folders = write_both(tmp_path, {"w": bad}, {"w": bad.flip(0)})
+    with pytest.raises(CheckpointError, match=r"(?s)a: 1 of 2 elements, first at 1.*b: 1 of 2 .* first at 0"):
+        merge(*folders, out=tmp_path / "child")
+
+
+@named(
+    ("a", "b", "options", "count"),
+    [
+        ([6e4, 6e4, 1.0], [6e4, -1e4, 3e4], {}, 1),
+        ([1.0, 2.0, 3.0], [1e5, -1e5, 1.0], {"t": 1}, 2),
+        ([1.0, 2.0, 3.0], [1e6, -1e5, 1e7], {}, 2),
+    ],
+    ids=["the factors sum to more than 1", "a copy of a wider type", "the other parent is wider"],
+)
+def test_overflow_of_float16_is_refused_and_bfloat16_helps(tmp_path, a, b, options, count):
+    wide = torch.float16 if max(b) < 65504 else torch.float32
+    folders = write_both(tmp_path, {"w": torch.tensor(a).half()}, {"w": torch.tensor(b).to(wide)})
+    before = contents(tmp_path)
+    with pytest.raises(OutputError) as caught:
+        merge(*folders, out=tmp_path / "child", **options)
+    message = str(caught.value)
+    assert message.startswith("overflow to infinity in float16\n  tensor: w\n")
+    assert re.search(rf"found: {count} values", message)
+    assert message.splitlines()[-1].startswith("Fix: set dtype: bfloat16")
+    assert_nothing_left(tmp_path, before)
+    merge(*folders, out=tmp_path / "child", dtype="bfloat16", **options)
+    assert np.isfinite(values(read(tmp_path / "child")["w"])).all()
+
+
+def test_overflow_of_bfloat16_is_refused_and_float64_helps(tmp_path):
+    folders = write_both(
+        tmp_path,
+        {"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)},
+        {"w": torch.tensor([1e300, 0.0], dtype=torch.float64)},
+    )
+    with pytest.raises(OutputError, match=r"(?s)^overflow to infinity in bfloat16.*Fix: set dtype: float64"):
+        merge(*folders, out=tmp_path / "child")
+    merge(*folders, out=tmp_path / "child", dtype="float64")
+    assert_merged(tmp_path / "child", *folders, 0.5)
+
+
+# Memory.
+
+
+PEAK_OF_TWO_MERGES = """
+import resource, sys
+from fusion_slerp import merge
+
+small, large, out = sys.argv[1:]
+for size in (small, large):
+    merge(size + "/a", size + "/b", out=out + "/" + size.rpartition("/")[2], threads=2)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def write_sparse(folder: Path, n: int, first: list[float]) -> None:
+    """A checkpoint of one bfloat16 tensor, zero but for its first elements; takes no room on the disk."""
+    write(folder, {"w": torch.tensor([0.0], dtype=torch.bfloat16)})
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [n], "data_offsets": [0, 2 * n]}}).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.write(torch.tensor(first, dtype=torch.bfloat16).view(torch.int16).numpy().tobytes())
+        file.truncate(8 + len(header) + 2 * n)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the standard library has no getrusage there")
+def test_memory_does_not_grow_with_the_largest_tensor(tmp_path):
+    """One tensor of 256 MB takes the memory of one of 8 MB."""
+    for size, n in (("small", 1 << 22), ("large", 1 << 27)):
+        write_sparse(tmp_path / size / "a", n, [1.0, 0.5])
+        write_sparse(tmp_path / size / "b", n, [-0.5, 1.0])
+    command = [sys.executable, "-c", PEAK_OF_TWO_MERGES, *(str(tmp_path / s) for s in ("small", "large", "out"))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    small, large = (int(line) * unit for line in done.stdout.split())
+    assert (tmp_path / "out/large/model.safetensors").stat().st_size > 2 << 27
+    assert large - small < 16e6
+    assert large < 400e6
