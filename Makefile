@@ -10,6 +10,7 @@ ARGS ?=
 
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
+PEER_ENV := .venv-mergekit
 RUN := $(TEST_ENV)/bin/python -m
 READY := $(TEST_ENV)/.ready
 
@@ -57,8 +58,15 @@ types: | $(READY) ## Check types
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
-bench: | $(READY) ## Compare time and memory with the peers; results go to benchmarks/results/
-	$(TEST_ENV)/bin/python benchmarks/compare.py $(ARGS)
+bench: | $(READY) $(PEER_ENV)/.ready ## Compare time and memory with the peers; results go to benchmarks/results/
+	$(TEST_ENV)/bin/python benchmarks/compare.py --mergekit $(PEER_ENV) $(ARGS)
+
+# mergekit needs other versions than the host, so it has an environment of its own.
+$(PEER_ENV)/.ready:
+	$(PYTHON) -m venv --clear $(PEER_ENV)
+	$(PEER_ENV)/bin/python -m pip install --constraint constraints.txt $(PIP_TORCH_ARGS) torch
+	$(PEER_ENV)/bin/python -m pip install mergekit==0.1.5
+	touch $@
 
 demo-models: | $(READY) ## Train the two demo models again, about 20 minutes
 	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)
@@ -67,4 +75,4 @@ wheel: | $(READY) ## Build wheel and sdist into dist/
 	$(RUN) build
 
 clean: ## Remove what these targets made
-	rm -rf $(DEMO_ENV) $(TEST_ENV) build dist site .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) build dist site .hypothesis .pytest_cache .ruff_cache
