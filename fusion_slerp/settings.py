@@ -24,7 +24,7 @@ class MergeSettings:
         t: Where between the parents, a number in [0, 1], both ends included: 0 is parent a (the
             first), 1 is parent b. At an end the child's tensors are that parent's bytes.
         DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
-            SLERP always. The capitals are the host's spelling.
+            SLERP wherever the parents have an angle. The capitals are the host's spelling.
         epsilon: Norm up to which a tensor counts as null and is interpolated linearly; at least 0.
         dtype: `"bfloat16"`, `"float16"`, `"float32"` or `"float64"` for every floating tensor of
             the child; None keeps parent a's type, tensor by tensor.

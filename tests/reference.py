@@ -72,11 +72,11 @@ def decode(words: np.ndarray, format: Format) -> np.ndarray:
     """The values of raw words as float64, which holds all four types exactly."""
     words = np.ascontiguousarray(words).view(format.word)
     fraction = words & format.word.type(2**format.fraction_bits - 1)
-    stored = ((words >> format.word.type(format.fraction_bits)) & (2**format.exponent_bits - 1)).astype(
-        np.int32
+    stored = (words >> format.word.type(format.fraction_bits)).astype(np.int32) & (
+        2**format.exponent_bits - 1
     )
     significand = fraction.astype(float) + np.where(stored > 0, 2.0**format.fraction_bits, 0.0)
-    with np.errstate(over="ignore"):  # where the next line puts infinity or NaN
+    with np.errstate(over="ignore"):  # only where infinity or NaN is put in below
         values = np.ldexp(significand, np.maximum(stored, 1) - format.bias - format.fraction_bits)
     special = np.where(fraction == 0, np.inf, np.nan)
     values = np.where(stored == 2**format.exponent_bits - 1, special, values)

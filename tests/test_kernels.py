@@ -1,4 +1,4 @@
-"""The compiled loops against the reference: every type combination, and every word where words are 16 bits."""
+"""The compiled loops against the reference: all combinations of types, and every word of the 16-bit ones."""
 
 from itertools import product
 from math import fsum

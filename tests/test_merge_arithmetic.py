@@ -1,4 +1,4 @@
-"""Whole merges of small checkpoints: every tensor of the child against the reference, or an error and no trace."""
+"""Whole merges of small checkpoints: every tensor against the reference; errors leave no trace."""
 
 import json
 import re
@@ -75,11 +75,10 @@ def ordinary(name: str, *shape: int, seed: int) -> torch.Tensor:
 
 
 def model_of_all_types(seed: int, swapped: bool) -> Tensors:
-    """One tensor for each of the 16 pairs of types, and one that both models have at any angle."""
-    pairs = product(FORMATS, FORMATS)
-    tensors = {
-        f"{x}.{y}": ordinary(y if swapped else x, 7, 31, seed=seed + i) for i, (x, y) in enumerate(pairs)
-    }
+    """One tensor for each of the 16 pairs of types, and one that is nearer in the two models."""
+    tensors = {}
+    for x, y in product(FORMATS, FORMATS):
+        tensors[f"{x}.{y}"] = ordinary(y if swapped else x, 7, 31, seed=seed + len(tensors))
     near = ordinary("float32", 700, seed=99)
     return tensors | {"near": near + 0.3 * ordinary("float32", 700, seed=seed)}
 
@@ -87,9 +86,8 @@ def model_of_all_types(seed: int, swapped: bool) -> Tensors:
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> tuple[Path, Path]:
     """Two checkpoints whose types differ inside and between; not to be written to."""
-    return write_both(
-        tmp_path_factory.mktemp("mixed"), model_of_all_types(0, False), model_of_all_types(50, True)
-    )
+    a, b = model_of_all_types(0, swapped=False), model_of_all_types(50, swapped=True)
+    return write_both(tmp_path_factory.mktemp("mixed"), a, b)
 
 
 def assert_nothing_left(tmp_path: Path, before: dict[str, bytes]) -> None:
@@ -267,10 +265,8 @@ def test_huge_float64_weights_have_their_angle(tmp_path):
 def strange(name: str, seed: int) -> torch.Tensor:
     """Every kind of word: both zeros, subnormals, infinities, NaN with payloads."""
     format = FORMATS[name]
-    words = np.random.default_rng(seed).integers(
-        0, 2 ** (8 * format.word.itemsize), 500, format.word, endpoint=False
-    )
     sign = 1 << (8 * format.word.itemsize - 1)
+    words = np.random.default_rng(seed).integers(0, 2 * sign, 500, format.word)
     words[:6] = [0, sign, 1, format.infinity, format.infinity | 3, sign | format.infinity | 1]
     return torch.from_numpy(words.view(f"int{8 * words.itemsize}")).view(getattr(torch, name))
 
@@ -326,8 +322,14 @@ def test_equal_integers_and_booleans_are_copied_whatever_dtype_says(tmp_path, dt
 
 @named(
     ("name", "code", "first"),
-    [("steps", "I32", CHUNK_ELEMENTS + 2), ("steps", "I32", 3), ("ids", "I64", 3)]
-    + [("mask", "BOOL", 24), ("bytes", "U8", 17), ("scalar", "I16", 0)],
+    [
+        ("steps", "I32", CHUNK_ELEMENTS + 2),
+        ("steps", "I32", 3),
+        ("ids", "I64", 3),
+        ("mask", "BOOL", 24),
+        ("bytes", "U8", 17),
+        ("scalar", "I16", 0),
+    ],
 )
 def test_integers_and_booleans_that_differ_are_refused(tmp_path, name, code, first):
     a, b = with_buffers(17), with_buffers(18)

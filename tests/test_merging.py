@@ -15,8 +15,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import fusion_slerp
-from fusion_slerp import CheckpointError, OutputError, merge
+from fusion_slerp import CheckpointError, MergeSettings, OutputError, merge
 from fusion_slerp.merging import merge_into_memory
+from fusion_slerp.publish.model_card import CardParent, model_card
 from fusion_slerp.publish.staging import staging
 from tests.models import CONFIG, SHAPES, contents, names_in, tiny_tensors, write_checkpoint, write_json
 
@@ -78,10 +79,10 @@ def test_tied_embeddings_stay_tied(tmp_path, transformers_parents):
 
 
 def test_tokenizer_of_the_child_loads(tmp_path, transformers_parents):
-    from transformers import AutoTokenizer
+    from transformers import PreTrainedTokenizerFast
 
     merge(*transformers_parents, out=tmp_path / "child")
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "child")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tmp_path / "child")
     assert tokenizer("to be or not")["input_ids"] == [1, 2, 3, 4]
 
 
@@ -186,7 +187,7 @@ def add_files(folder: Path, files: dict[str, bytes]) -> None:
 
 def test_files_beside_the_weights_come_along_byte_for_byte(tmp_path, parents):
     add_files(parents[0], COPIED | dict.fromkeys(LEFT_BEHIND, b"x"))
-    add_files(parents[1], {name: b"of b" for name in COPIED} | {"merges.txt": b"of b", "COPYING": b"of b"})
+    add_files(parents[1], dict.fromkeys(COPIED, b"of b") | {"merges.txt": b"of b", "COPYING": b"of b"})
     merge(*parents, out=tmp_path / "child")
     child, a = contents(tmp_path / "child"), contents(parents[0])
     ours = {"model.safetensors", "README.md"}
@@ -309,6 +310,14 @@ def test_card_has_no_path_of_this_machine(tmp_path, parents):
     assert str(tmp_path) not in text
     assert "/" not in re.sub(r"https://\S+", "", text)
     assert "tokenizer='c'" in text
+
+
+def test_card_names_a_tokenizer_of_the_hub_in_full():
+    settings = MergeSettings(tokenizer="owner/name@v1")
+    text = model_card(
+        [CardParent("a", from_files=True), CardParent("b", from_files=True)], settings, [], "child"
+    )
+    assert "merge('a', 'b', out='child', t=0.5, tokenizer='owner/name@v1')" in text
 
 
 def test_card_can_be_written_with_numbers_of_numpy(tmp_path, parents):
@@ -496,17 +505,18 @@ def test_leftovers_of_a_killed_run_do_not_disturb(tmp_path, parents):
 
 
 def test_two_runs_to_one_target_do_not_tread_on_each_other(tmp_path):
-    with pytest.raises(OutputError), staging(tmp_path / "child") as first:
-        add_files(first, {"config.json": b"first"})
-        with staging(tmp_path / "child") as second:
-            add_files(second, {"config.json": b"second"})
+    def second() -> None:
+        with staging(tmp_path / "child") as folder:
+            add_files(folder, {"config.json": b"second"})
+
+    with pytest.raises(OutputError), staging(tmp_path / "child"):
+        second()
     assert contents(tmp_path) == {"child/config.json": b"second"}
 
 
 def test_an_old_output_that_cannot_be_removed_is_no_failure(tmp_path, parents, monkeypatch):
     """The child is there by then; an error would say that nothing was written."""
     merge(*parents, out=tmp_path / "child", t=1)
-    real = fusion_slerp.publish.staging.shutil.rmtree
 
     def stubborn(path, ignore_errors=False):
         if not ignore_errors:
@@ -518,7 +528,6 @@ def test_an_old_output_that_cannot_be_removed_is_no_failure(tmp_path, parents, m
     assert all(
         torch.equal(x, expected[n]) for n, x in load_file(tmp_path / "child/model.safetensors").items()
     )
-    assert real is not stubborn
 
 
 def test_a_file_system_that_cannot_sync_folders_is_no_failure(tmp_path, parents, monkeypatch):

@@ -14,7 +14,7 @@ from fusion_slerp import CheckpointError, MismatchError, OutputError, SettingsEr
 from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
-from tests.reference import FORMATS, Format, decode, encode, expect, round_to, ulp_error
+from tests.reference import FORMATS, Format, decode, expect, round_to, ulp_error
 
 DTYPES = [getattr(torch, name) for name in FORMATS]
 named = pytest.mark.parametrize
@@ -247,8 +247,14 @@ def test_t_that_is_not_a_number_from_0_to_1_is_refused(t):
 
 @named(
     ("name", "value"),
-    [("DOT_THRESHOLD", 1.5), ("DOT_THRESHOLD", -0.1), ("DOT_THRESHOLD", float("nan"))]
-    + [("epsilon", -1e-9), ("epsilon", "small"), ("epsilon", float("inf"))],
+    [
+        ("DOT_THRESHOLD", 1.5),
+        ("DOT_THRESHOLD", -0.1),
+        ("DOT_THRESHOLD", float("nan")),
+        ("epsilon", -1e-9),
+        ("epsilon", "small"),
+        ("epsilon", float("inf")),
+    ],
 )
 def test_threshold_and_epsilon_out_of_range_are_refused(name, value):
     with pytest.raises(SettingsError, match=rf"^{name} is not usable"):

@@ -49,9 +49,9 @@ def resolve(source: str | os.PathLike[str], weights: bool = True) -> tuple[Path,
     """
     text = os.fspath(source)
     folder = Path(text).expanduser()
-    if folder.is_dir():
+    if os.path.isdir(folder):  # pathlib's own raises where a folder on the way is closed to us
         return folder, None
-    if folder.exists():
+    if os.path.exists(folder):
         fields = (("path", folder), ("found", "a file"))
         raise Problem(CheckpointError, "a model must be a folder", fields, "name its folder").error()
     if not is_hub_id(text):
@@ -62,12 +62,14 @@ def resolve(source: str | os.PathLike[str], weights: bool = True) -> tuple[Path,
 def is_hub_id(text: str) -> bool:
     """Whether the text has the form of a hub id; `models/x` is a path if `models/` exists here."""
     first, slash, _ = text.partition("/")
-    return bool(_HUB_ID.fullmatch(text)) and not (slash and Path(first).is_dir())
+    return bool(_HUB_ID.fullmatch(text)) and not (slash and os.path.isdir(first))
 
 
 def _no_such_folder(text: str, folder: Path) -> Problem:
-    parent = folder.parent
-    beside = [entry.name for entry in parent.iterdir() if entry.is_dir()] if parent.is_dir() else []
+    try:
+        beside = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
+    except OSError:
+        beside = []
     found = f"no such folder{nearest(folder.name, beside)}"
     fields = (("path", os.path.abspath(folder)), ("found", found))
     return Problem(CheckpointError, f"{text}: model not found", fields, "correct the path")
@@ -121,7 +123,8 @@ def _beside(files: list[str]) -> list[str]:
 
 
 def _not_on_hub(text: str, error: Exception) -> Problem:
-    fields = (("model", text), ("hub", _reason(error)))
+    here = [entry.name for entry in Path.cwd().iterdir() if entry.is_dir()]
+    fields = (("model", text), ("folder", f"no such folder{nearest(text, here)}"), ("hub", _reason(error)))
     fix = (
         "check the id and the network, run `hf auth login` for a gated or private model, "
         "or name a local folder (./folder)"

@@ -19,7 +19,7 @@ from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, r
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.publish.model_card import CardParent, model_card
 from fusion_slerp.publish.side_files import copy_side_files
-from fusion_slerp.publish.staging import check_place, check_room, staging
+from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
@@ -74,7 +74,7 @@ def merge_loaded(
         fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
         fix = "merge two models of one class"
         raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
-    target = _check_save_path(a, save_path, settings.overwrite)
+    target = _check_save_path(a, models, save_path, settings.overwrite)
     report, merged = _merge_state_dicts(a.state_dict(), b.state_dict(), settings)
     child = deepcopy(a) if isinstance(pool._models[models[0].name], nn.Module) else a
     if settings.dtype is not None:
@@ -94,7 +94,9 @@ def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:
     return eager.load_model(model.name)
 
 
-def _check_save_path(model: nn.Module, save_path: str | None, overwrite: bool) -> Path | None:
+def _check_save_path(
+    model: nn.Module, models: tuple[PoolModel, PoolModel], save_path: str | None, overwrite: bool
+) -> Path | None:
     if save_path is None:
         return None
     if not hasattr(model, "save_pretrained"):
@@ -103,7 +105,9 @@ def _check_save_path(model: nn.Module, save_path: str | None, overwrite: bool) -
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
     target = Path(save_path).expanduser().resolve()
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    raise_all(check_place(target, overwrite) + check_room(target, nbytes))
+    inputs = {resolve(m.source, weights=False)[0]: f"model {m.name}" for m in models if m.source}
+    problems = check_apart(target, inputs) + check_place(target, overwrite)
+    raise_all(problems + check_room(target, nbytes))
     return target
 
 

@@ -91,7 +91,7 @@ def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
     sources: dict[str, str] = {}
     for name, given in baselines.items():
         setting = f"baselines.{name}"
-        source = given.get("pretrained_model_name_or_path") if isinstance(given, Mapping) else given
+        source = _checkpoint_of(given) if isinstance(given, Mapping) else given
         if name == MERGED:
             problems.append(wrong(setting, "the name of the merged model", "another name", "null"))
         elif (place := located(source)) is None:
@@ -99,6 +99,11 @@ def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
         else:
             sources[str(name)] = place
     return sources
+
+
+def _checkpoint_of(entry: Mapping[str, Any]) -> object:
+    path, revision = entry.get("pretrained_model_name_or_path"), entry.get("revision")
+    return f"{path}@{revision}" if path and revision else path
 
 
 def check_tokenizer(tokenizer: Any, problems: list[Problem]) -> None:

@@ -172,7 +172,8 @@ class PerplexityTaskPool(BaseTaskPool):
             return load_tokenizer(self.tokenizer)
         pool = getattr(self._program, "modelpool", None)
         if pool is not None and getattr(pool, "tokenizer", None) is not None:
-            return pool.load_tokenizer()
+            named = isinstance(pool.tokenizer, str)  # the host would not take an `id@revision`
+            return load_tokenizer(pool.tokenizer) if named else pool.load_tokenizer()
         folder = getattr(model.config, "_name_or_path", None)
         if folder and os.path.isdir(folder):
             return AutoTokenizer.from_pretrained(folder)

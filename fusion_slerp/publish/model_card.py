@@ -5,6 +5,7 @@ Source: the hub's metadata conventions, https://huggingface.co/docs/hub/model-ca
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,8 @@ import fusion_slerp
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.report import TensorReport, count_rules
 from fusion_slerp.settings import MergeSettings
+
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 NOT_ABOUT_THE_CHILD = {"overwrite", "threads", "show_pbar"}
 """Settings that do not change a byte of the child."""
@@ -109,8 +112,8 @@ def _metadata(parents: Sequence[CardParent]) -> dict[str, Any]:
 def _front_matter(readme: Path) -> dict[str, Any]:
     """The metadata of a parent's card; empty where it has none that can be read."""
     try:
-        text = readme.read_text(encoding="utf-8")
-        value = yaml.safe_load(text.split("---")[1]) if text.startswith("---") else {}
+        found = _FRONT_MATTER.match(readme.read_text(encoding="utf-8"))
+        value = yaml.safe_load(found[1]) if found else {}
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -139,8 +142,9 @@ merge({a!r}, {b!r}, out={name!r}{_arguments(settings)})
 
 def _child_settings(settings: MergeSettings) -> dict[str, Any]:
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    if settings.tokenizer not in ("a", "b"):
-        values["tokenizer"] = Path(settings.tokenizer).name
+    folder = Path(settings.tokenizer).expanduser()
+    if settings.tokenizer not in ("a", "b") and folder.is_dir():  # else it is a hub id
+        values["tokenizer"] = folder.resolve().name
     return {name: value for name, value in values.items() if name not in NOT_ABOUT_THE_CHILD}
 
 

@@ -5,11 +5,13 @@ The target appears by one rename, complete or not at all.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
 
 from fusion_slerp.checkpoint.folder import CONFIG
 from fusion_slerp.errors import OutputError, Problem
@@ -21,17 +23,24 @@ MARGIN_NBYTES = 1 << 20
 def check_apart(target: Path, inputs: Mapping[Path, str]) -> list[Problem]:
     """Returns a problem for each input folder that the target is, holds, or lies in.
 
+    A folder of links is none of these, but replacing the target would take what they point to.
+
     Args:
         target: The output folder, an absolute real path.
         inputs: The folders that are read, and what they are.
     """
-    found = (_overlap(target, folder.resolve(), what) for folder, what in inputs.items())
-    return [problem for problem in found if problem]
+    problems = []
+    for folder, what in inputs.items():
+        found = _overlap(target, folder.resolve(), what)
+        links = [] if found else [path for path in folder.iterdir() if path.is_symlink()]
+        linked = (_overlap(target, link.resolve(), f"a file of {what}") for link in sorted(links))
+        problems += [problem for problem in (found, *linked) if problem]
+    return problems
 
 
 def check_place(target: Path, overwrite: bool) -> list[Problem]:
     """Returns what speaks against making the folder `target`, an absolute real path."""
-    problems = _existing(target, overwrite) if target.exists() else []
+    problems = _existing(target, overwrite) if os.path.exists(target) else []
     base = _nearest_folder(target)
     if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
         found = "not writable" if base.is_dir() else "a file"
@@ -52,7 +61,8 @@ def check_room(target: Path, nbytes: int) -> list[Problem]:
 
 
 def _nearest_folder(target: Path) -> Path:
-    return next(folder for folder in target.parents if folder.exists())
+    """The folder that exists and will hold the target; for the root, the root itself."""
+    return next((folder for folder in target.parents if os.path.exists(folder)), target)
 
 
 def _overlap(target: Path, parent: Path, what: str) -> Problem | None:
@@ -88,14 +98,16 @@ def staging(target: Path) -> Iterator[Path]:
     Raises:
         OutputError: The folder cannot be made, or another process made the target meanwhile.
     """
-    missing = [folder for folder in target.parents if not folder.exists()]
-    folder = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    missing = [folder for folder in target.parents if not os.path.exists(folder)]
+    tag = f"{os.getpid()}-{token_hex(4)}"  # process ids come again, in containers at once
+    folder = target.with_name(f".{target.name}.partial-{tag}")
+    replaced = target.with_name(f".{target.name}.replaced-{tag}") if target.exists() else None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir()
         yield folder
         _flush(folder)
-        _publish(folder, target)
+        _publish(folder, target, replaced)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         for made in missing:
@@ -109,29 +121,31 @@ def staging(target: Path) -> Iterator[Path]:
 def _failed(target: Path, error: OSError) -> Problem:
     fields = (
         ("out", target),
-        ("file", error.filename),
-        ("found", error.strerror),
+        *([("file", error.filename)] if error.filename else []),
+        ("found", error.strerror or error),
         ("written", "nothing: the unfinished folder is removed"),
     )
     fix = "free space or choose another output folder, then run the same again"
     return Problem(OutputError, "the child could not be written", fields, fix)
 
 
-def _publish(folder: Path, target: Path) -> None:
-    """Renames; an earlier output steps aside first and is removed after."""
-    replaced = target.with_name(f".{target.name}.replaced-{os.getpid()}")
-    existed = target.exists()
-    if existed:
-        target.rename(replaced)
-    try:
+def _publish(folder: Path, target: Path, replaced: Path | None) -> None:
+    """Renames; an earlier output steps aside first, to `replaced`, and is removed after."""
+    if replaced is None:
+        if target.exists():  # a rename would replace an empty folder
+            raise FileExistsError(errno.EEXIST, "made by another process meanwhile", str(target))
         folder.rename(target)
-    except OSError:
-        if existed:
+        _sync_folder(target.parent)
+        return
+    try:
+        target.rename(replaced)
+        folder.rename(target)
+    except BaseException:
+        if replaced.exists() and not target.exists():
             replaced.rename(target)
         raise
     _sync_folder(target.parent)
-    if existed:
-        shutil.rmtree(replaced)
+    shutil.rmtree(replaced, ignore_errors=True)  # the child is there: what remains is no failure
 
 
 def _flush(folder: Path) -> None:
@@ -151,5 +165,8 @@ def _sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
     finally:
         os.close(descriptor)

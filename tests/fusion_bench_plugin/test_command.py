@@ -99,9 +99,7 @@ def test_overrides_point_it_at_other_models(tmp_path):
 
 
 def test_multirun_gives_every_job_its_own_child(tmp_path):
-    finished(
-        run("--config-name", "llm_slerp", "--multirun", "method.t=0.2,0.8", "~taskpool", cwd=tmp_path)
-    )
+    finished(run("--config-name", "llm_slerp", "--multirun", "method.t=0.2,0.8", "~taskpool", cwd=tmp_path))
     children = sorted(tmp_path.glob("outputs/multirun/llm_slerp/*/*/merged_model"))
     assert len(children) == 2
     for child, t in zip(children, (0.2, 0.8), strict=True):

@@ -319,9 +319,9 @@ def test_the_host_builds_it_from_yaml(texts, folder, child):
 
 
 class CountingPool:
-    """A model pool that hands out a tokenizer."""
+    """A model pool that builds a tokenizer."""
 
-    tokenizer = "set"
+    tokenizer = SimpleNamespace(_target_="some.function")
 
     def __init__(self) -> None:
         self.calls = 0

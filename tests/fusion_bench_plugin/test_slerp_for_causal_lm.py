@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from fusion_slerp import MismatchError, SettingsError, SlerpForCausalLM, slerp
+from fusion_slerp import MismatchError, OutputError, SettingsError, SlerpForCausalLM, slerp
 from fusion_slerp.fusion_bench_plugin.pool_models import two_models
 
 
@@ -225,3 +225,13 @@ def test_the_engines_settings_reach_the_engine(parents, tmp_path):
         method.run(make_pool(parents))
     method.overwrite = True
     method.run(make_pool(parents))
+
+
+def test_a_parent_is_not_replaced_by_the_child_of_loaded_models(parents):
+    before = load_file(f"{parents[1]}/model.safetensors")
+    builder = {"_target_": f"{__name__}.build_llama", "seed": 5}
+    pool = CausalLMPool({"x": builder, "y": parents[1]}, tokenizer=None)
+    method = SlerpForCausalLM(t=0.4, model_save_path=parents[1], overwrite=True)
+    with pytest.raises(OutputError, match=r"the output is model y(.|\n)*Fix:"):
+        method.run(pool)
+    assert_same(load_file(f"{parents[1]}/model.safetensors"), before)
