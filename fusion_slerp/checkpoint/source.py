@@ -124,7 +124,7 @@ def _beside(files: list[str]) -> list[str]:
 
 def _not_on_hub(text: str, error: Exception) -> Problem:
     here = [entry.name for entry in Path.cwd().iterdir() if entry.is_dir()]
-    fields = (("model", text), ("folder", f"no such folder{nearest(text, here)}"), ("hub", _reason(error)))
+    fields = (("model", f"{text}{nearest(text, here)}"), ("hub", _reason(error)))
     fix = (
         "check the id and the network, run `hf auth login` for a gated or private model, "
         "or name a local folder (./folder)"
