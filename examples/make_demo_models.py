@@ -35,7 +35,7 @@ BATCH_ROWS = 8
 END_OF_TEXT = "<|endoftext|>"
 
 ANCESTOR_PEAK_LR = 6e-3
-CHILD_PEAK_LR = 1e-3
+CHILD_PEAK_LR = 2e-3
 
 HELD_OUT_PLAY = "macbeth"
 HELD_OUT_CODE = ("bisect.py", "csv.py", "fnmatch.py", "glob.py", "queue.py", "sched.py")
@@ -316,8 +316,8 @@ def parse_arguments() -> argparse.Namespace:
     """The command line; steps rather than seconds, so that a slower machine makes the same models."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("demo_models"), help="new folder (default: %(default)s)")
-    parser.add_argument("--ancestor-steps", type=int, default=2400, help="default: %(default)s")
-    parser.add_argument("--child-steps", type=int, default=800, help="each child; default: %(default)s")
+    parser.add_argument("--ancestor-steps", type=int, default=1600, help="default: %(default)s")
+    parser.add_argument("--child-steps", type=int, default=300, help="each child; default: %(default)s")
     return parser.parse_args()
 
 

@@ -208,7 +208,8 @@ def _spherical(t: float, angle: Decimal) -> Expected:
         factor = _sin(part * angle) / sine
         slope = (part * _sin(_pi() / 2 - part * angle) - factor * cosine) / sine
         factors.append(Fraction(factor))
-        slacks.append(2.0**-50 * abs(float(factor)) + abs(float(slope)) * angle_noise)
+        # The last term: with a t below 1e-300, t·θ is a subnormal of few digits.
+        slacks.append(2.0**-50 * abs(float(factor)) + abs(float(slope)) * angle_noise + 2.0**-1072)
     return Expected(*factors, "slerp", angle, *slacks)
 
 

@@ -545,9 +545,10 @@ def closed(tmp_path):
     folder.chmod(0)
     user = os.geteuid()
     if user == 0:  # to whom nothing is closed
-        os.seteuid(65534)
+        os.setresuid(65534, 65534, 0)
     yield folder
-    os.seteuid(user)
+    if user == 0:
+        os.setresuid(0, 0, 0)
     folder.chmod(0o700)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -104,13 +105,13 @@ def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any] | 
 
 
 def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
-    if (folder / SINGLE).exists():
+    if os.path.lexists(folder / SINGLE):  # a link that leads nowhere too: it will be named
         tensors = {entry.name: entry for entry in _read_file(folder / SINGLE, findings)}
         if not tensors and not findings.problems:
             fields = (("file", folder / SINGLE), ("needed", "the weights of a model"))
             fix = "save or download the model again"
             findings.problems.append(Problem(CheckpointError, "no tensors in the weights", fields, fix))
-    elif (folder / INDEX).exists():
+    elif os.path.lexists(folder / INDEX):
         tensors = _read_shards(folder, findings)
     else:
         findings.problems.append(no_weights(("folder", folder), sorted(p.name for p in folder.glob("*"))))

@@ -81,6 +81,18 @@ def test_a_shard_may_be_a_link(tmp_path, sharded):
     assert open_checkpoint(sharded).tensors.keys() == SHAPES.keys()
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX])
+def test_a_link_that_leads_nowhere_is_named(tmp_path, name):
+    """As in a hub cache whose blobs were removed."""
+    folder = write_checkpoint(tmp_path / "a")
+    (folder / "model.safetensors").unlink()
+    (folder / name).symlink_to(tmp_path / "gone")
+    lines = message_of(folder).splitlines()
+    assert lines[0] in ("cannot read a weight file", f"no usable {INDEX}")
+    assert lines[1] == f"  file: {folder / name}"
+    assert lines[2].lower().startswith("  found: no such file")
+
+
 # --- config.json ----------------------------------------------------------------------------------------
 
 
