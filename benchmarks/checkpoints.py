@@ -1,14 +1,17 @@
 """Makes the synthetic parents of a benchmark: TinyLlama's shape at any depth, bf16, sharded.
 
+    python benchmarks/checkpoints.py FOLDER N_LAYERS
+
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
-fine-tunes of one ancestor are. One block of noise is written again and again at other offsets:
-no merging tool's speed depends on the values.
+fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
+merging tool's speed depends on the values.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from math import prod
 from pathlib import Path
 
@@ -105,3 +108,7 @@ def _config(n_layers: int) -> dict[str, object]:
 
 def _write_json(file: Path, value: object) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    make_parents(Path(sys.argv[1]), n_layers=int(sys.argv[2]))

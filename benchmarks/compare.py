@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import contenders
-from checkpoints import make_parents
 
 RESULTS = Path(__file__).with_name("results")
 PACKAGES = ("fusion-slerp", "fusion-bench", "transformers", "torch", "safetensors", "numba", "numpy")
@@ -70,7 +69,11 @@ def compare(
     folder: Path, commands: dict[str, Callable[[Path, Path, Path], list[str]]], n_layers: int, n_runs: int
 ) -> dict[str, list[Run]]:
     """Makes the parents in `folder` and runs the commands in turn; one uncounted round first."""
-    a, b = make_parents(folder, n_layers)
+    # In a process of its own: Linux counts the memory of the process that starts a command as the
+    # command's own peak, so this one must stay small.
+    maker = [sys.executable, str(Path(__file__).with_name("checkpoints.py")), str(folder), str(n_layers)]
+    subprocess.run(maker, check=True)
+    a, b = folder / "a", folder / "b"
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for round_number in range(n_runs + 1):
         for name, command in commands.items():

@@ -198,8 +198,8 @@ def warmup_then_cosine(step: int, steps: int) -> float:
 def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the embedding and the norms.
 
-    Muon because it halves the perplexity that 600 ancestor steps reach: 58 against 109 for AdamW alone, each
-    at the best of the learning rates tried (geometric mean of the two held-out texts).
+    Muon because it learned faster: 600 ancestor steps, with weights initialised at 0.02, gave a geometric
+    mean perplexity of 58 against 109 for AdamW alone, each at the best of three learning rates tried.
     """
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
@@ -237,6 +237,7 @@ def save_model(
 ) -> None:
     """Writes the model in bfloat16 with its tokenizer and a model card; the model itself becomes bfloat16."""
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes it 0600, and a wheel would keep that
     tokenizer.save_pretrained(folder)
     card = MODEL_CARD.format(name=corpus.name, data=corpus.data, sibling=sibling)
     (folder / "README.md").write_text(card, encoding="utf-8")

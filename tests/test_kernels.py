@@ -1,5 +1,6 @@
 """The compiled loops against the reference: all combinations of types, and every word of the 16-bit ones."""
 
+from fractions import Fraction
 from itertools import product
 from math import fsum
 
@@ -17,7 +18,6 @@ from tests.reference import (
     F64,
     FORMATS,
     Format,
-    Fraction,
     decode,
     encode,
     exact_dot,

@@ -49,7 +49,8 @@ class Statistics:
         norm_a: Euclidean norm of a.
         norm_b: Euclidean norm of b.
         cosine: Cosine of their angle, in [-1, 1]; NaN if a norm is zero.
-        is_finite: Whether every element of both is finite.
+        is_finite: Whether every sum is: not so if an element is infinite or NaN, or if squares of
+            float64 elements overflow. Without it, the other three are NaN.
     """
 
     norm_a: float
@@ -84,7 +85,7 @@ def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
 def statistics(sums: Iterable[tuple[float, float, float]]) -> Statistics:
     """Adds up the chunks' sums, exactly and so in any order."""
     columns = list(zip(*sums, strict=True)) or [(0.0,)] * 3
-    if not all(isfinite(value) for column in columns for value in column):
+    if not all(isfinite(sum(column)) for column in columns):
         return Statistics(nan, nan, nan, is_finite=False)
     aa, bb, ab = (fsum(column) for column in columns)
     norm_a, norm_b = sqrt(aa), sqrt(bb)

@@ -240,6 +240,15 @@ def test_float64_vectors_of_any_size_have_their_angle(angle, threshold, scale_a,
     assert stats.norm_b == pytest.approx(scale_b * np.linalg.norm(b / scale_b), rel=1e-12)
 
 
+def test_sums_that_overflow_only_when_the_chunks_are_added():
+    a, b = at_angle(1.0, F64, F64)
+    a, b = a * 1.2e154, b * 1.2e154
+    sums = [measure(x, y) for x, y in Reader(a, b)()]
+    assert np.isfinite(sums).all()
+    assert np.isinf(sum(bb for _, bb, _ in sums))
+    assert_close(found(0.3, a, b)[0], expect(0.3, a, b))
+
+
 def test_a_huge_float64_vector_and_an_ordinary_one_of_another_type():
     huge, small = np.array([1e200, 1e200, 0.0]), np.array([1.0, 0.0, 0.0])
     for format in (BF16, F16, F32):
