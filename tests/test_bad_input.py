@@ -25,7 +25,7 @@ from fusion_slerp import (
     plan_merge,
 )
 from fusion_slerp.checkpoint import shards
-from fusion_slerp.publish.staging import check_place
+from fusion_slerp.publish.staging import check_place, check_room
 from tests.models import CONFIG, TOKENS, contents, names_in, tiny_tensors, write_checkpoint, write_json
 
 WEIGHTS = "model.safetensors"
@@ -585,6 +585,13 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
         "Fix: free space, or choose an output folder on another disk",
     ]
     assert names_in(tmp_path) == ["models"]
+
+
+def test_a_mebibyte_must_be_left_for_the_small_files(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    for free, n_problems in ((1000 + 2**20, 0), (999 + 2**20, 1)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))
+        assert len(check_room(tmp_path / "new/child", 1000)) == n_problems
 
 
 def test_disk_that_fills_up_in_the_middle(tmp_path, parents, monkeypatch):

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import subprocess
+import sys
+import sysconfig
 import zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -71,9 +73,13 @@ def files_under(folder: str) -> set[str]:
     return {p.relative_to(ROOT).as_posix() for p in found if not p.name.startswith(".")}
 
 
-def test_wheel_carries_code_configs_demo_and_plugin_and_nothing_else(tmp_path):
-    wheel_builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
-    wheel = next(wheel_builder.build(directory=str(tmp_path), versions=["standard"]))
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    builder = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    return Path(next(builder.build(directory=str(tmp_path_factory.mktemp("wheel")), versions=["standard"])))
+
+
+def test_wheel_carries_code_configs_demo_and_plugin_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     configs = {f"fusion_slerp/{name}" for name in files_under("config")}
@@ -82,3 +88,31 @@ def test_wheel_carries_code_configs_demo_and_plugin_and_nothing_else(tmp_path):
     assert {"fusion_slerp/demo/plays/config.json", "fusion_slerp/demo/texts/code.txt"} <= names
     assert "hydra_plugins/fusion_slerp_search_path/__init__.py" in names
     assert "hydra_plugins/__init__.py" not in names
+
+
+@pytest.mark.host
+def test_wheel_in_a_fresh_environment_runs_the_main_job_from_an_empty_folder(wheel, tmp_path):
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
+    # The dependencies are those of this environment, by their folder. Its .pth files are not read there,
+    # so that the editable install of this repository is out of sight.
+    here = sysconfig.get_path("purelib")
+    there = Path(_printed(python, "import sysconfig; print(sysconfig.get_path('purelib'))"))
+    (there / "dependencies.pth").write_text(here)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    command = [python, "-m", "fusion_bench.scripts.cli", "--config-name", "llm_slerp"]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=empty, env=env, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "merged: lowest average loss" in done.stdout
+    assert _printed(python, "import fusion_slerp; print(fusion_slerp.__file__)").startswith(str(there))
+    assert len(list(empty.glob("outputs/llm_slerp/*/merged_model/model.safetensors"))) == 1
+
+
+def _printed(python: Path, code: str) -> str:
+    """What a line of code prints, run outside this repository."""
+    command = [python, "-c", code]
+    run = subprocess.run(command, cwd=python.parent, check=True, capture_output=True, text=True)
+    return run.stdout.strip()
