@@ -130,7 +130,12 @@ def _problems(settings: MergeSettings) -> list[Problem]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and isfinite(value)
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return isfinite(value)
+    except OverflowError:  # an integer beyond every float
+        return False
 
 
 def _wrong(name: str, value: object, needed: str, example: str) -> Problem:
