@@ -146,7 +146,7 @@ def main() -> None:
         runs = compare(Path(folder), commands, args.layers, args.runs)
     print(table(runs))
     result = about_this_machine(args.mergekit) | {
-        "command": " ".join(["python", "benchmarks/compare.py", *sys.argv[1:]]),
+        "command": " ".join(["python", "benchmarks/compare.py", *(Path(arg).name for arg in sys.argv[1:])]),
         "layers": args.layers,
         "page_cache": "warm",
         "runs": {name: [asdict(run) for run in all_runs] for name, all_runs in runs.items()},
