@@ -31,6 +31,11 @@ class DType:
         """Whether SLERP is defined on it: bfloat16, float16, float32 and float64."""
         return bool(self.word)
 
+    @property
+    def further_reaching(self) -> str:
+        """The name of a type whose largest value is larger: what to set after an overflow."""
+        return "bfloat16" if self.code == "F16" else "float64"
+
 
 BF16 = DType("BF16", "bfloat16", 2, "uint16")
 F16 = DType("F16", "float16", 2, "int16")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.dtypes import BY_NAME, F16, MERGEABLE, DType
+from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
 from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem
 from fusion_slerp.methods import slerp as method
 from fusion_slerp.methods.slerp import CHUNK_ELEMENTS, NotFiniteError
@@ -64,7 +64,7 @@ def interpolate(v0: T, v1: T, settings: MergeSettings, name: str) -> tuple[T, Te
     report, overflowed = _interpolate(a, b, out, settings, name)
     if overflowed:
         found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
-        wider = "bfloat16" if dtype == F16 else "float64"
+        wider = dtype.further_reaching
         fix = f"convert the first tensor to {wider}, or set dtype: {wider}, which reaches further"
         fields = (("tensor", name), ("found", found))
         raise Problem(OutputError, f"overflow to infinity in {dtype.name}", fields, fix).error()

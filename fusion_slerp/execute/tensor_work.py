@@ -9,7 +9,6 @@ import numpy as np
 
 from fusion_slerp import kernels
 from fusion_slerp.checkpoint.header import TensorEntry
-from fusion_slerp.dtypes import F16
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, OutputError, Problem
 from fusion_slerp.execute.input_files import InputFiles
 from fusion_slerp.methods import slerp
@@ -175,6 +174,5 @@ def _refuse_overflow(tensor: TensorPlan, count: int) -> None:
         ("a", tensor.a.file),
         ("b", tensor.b.file),
     )
-    wider = "bfloat16" if tensor.out.dtype == F16 else "float64"
-    fix = f"set dtype: {wider}, which reaches further"
+    fix = f"set dtype: {tensor.out.dtype.further_reaching}, which reaches further"
     raise Problem(OutputError, f"overflow to infinity in {name}", fields, fix).error()

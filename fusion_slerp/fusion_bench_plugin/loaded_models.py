@@ -74,7 +74,10 @@ def merge_loaded(
         fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
         fix = "merge two models of one class"
         raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
-    target = _check_save_path(a, models, save_path, settings.overwrite)
+    inputs = {model.source: f"model {model.name}" for model in models if model.source}
+    if tokenizer := tokenizer_source(pool):
+        inputs.setdefault(tokenizer, "the tokenizer")
+    target = _check_save_path(a, inputs, save_path, settings.overwrite)
     report, merged = _merge_state_dicts(a.state_dict(), b.state_dict(), settings)
     child = deepcopy(a) if isinstance(pool._models[models[0].name], nn.Module) else a
     if settings.dtype is not None:
@@ -95,7 +98,7 @@ def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:
 
 
 def _check_save_path(
-    model: nn.Module, models: tuple[PoolModel, PoolModel], save_path: str | None, overwrite: bool
+    model: nn.Module, inputs: Mapping[str, str], save_path: str | None, overwrite: bool
 ) -> Path | None:
     if save_path is None:
         return None
@@ -105,8 +108,8 @@ def _check_save_path(
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
     target = Path(save_path).expanduser().resolve()
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    inputs = {resolve(m.source, weights=False)[0]: f"model {m.name}" for m in models if m.source}
-    problems = check_apart(target, inputs) + check_place(target, overwrite)
+    folders = {resolve(source, weights=False)[0]: what for source, what in inputs.items()}
+    problems = check_apart(target, folders) + check_place(target, overwrite)
     raise_all(problems + check_room(target, nbytes))
     return target
 

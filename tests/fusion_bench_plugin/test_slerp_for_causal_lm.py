@@ -235,3 +235,12 @@ def test_a_parent_is_not_replaced_by_the_child_of_loaded_models(parents):
     with pytest.raises(OutputError, match=r"the output is model y(.|\n)*Fix:"):
         method.run(pool)
     assert_same(load_file(f"{parents[1]}/model.safetensors"), before)
+
+
+def test_the_tokenizers_folder_is_not_replaced_by_the_child_of_loaded_models(parents):
+    builder = {"_target_": f"{__name__}.build_llama", "seed": 5}
+    pool = CausalLMPool({"x": builder, "y": builder}, tokenizer=parents[0])
+    method = SlerpForCausalLM(t=0.4, model_save_path=parents[0], overwrite=True)
+    with pytest.raises(OutputError, match=r"the output is the tokenizer(.|\n)*Fix:"):
+        method.run(pool)
+    assert load_file(f"{parents[0]}/model.safetensors")
