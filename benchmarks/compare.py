@@ -26,7 +26,7 @@ from pathlib import Path
 import contenders
 
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("fusion-slerp", "fusion-bench", "transformers", "torch", "safetensors", "numba", "numpy")
+PACKAGES = ("fusion-slerp", "fusion-bench", "transformers", "torch", "safetensors", "llvmlite", "numpy")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The compiled loops against the reference: all combinations of types, and every word of the 16-bit ones."""
 
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import product
 from math import fsum
@@ -10,6 +11,8 @@ import torch
 
 from fusion_slerp import kernels
 from fusion_slerp.dtypes import BY_NAME
+from fusion_slerp.kernels import compiler, elements
+from fusion_slerp.kernels.loops import LANES, ROWS
 from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
 from tests.reference import (
     BF16,
@@ -91,25 +94,28 @@ def test_reference_reads_words_as_torch_does(format):
 
 
 def in_lanes(*terms: np.ndarray) -> list[float]:
-    """Sums in the documented order: 256 partial sums side by side, then those one after another."""
+    """Sums in the documented order: rows of 256 lanes, two whole rows at a time, then the lanes pairwise."""
     sums = []
     for term in terms:
-        padded = np.zeros(-(-term.size // kernels.LANES) * kernels.LANES)
+        padded = np.zeros(-(-term.size // LANES) * LANES)
         padded[: term.size] = term
-        partial = np.zeros(kernels.LANES)
-        for row in padded.reshape(-1, kernels.LANES):
-            partial += row
-        total = 0.0
-        for value in partial.tolist():
-            total += value
-        sums.append(total)
+        rows = padded.reshape(-1, LANES)
+        n_paired = term.size // LANES // ROWS * ROWS
+        lanes = np.zeros(LANES)
+        for first, second in zip(rows[:n_paired:ROWS], rows[1:n_paired:ROWS], strict=True):
+            lanes += first + second
+        for row in rows[n_paired:]:
+            lanes += row
+        while lanes.size > 1:
+            lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+        sums.append(float(lanes[0]))
     return sums
 
 
 @named("format_b", ALL, **by_name)
 @named("format_a", ALL, **by_name)
 def test_measure_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
-    a, b = ordinary(format_a, 1031, seed=3), ordinary(format_b, 1031, seed=4)
+    a, b = ordinary(format_a, 1301, seed=3), ordinary(format_b, 1301, seed=4)
     x, y = decode(a, format_a), decode(b, format_b)
     assert list(kernels.measure(a, b)) == in_lanes(x * x, y * y, x * y)
 
@@ -117,7 +123,7 @@ def test_measure_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
 @named("format_b", ALL, **by_name)
 @named("format_a", ALL, **by_name)
 def test_measure_chords_sums_exactly_in_lanes(format_a, format_b):
-    a, b = ordinary(format_a, 1031, seed=5), ordinary(format_b, 1031, seed=6)
+    a, b = ordinary(format_a, 1301, seed=5), ordinary(format_b, 1301, seed=6)
     inverse_a, inverse_b = 1 / 0.6421, 1 / 0.6377
     u, v = decode(a, format_a) * inverse_a, decode(b, format_b) * inverse_b
     expected = in_lanes((u - v) * (u - v), (u + v) * (u + v))
@@ -129,7 +135,7 @@ def test_measure_is_close_to_the_exact_sums_at_every_length(n):
     a, b = ordinary(BF16, n, seed=7), ordinary(BF16, n, seed=8)
     x, y = decode(a, BF16), decode(b, BF16)
     for found, (p, q) in zip(kernels.measure(a, b), [(x, x), (y, y), (x, y)], strict=True):
-        steps = n // kernels.LANES + kernels.LANES
+        steps = -(-n // (ROWS * LANES)) + ROWS + LANES.bit_length()
         assert abs(found - exact_dot(p, q)) <= steps * 2.0**-53 * exact_dot(abs(p), abs(q))
     chords = kernels.measure_chords(a, b, 1.0, 1.0)
     assert chords == pytest.approx((np.sum((x - y) ** 2), np.sum((x + y) ** 2)), rel=1e-14)
@@ -292,3 +298,33 @@ def test_rounding_agrees_with_numpy_and_torch_where_those_round_once():
     kernels.convert(single, out)
     theirs = torch.from_numpy(single).to(torch.bfloat16).double().numpy()
     assert_same_values(decode(out, BF16), theirs)
+
+
+def test_float16_is_read_the_same_without_the_processor_s_help(monkeypatch):
+    words = np.arange(1 << 16, dtype=np.uint16).view(np.int16)
+    monkeypatch.setattr(elements, "has_float16", lambda: False)
+    convert = compiler._compiled.__wrapped__("convert", ("int16", "float64"))
+    values = np.empty(words.size)
+    convert(words.size, words.ctypes.data, values.ctypes.data)
+    assert_same_values(values, decode(words, F16))
+
+
+# The border between numpy and the compiled code.
+
+
+@named("spoil", [lambda out: out[:-1], lambda out: np.repeat(out, 2)[::2]], ids=["shorter", "strided"])
+def test_arrays_that_the_compiled_code_would_overrun_are_refused(spoil):
+    a = ordinary(BF16, 600, seed=20)
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.combine(a, a, 0.5, 0.5, spoil(np.zeros_like(a)))
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.measure(a, spoil(a))
+
+
+def test_many_threads_may_be_the_first_to_need_a_kernel():
+    compiler._compiled.cache_clear()
+    a, b = ordinary(F16, 5000, seed=21), ordinary(F32, 5000, seed=22)
+    with ThreadPoolExecutor(8) as pool:
+        found = {future.result() for future in [pool.submit(kernels.measure, a, b) for _ in range(32)]}
+    assert found == {kernels.measure(a, b)}
+    assert compiler._compiled.cache_info().misses == 1
