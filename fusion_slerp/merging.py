@@ -162,7 +162,8 @@ def _announce(plan: MergePlan) -> None:
 
 def _write_weights(plan: MergePlan, folder: Path) -> tuple[TensorReport, ...]:
     slots = [tensor.out for tensor in plan.tensors]
-    with ShardWriter(folder, slots, plan.shards) as writer, progress(plan) as on_bytes:
+    writer = ShardWriter(folder, slots, plan.shards, plan.settings.direct_io)
+    with writer, progress(plan) as on_bytes:
         return tuple(execute(plan, writer, on_bytes))
 
 

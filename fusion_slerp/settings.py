@@ -7,8 +7,9 @@ import re
 from dataclasses import dataclass, fields
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
+from fusion_slerp.chunks import DirectIO
 from fusion_slerp.dtypes import MERGEABLE
 from fusion_slerp.errors import Problem, SettingsError, nearest, raise_all, unknown_names_error
 
@@ -32,7 +33,13 @@ class MergeSettings:
             that is larger gets a file of its own.
         tokenizer: Whose tokenizer files the child gets: `"a"`, `"b"`, or a folder or hub id.
         overwrite: Replace an existing output folder. False refuses it.
-        threads: Worker threads, at least 1; None takes the CPUs this process may use.
+        threads: Threads that compute, at least 1; None takes the CPUs this process may use. The
+            child's bytes do not depend on it.
+        memory_budget: Memory for buffers, bytes as a number or as `"200MB"`, `"1GiB"`; the process
+            itself takes about 125 MB more. Measured chunks of a tensor wait in it to be
+            combined, the rest of a larger tensor is read twice.
+        direct_io: Writing past the page cache: `"auto"` where the file system can, `"on"` or
+            fail, `"off"`.
         show_pbar: Show bytes done, rate and time left on standard error.
     """
 
@@ -44,9 +51,13 @@ class MergeSettings:
     tokenizer: str = "a"
     overwrite: bool = False
     threads: int | None = None
+    memory_budget: int | str = "200MB"
+    direct_io: DirectIO = "auto"
     show_pbar: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.direct_io, bool):  # how YAML reads a bare on or off
+            object.__setattr__(self, "direct_io", "on" if self.direct_io else "off")
         raise_all(_problems(self))
         plain = {"t": float, "DOT_THRESHOLD": float, "epsilon": float, "threads": int}
         for name, kind in plain.items():  # numpy's numbers cannot be written to the card's YAML
@@ -58,6 +69,11 @@ class MergeSettings:
     def max_shard_nbytes(self) -> int:
         """`max_shard_size` in bytes."""
         return parse_nbytes(self.max_shard_size) or 0
+
+    @property
+    def memory_nbytes(self) -> int:
+        """`memory_budget` in bytes."""
+        return parse_nbytes(self.memory_budget) or 0
 
     @property
     def n_threads(self) -> int:
@@ -123,6 +139,10 @@ def _problems(settings: MergeSettings) -> list[Problem]:
         found.append(_wrong("tokenizer", s.tokenizer, "a text: a, b, a folder or a hub id", "a"))
     if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
         found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
+    if parse_nbytes(s.memory_budget) is None:
+        found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB", "200MB"))
+    if s.direct_io not in get_args(DirectIO):
+        found.append(_wrong("direct_io", s.direct_io, "one of auto, on, off", "auto"))
     for name in ("overwrite", "show_pbar"):
         if not isinstance(getattr(s, name), bool):
             found.append(_wrong(name, getattr(s, name), "true or false", "false"))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fusion_slerp import kernels
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
 from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem
 from fusion_slerp.methods import slerp as method
-from fusion_slerp.methods.slerp import CHUNK_ELEMENTS, NotFiniteError
+from fusion_slerp.methods.slerp import NotFiniteError
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 

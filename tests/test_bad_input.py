@@ -24,7 +24,7 @@ from fusion_slerp import (
     merge,
     plan_merge,
 )
-from fusion_slerp.checkpoint import shards
+from fusion_slerp.checkpoint import output_file
 from fusion_slerp.publish.staging import check_place, check_room
 from tests.models import CONFIG, TOKENS, contents, names_in, tiny_tensors, write_checkpoint, write_json
 
@@ -595,7 +595,7 @@ def test_a_mebibyte_must_be_left_for_the_small_files(tmp_path, monkeypatch):
 
 
 def test_disk_that_fills_up_in_the_middle(tmp_path, parents, monkeypatch):
-    real, calls = shards.write_at, []
+    real, calls = output_file.write_at, []
 
     def filling(descriptor, data, offset):
         calls.append(offset)
@@ -603,7 +603,7 @@ def test_disk_that_fills_up_in_the_middle(tmp_path, parents, monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(descriptor, data, offset)
 
-    monkeypatch.setattr(shards, "write_at", filling)
+    monkeypatch.setattr(output_file, "write_at", filling)
     before = contents(tmp_path)
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "child", max_shard_size=200, threads=1)

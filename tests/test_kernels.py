@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fusion_slerp import kernels
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import compiler, elements
 from fusion_slerp.kernels.loops import LANES, ROWS
-from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
 from tests.reference import (
     BF16,
     F16,

@@ -414,7 +414,7 @@ def no_room(*arguments):
 
 
 FAILURES = {
-    "weights": ("fusion_slerp.checkpoint.shards.write_at", no_room, OutputError),
+    "weights": ("fusion_slerp.checkpoint.output_file.write_at", no_room, OutputError),
     "side files": ("fusion_slerp.publish.side_files.shutil.copyfile", no_room, OutputError),
     "sync": ("fusion_slerp.publish.staging.os.fsync", no_room, OutputError),
     "rename": ("fusion_slerp.publish.staging.Path.rename", no_room, OutputError),
@@ -480,7 +480,7 @@ def test_an_interrupt_leaves_everything_as_it_was(tmp_path, parents, monkeypatch
 
 def test_folders_made_for_the_output_go_but_no_others(tmp_path, parents, monkeypatch):
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr("fusion_slerp.checkpoint.shards.write_at", no_room)
+    monkeypatch.setattr("fusion_slerp.checkpoint.output_file.write_at", no_room)
     with pytest.raises(OutputError):
         merge(*parents, out=tmp_path / "mine/x/y/child")
     assert names_in(tmp_path) == ["mine", "models"]

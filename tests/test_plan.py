@@ -47,7 +47,7 @@ def test_actions(tmp_path, t, float_action, integer_action, n_sources):
     }
     nbytes = 4 * 4 + 3 * 8
     assert all(len(tensor.sources) == n_sources for tensor in plan.tensors)
-    assert plan.nbytes_read == nbytes * n_sources
+    assert plan.nbytes_in == plan.nbytes_read == nbytes * n_sources
     assert plan.nbytes_written == sum(len(shard.header) for shard in plan.shards) + nbytes
 
 

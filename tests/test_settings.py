@@ -11,6 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from fusion_slerp import MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp.memory import WRITERS
 from fusion_slerp.settings import available_cpus, check_t, parse_nbytes, settings_from
 from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
@@ -33,6 +34,8 @@ WRONG = {
     "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: a, b, a folder or a hub id", "a"),
     "overwrite": ([1, 0, None, "true"], "true or false", "false"),
     "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
+    "memory_budget": ([0, None, "200", "MB", True], "a size such as 200MB", "200MB"),
+    "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "auto"),
     "show_pbar": ([1, None, "yes"], "true or false", "false"),
 }
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
@@ -62,7 +65,7 @@ def test_all_wrong_values_at_once():
         settings_from({name: values[0] for name, (values, _, _) in WRONG.items()})
     message = str(caught.value)
     assert message.startswith(f"{len(WRONG)} problems, nothing was written:")
-    assert all(f"{name} is not usable" in message for name in WRONG)
+    assert {problem.headline for problem in caught.value.problems} == {f"{n} is not usable" for n in WRONG}
 
 
 def test_wrong_dtype_gets_the_nearest_name():
@@ -78,9 +81,8 @@ def test_unknown_name(tmp_path, name, nearest):
         merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "child", **{name: 1})
     message = str(caught.value)
     assert f"merge has no setting {name!r} (did you mean {nearest!r}?)" in message
-    assert (
-        "known settings: DOT_THRESHOLD, dtype, epsilon, max_shard_size, overwrite, show_pbar, t, " in message
-    )
+    known = sorted(field.name for field in fields(MergeSettings))
+    assert f"known settings: {', '.join(known)}\n" in message
     assert message.splitlines()[-1].startswith("Fix: ")
 
 
@@ -226,8 +228,36 @@ def test_effect_of_threads(tmp_path, parents, monkeypatch):
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Pool)
     for i, threads in enumerate((1, 3, None)):
         merge(*parents, out=tmp_path / f"{i}", threads=threads)
-    assert asked == [1, 3, available_cpus()]
+    assert asked[1::2] == [1, 3, available_cpus()]
+    assert asked[::2] == [WRITERS] * 3
     assert len({(tmp_path / f"{i}/model.safetensors").read_bytes() for i in range(3)}) == 1
+
+
+def test_effect_of_the_memory_budget(parents):
+    """What it changes in a merge of large tensors: tests/execute/test_pipeline.py."""
+    assert plan_merge(*parents, memory_budget="1GB").memory.nbytes > 0
+    with pytest.raises(SettingsError, match="memory_budget is too small"):
+        plan_merge(*parents, memory_budget="1MB")
+
+
+@pytest.mark.parametrize(("direct_io", "n_opened"), [("auto", 1), ("on", 1), ("off", 0)])
+def test_effect_of_direct_io(tmp_path, parents, monkeypatch, direct_io, n_opened):
+    opened, real = [], os.open
+
+    def remember(path, flags, *arguments):
+        opened.append(bool(flags & getattr(os, "O_DIRECT", 0)))
+        return real(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", remember)
+    if not hasattr(os, "O_DIRECT"):
+        pytest.skip("this system has no O_DIRECT")
+    merge(*parents, out=tmp_path / "child", direct_io=direct_io)
+    assert sum(opened) == n_opened
+
+
+def test_yaml_reads_a_bare_on_and_off_as_booleans():
+    for value in ("on", "off", "auto"):
+        assert MergeSettings(direct_io=yaml.safe_load(value)).direct_io == value
 
 
 def test_effect_of_the_progress_bar(tmp_path, parents, capsys):

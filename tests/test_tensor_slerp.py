@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from fusion_slerp import CheckpointError, MismatchError, OutputError, SettingsError, slerp
-from fusion_slerp.methods.slerp import CHUNK_ELEMENTS
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
 from tests.reference import FORMATS, Format, decode, expect, round_to, ulp_error

@@ -10,7 +10,6 @@ and the index as transformers' save_pretrained writes them.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +17,10 @@ from pathlib import Path
 
 from fusion_slerp.checkpoint.folder import INDEX, SINGLE
 from fusion_slerp.checkpoint.header import LENGTH_NBYTES
-from fusion_slerp.checkpoint.positioned_io import reserve, write_at
+from fusion_slerp.checkpoint.output_file import REFUSALS, OutputFile
+from fusion_slerp.chunks import PAGE_NBYTES, DirectIO
 from fusion_slerp.dtypes import DType
 from fusion_slerp.errors import OutputError, Problem
-
-ALIGNMENT = 8
-"""Bytes to which the data start is padded with spaces, as the format recommends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +50,8 @@ class Shard:
 
     Attributes:
         file_name: Its name in the output folder.
-        header: Everything before the data section.
+        header: Everything before the data section; whole pages, filled up with spaces as the format
+            allows. So tensors of whole pages can be written past the page cache, and mapped.
         data_nbytes: Length of the data section.
     """
 
@@ -125,7 +123,7 @@ def _header(slots: Sequence[Slot]) -> bytes:
             "data_offsets": [slot.offset, slot.offset + slot.nbytes],
         }
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % ALIGNMENT)
+    text += b" " * (-(LENGTH_NBYTES + len(text)) % PAGE_NBYTES)
     return len(text).to_bytes(LENGTH_NBYTES, "little") + text
 
 
@@ -144,16 +142,21 @@ class ShardWriter:
     the publication of the whole folder.
     """
 
-    def __init__(self, folder: Path, slots: Sequence[Slot], shards: Sequence[Shard]) -> None:
+    def __init__(
+        self, folder: Path, slots: Sequence[Slot], shards: Sequence[Shard], direct_io: DirectIO = "auto"
+    ) -> None:
         self._folder = folder
         self._slots = slots
         self._shards = shards
-        self._descriptors: list[int] = []
+        self._direct_io: DirectIO = direct_io
+        self._files: list[OutputFile] = []
 
     def __enter__(self) -> ShardWriter:
         try:
             for shard in self._shards:
-                self._descriptors.append(self._create(shard))
+                path = self._folder / shard.file_name
+                self._files.append(OutputFile(path, shard.nbytes, self._direct_io))
+                self._files[-1].write(memoryview(shard.header), 0)
             if len(self._shards) > 1:
                 index = index_json(self._slots, self._shards)
                 (self._folder / INDEX).write_text(index, encoding="utf-8")
@@ -162,17 +165,6 @@ class ShardWriter:
             raise self._problem(error, None).error() from error
         return self
 
-    def _create(self, shard: Shard) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        descriptor = os.open(self._folder / shard.file_name, flags, 0o666)
-        try:
-            reserve(descriptor, shard.nbytes)
-            write_at(descriptor, memoryview(shard.header), 0)
-        except OSError:
-            os.close(descriptor)
-            raise
-        return descriptor
-
     def write(self, shard: int, offset: int, data: memoryview) -> None:
         """Writes bytes at an offset of a file's data section.
 
@@ -180,7 +172,7 @@ class ShardWriter:
             OutputError: The disk is full or failing.
         """
         try:
-            write_at(self._descriptors[shard], data, len(self._shards[shard].header) + offset)
+            self._files[shard].write(data, len(self._shards[shard].header) + offset)
         except OSError as error:
             raise self._problem(error, self._shards[shard].file_name).error() from error
 
@@ -188,8 +180,8 @@ class ShardWriter:
         self._close()
 
     def _close(self) -> None:
-        while self._descriptors:
-            os.close(self._descriptors.pop())
+        while self._files:
+            self._files.pop().close()
 
     def _problem(self, error: OSError, file_name: str | None) -> Problem:
         needed = sum(shard.nbytes for shard in self._shards)
@@ -200,4 +192,6 @@ class ShardWriter:
             ("written", "nothing: the unfinished folder is removed"),
         )
         fix = "free space or choose another output folder, then run the same again"
+        if self._direct_io == "on" and error.errno in REFUSALS:
+            fix = "set direct_io: auto, which writes through the page cache where it must"
         return Problem(OutputError, "cannot write the child's weights", fields, fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,10 +53,57 @@ class InputFiles:
         """
         itemsize = entry.dtype.itemsize
         raw = buffer[: count * itemsize]
+        self._fill(raw, entry, entry.offset + start * itemsize)
+        return _words(raw, entry)
+
+    def read_together(self, entries: Sequence[TensorEntry], buffer: np.ndarray) -> list[np.ndarray]:
+        """Reads whole tensors into a caller's buffer, neighbours in a file at once.
+
+        Args:
+            entries: The tensors.
+            buffer: uint8, aligned for float64, long enough for all, with up to 7 bytes more each.
+
+        Returns:
+            Views of the buffer as from `read`, one per tensor.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        views: list[np.ndarray] = []
+        start = 0
+        for run in _neighbours(entries):
+            nbytes = run[-1].offset + run[-1].nbytes - run[0].offset
+            raw = buffer[start : start + nbytes]
+            self._fill(raw, run[0], run[0].offset)
+            for entry in run:
+                first = entry.offset - run[0].offset
+                views.append(_words(raw[first : first + entry.nbytes], entry))
+            start += -(-nbytes // 8) * 8
+        return views
+
+    def _fill(self, raw: np.ndarray, entry: TensorEntry, offset: int) -> None:
         try:
-            offset = entry.offset + start * itemsize
             read_at(self._descriptors[entry.file], raw.data, offset)
         except (OSError, EOFError) as error:
             fields = (("file", entry.file), ("tensor", entry.name), ("found", error))
             raise Problem(CheckpointError, "reading failed", fields, REDOWNLOAD).error() from error
-        return raw.view(entry.dtype.word) if entry.dtype.is_mergeable else raw
+
+
+def _words(raw: np.ndarray, entry: TensorEntry) -> np.ndarray:
+    return raw.view(entry.dtype.word) if entry.dtype.is_mergeable else raw
+
+
+def _neighbours(entries: Sequence[TensorEntry]) -> Iterator[list[TensorEntry]]:
+    """Runs of tensors that follow one another in one file, of one type and so equally aligned."""
+    run: list[TensorEntry] = []
+    for entry in entries:
+        if run and not (
+            entry.file == run[-1].file
+            and entry.offset == run[-1].offset + run[-1].nbytes
+            and entry.dtype == run[-1].dtype
+        ):
+            yield run
+            run = []
+        run.append(entry)
+    if run:
+        yield run

@@ -1,8 +1,15 @@
 """Schedules a plan's work on threads and hands the results to a sink.
 
-Consecutive small tensors form one task: read once, measured, combined and written together. A
-tensor larger than a chunk takes two rounds of tasks, one task per chunk: first all its
-measurements, then all its combinations. While one is being combined, the next is being measured.
+Worker threads read, measure and combine; writer threads wait for the sink. Consecutive small
+tensors form a batch: read once, measured, combined and written together. A tensor larger than a
+chunk takes two rounds of tasks, one task per chunk: all its measurements, then all its
+combinations. Measured chunks stay in memory for the second round as far as the memory budget
+goes; the rest is read again.
+
+Why nobody waits for a buffer for ever: workers take tasks in order, and a tensor's combinations
+stand before the next tensor's measurements. So when a worker measures, all chunks that the tensor
+before kept are given back or about to be, and there are buffers for the ones it will keep.
+Buffers of results wait for writers only, and writers wait for nobody.
 """
 
 from __future__ import annotations
@@ -12,16 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import numpy as np
-
+from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of
+from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
-from fusion_slerp.execute.tensor_work import Chunk, TensorWork, chunks_of
-from fusion_slerp.methods.slerp import CHUNK_ELEMENTS, Coefficients
+from fusion_slerp.execute.tensor_work import Measured, Result, TensorWork
+from fusion_slerp.memory import MAX_BATCH, WRITERS
 from fusion_slerp.plan import MergePlan, TensorPlan
 from fusion_slerp.report import TensorReport
 
-LOOKAHEAD_CHUNKS = 16
-"""How far measuring runs ahead of combining: small, so that the second read hits the page cache."""
+STEPS_UNDER_WAY = 8
+"""Tensors or batches that may be in work at once: enough that no thread runs dry."""
 
 
 class Sink(Protocol):
@@ -36,7 +43,7 @@ def execute(
 ) -> list[TensorReport]:
     """Merges every tensor of the plan into the sink.
 
-    Memory: three chunks per thread, whatever the size of the model or of its tensors.
+    Memory: the buffers of `plan.memory`, whatever the size of the model or of its tensors.
 
     Args:
         plan: What to do.
@@ -50,36 +57,33 @@ def execute(
         FusionSlerpError: A weight is not finite, a file cannot be read or written, or a result
             does not fit its type. Work under way is finished or cancelled before it is raised.
     """
-    entries = [source for tensor in plan.tensors for source in tensor.sources]
-    widths = {e.dtype.itemsize for e in entries} | {t.out.dtype.itemsize for t in plan.tensors}
     with (
-        InputFiles({entry.file for entry in entries}) as inputs,
-        ThreadPoolExecutor(plan.settings.n_threads, "fusion_slerp") as pool,
+        InputFiles({entry.file for tensor in plan.tensors for entry in tensor.sources}) as inputs,
+        ThreadPoolExecutor(WRITERS, "fusion_slerp writer") as writers,
+        ThreadPoolExecutor(plan.memory.threads, "fusion_slerp worker") as workers,
     ):
-        work = TensorWork(inputs, plan.settings, widest=max(widths, default=1))
+        crew = _Crew(plan, inputs, sink, workers, writers)
         try:
-            return list(_run(plan, work, sink, pool, on_bytes))
+            return list(_run(plan, crew, on_bytes))
         except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
+            workers.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _run(
-    plan: MergePlan,
-    work: TensorWork,
-    sink: Sink,
-    pool: ThreadPoolExecutor,
-    on_bytes: Callable[[int], object],
-) -> Iterator[TensorReport]:
+def _run(plan: MergePlan, crew: _Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
     under_way: deque[_Batch | _Large] = deque()
-    for group in _groups(plan.tensors):
-        step = _Large(group[0], work, sink) if _is_large(group[0]) else _Batch(group, work, sink)
-        step.start(pool)
+    for tensors in _groups(plan.tensors):
+        step = _Large(tensors[0], crew) if _is_large(tensors[0]) else _Batch(tensors, crew)
+        if under_way:
+            under_way[-1].combine()
+        while len(under_way) >= STEPS_UNDER_WAY:
+            yield from under_way.popleft().finish(on_bytes)
+        step.start()
         under_way.append(step)
-        while len(under_way) > 2 and sum(s.n_chunks for s in under_way) > LOOKAHEAD_CHUNKS:
-            yield from under_way.popleft().finish(pool, on_bytes)
+    if under_way:
+        under_way[-1].combine()
     while under_way:
-        yield from under_way.popleft().finish(pool, on_bytes)
+        yield from under_way.popleft().finish(on_bytes)
 
 
 def _is_large(tensor: TensorPlan) -> bool:
@@ -91,70 +95,96 @@ def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
     group: list[TensorPlan] = []
     filled = 0
     for tensor in tensors:
-        fits = filled + tensor.a.n_elements <= CHUNK_ELEMENTS
+        n = tensor.a.n_elements
+        fits = filled + n <= CHUNK_ELEMENTS and len(group) < MAX_BATCH
         if group and not (fits and group[-1].out.shard == tensor.out.shard):
             yield group
             group, filled = [], 0
         group.append(tensor)
-        filled += tensor.a.n_elements
+        filled += n
     if group:
         yield group
+
+
+class _Crew:
+    """The threads, what they work on, and where the results go."""
+
+    def __init__(
+        self,
+        plan: MergePlan,
+        inputs: InputFiles,
+        sink: Sink,
+        workers: ThreadPoolExecutor,
+        writers: ThreadPoolExecutor,
+    ) -> None:
+        self._buffers = Buffers(plan.memory)
+        self._sink = sink
+        self._writers = writers
+        self.work = TensorWork(inputs, plan.settings, self._buffers)
+        self.workers = workers
+        self.kept_chunks = plan.memory.kept_chunks
+
+    def write(self, result: Result) -> Future[int]:
+        """Hands a result to a writer, which gives the buffer back; its number of bytes is promised."""
+        return self._writers.submit(self._write, result)
+
+    def _write(self, result: Result) -> int:
+        try:
+            self._sink.write(result.shard, result.offset, result.data.data)
+        finally:
+            self._buffers.outs.give(result.buffer)
+        return result.data.nbytes
 
 
 class _Batch:
     """Small neighbours: one task."""
 
-    n_chunks = 1
+    def __init__(self, tensors: list[TensorPlan], crew: _Crew) -> None:
+        self._tensors, self._crew = tensors, crew
 
-    def __init__(self, tensors: list[TensorPlan], work: TensorWork, sink: Sink) -> None:
-        self._tensors, self._work, self._sink = tensors, work, sink
+    def start(self) -> None:
+        self._future = self._crew.workers.submit(self._merge)
 
-    def start(self, pool: ThreadPoolExecutor) -> None:
-        self._future = pool.submit(self._merge)
+    def combine(self) -> None:
+        """Nothing: it is part of the one task."""
 
-    def finish(self, pool: ThreadPoolExecutor, on_bytes: Callable[[int], object]) -> list[TensorReport]:
-        reports = self._future.result()
-        on_bytes(sum(tensor.out.nbytes for tensor in self._tensors))
+    def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
+        written, reports = self._future.result()
+        on_bytes(written.result())
         return reports
 
-    def _merge(self) -> list[TensorReport]:
-        out = self._work.buffer("out")
-        first = self._tensors[0].out
-        reports, filled = [], 0
-        for tensor in self._tensors:
-            end = filled + tensor.out.nbytes
-            reports.append(self._work.whole(tensor, out[filled:end]))
-            filled = end
-        self._sink.write(first.shard, first.offset, out[:filled].data)
-        return reports
+    def _merge(self) -> tuple[Future[int], list[TensorReport]]:
+        result, reports = self._crew.work.batch(self._tensors)
+        return self._crew.write(result), reports
 
 
 class _Large:
-    """One tensor of several chunks: a task per chunk to measure, then a task per chunk to write."""
+    """One tensor of several chunks: a task per chunk to measure, then a task per chunk to combine."""
 
-    def __init__(self, tensor: TensorPlan, work: TensorWork, sink: Sink) -> None:
-        self._tensor, self._work, self._sink = tensor, work, sink
-        self._chunks = chunks_of(tensor)
-        self.n_chunks = len(self._chunks)
+    def __init__(self, tensor: TensorPlan, crew: _Crew) -> None:
+        self._tensor, self._crew = tensor, crew
+        self._chunks = chunks_of(tensor.a.n_elements)
 
-    def start(self, pool: ThreadPoolExecutor) -> None:
-        measured = self._chunks if self._tensor.action == "merge" else []
-        self._sums: list[Future[tuple[float, float, float]]] = [
-            pool.submit(self._work.measure, self._tensor, chunk) for chunk in measured
+    def start(self) -> None:
+        crew = self._crew
+        chunks = self._chunks if self._tensor.action == "merge" else []
+        self._measured: list[Future[Measured]] = [
+            crew.workers.submit(crew.work.measure, self._tensor, chunk, i < crew.kept_chunks)
+            for i, chunk in enumerate(chunks)
         ]
 
-    def finish(self, pool: ThreadPoolExecutor, on_bytes: Callable[[int], object]) -> list[TensorReport]:
-        sums = [future.result() for future in self._sums]
-        found, report = self._work.decide(self._tensor, sums)
-        written = [pool.submit(self._produce, chunk, found) for chunk in self._chunks]
-        for future in written:
-            on_bytes(future.result())
-        return [report]
+    def combine(self) -> None:
+        crew = self._crew
+        measured = [future.result() for future in self._measured]
+        found, self._report = crew.work.decide(self._tensor, [m.sums for m in measured])
+        kept = [m.kept for m in measured] or [None] * len(self._chunks)
 
-    def _produce(self, chunk: Chunk, found: Coefficients | None) -> int:
-        start, count = chunk
-        place = self._tensor.out
-        out: np.ndarray = self._work.buffer("out")[: count * place.dtype.itemsize]
-        self._work.produce(self._tensor, chunk, found, out)
-        self._sink.write(place.shard, place.offset + start * place.dtype.itemsize, out.data)
-        return out.nbytes
+        def make(chunk: Chunk, kept: Buffer | None) -> Future[int]:
+            return crew.write(crew.work.produce(self._tensor, chunk, found, kept))
+
+        self._combined = [crew.workers.submit(make, *pair) for pair in zip(self._chunks, kept, strict=True)]
+
+    def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
+        for combined in self._combined:
+            on_bytes(combined.result().result())
+        return [self._report]

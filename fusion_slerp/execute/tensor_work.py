@@ -1,61 +1,88 @@
-"""What a worker thread does to one tensor, or to one chunk of it."""
+"""What a worker thread does to a batch of small tensors, or to one chunk of a large one."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from fusion_slerp import kernels
 from fusion_slerp.checkpoint.header import TensorEntry
+from fusion_slerp.chunks import PAGE_NBYTES, Chunk, chunks_of
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, OutputError, Problem
+from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
 from fusion_slerp.methods import slerp
-from fusion_slerp.methods.slerp import CHUNK_ELEMENTS, Coefficients, NotFiniteError
+from fusion_slerp.methods.slerp import Coefficients, NotFiniteError, ReadPairs, Sums
 from fusion_slerp.plan import TensorPlan
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 
-Chunk = tuple[int, int]
-"""Index of the first element and number of elements."""
-
-Pair = tuple[np.ndarray, np.ndarray]
-"""The words of one chunk in parent a and in parent b."""
+Words = Sequence[np.ndarray]
+"""The words of one piece of a tensor in each source: parent a's, parent b's, or both."""
 
 
-def chunks_of(tensor: TensorPlan) -> list[Chunk]:
-    """The tensor's chunks; their borders depend on nothing but its number of elements."""
-    n = tensor.a.n_elements
-    return [(start, min(CHUNK_ELEMENTS, n - start)) for start in range(0, n, CHUNK_ELEMENTS)]
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One measured chunk.
+
+    Attributes:
+        sums: What the method measured.
+        kept: The buffer that still holds the chunk's words; None if they must be read again.
+    """
+
+    sums: Sums
+    kept: Buffer | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Bytes of the child, ready to be written.
+
+    Attributes:
+        shard: Index of their file.
+        offset: Bytes from the start of its data section.
+        buffer: Where they are; to be given back after writing.
+        data: The part of the buffer that counts. It lies in its memory page as it will in the
+            file's, so that whole pages can go to the disk from where they are.
+    """
+
+    shard: int
+    offset: int
+    buffer: Buffer
+    data: np.ndarray
 
 
 class TensorWork:
-    """The steps of a merge on open input files; every method may be called from any thread.
+    """The steps of a merge on open input files; every method may be called from any thread."""
 
-    Each thread has three buffers of its own, one chunk long: a's words, b's words, the result.
-    """
-
-    def __init__(self, inputs: InputFiles, settings: MergeSettings, widest: int) -> None:
+    def __init__(self, inputs: InputFiles, settings: MergeSettings, buffers: Buffers) -> None:
         self._inputs = inputs
         self._settings = settings
-        self._buffer_nbytes = CHUNK_ELEMENTS * widest
-        self._local = threading.local()
+        self._buffers = buffers
 
-    def buffer(self, name: str) -> np.ndarray:
-        """The calling thread's buffer `"a"`, `"b"` or `"out"`: uint8, overwritten by each use."""
-        if not hasattr(self._local, name):
-            setattr(self._local, name, np.empty(self._buffer_nbytes, np.uint8))
-        return getattr(self._local, name)
-
-    def measure(self, tensor: TensorPlan, chunk: Chunk) -> tuple[float, float, float]:
+    def measure(self, tensor: TensorPlan, chunk: Chunk, keep: bool) -> Measured:
         """The sums of one chunk of a pair that is to be merged."""
-        return slerp.measure(*self._pair(tensor, chunk))
+        buffer = self._buffers.pairs.take()
+        try:
+            sums = slerp.measure(*self._read(tensor.sources, chunk, buffer))
+        except BaseException:
+            self._buffers.pairs.give(buffer)
+            raise
+        if not keep:
+            self._buffers.pairs.give(buffer)
+        return Measured(sums, buffer if keep else None)
 
     def decide(
-        self, tensor: TensorPlan, sums: list[tuple[float, float, float]]
+        self, tensor: TensorPlan, sums: Sequence[Sums], read_again: ReadPairs | None = None
     ) -> tuple[Coefficients | None, TensorReport]:
         """From the measured sums to the coefficients (None for a copy) and the report.
+
+        Args:
+            tensor: What was measured.
+            sums: Of each of its chunks.
+            read_again: Gives the pair's words where they are at hand; None reads the files.
 
         Raises:
             CheckpointError: An element of a parent is infinite or NaN.
@@ -64,93 +91,112 @@ class TensorWork:
         if tensor.action != "merge":
             return None, TensorReport(tensor.out.name, tensor.action, tensor.t, n)
         s = self._settings
+        read_again = read_again or (lambda: self._pairs(tensor))
         try:
-            found, stats = slerp.find_coefficients(
-                tensor.t, sums, lambda: self._pairs(tensor), s.DOT_THRESHOLD, s.epsilon
-            )
+            found, stats = slerp.find_coefficients(tensor.t, sums, read_again, s.DOT_THRESHOLD, s.epsilon)
         except NotFiniteError:
             raise self._not_finite(tensor) from None
         norms = stats.norm_a, stats.norm_b
         return found, TensorReport(tensor.out.name, found.rule, tensor.t, n, found.angle_deg, *norms)
 
     def produce(
-        self,
-        tensor: TensorPlan,
-        chunk: Chunk,
-        found: Coefficients | None,
-        out: np.ndarray,
-        pair: Pair | None = None,
-    ) -> None:
+        self, tensor: TensorPlan, chunk: Chunk, found: Coefficients | None, kept: Buffer | None
+    ) -> Result:
         """Makes one chunk of the child's tensor.
 
         Args:
             tensor: What to make.
             chunk: Which part of it.
             found: The coefficients of a merge; None for a copy.
-            out: uint8, as many bytes as the chunk has in the child; overwritten.
-            pair: The parents' words of this chunk, where they have been read already.
+            kept: The buffer of the measured chunk, where it was kept; is given back.
 
         Raises:
             OutputError: A value does not fit the output type.
             MismatchError: A tensor that must be equal in both parents is not.
         """
-        if found is not None:
-            a, b = pair or self._pair(tensor, chunk)
-            words = out.view(tensor.out.dtype.word)
-            _refuse_overflow(tensor, kernels.combine(a, b, found.s0, found.s1, words))
-        elif tensor.action == "copy if equal":
-            self._copy_if_equal(tensor, chunk, out)
-        else:
-            self._copy(tensor, tensor.sources[0], chunk, out)
+        start, count = chunk
+        itemsize = tensor.out.dtype.itemsize
+        pair = self._buffers.pairs.take() if kept is None else kept
+        try:
+            result = self._result(tensor, start * itemsize, count * itemsize)
+            try:
+                again = kept is None
+                words = self._read(tensor.sources, chunk, pair) if again else _split(tensor, count, pair)
+                _fill(tensor, words, start, found, result.data)
+            except BaseException:
+                self._buffers.outs.give(result.buffer)
+                raise
+        finally:
+            self._buffers.pairs.give(pair)
+        return result
 
-    def whole(self, tensor: TensorPlan, out: np.ndarray) -> TensorReport:
-        """Measures and makes a tensor of at most one chunk, reading each parent once."""
-        chunk = (0, tensor.a.n_elements)
-        pair = self._pair(tensor, chunk) if tensor.action == "merge" else None
-        found, report = self.decide(tensor, [slerp.measure(*pair)] if pair else [])
-        self.produce(tensor, chunk, found, out, pair)
-        return report
+    def batch(self, tensors: Sequence[TensorPlan]) -> tuple[Result, list[TensorReport]]:
+        """Makes neighbours in a file, one chunk together at most; reads each parent once."""
+        pair = self._buffers.pairs.take()
+        try:
+            result = self._result(tensors[0], 0, sum(tensor.out.nbytes for tensor in tensors))
+            try:
+                reports = self._fill_batch(tensors, pair, result)
+            except BaseException:
+                self._buffers.outs.give(result.buffer)
+                raise
+        finally:
+            self._buffers.pairs.give(pair)
+        return result, reports
 
-    def _pair(self, tensor: TensorPlan, chunk: Chunk) -> Pair:
-        return (
-            self._inputs.read(tensor.a, *chunk, self.buffer("a")),
-            self._inputs.read(tensor.b, *chunk, self.buffer("b")),
-        )
+    def _fill_batch(self, tensors: Sequence[TensorPlan], pair: Buffer, result: Result) -> list[TensorReport]:
+        sources = [tensor.sources for tensor in tensors]
+        first = [entries[0] for entries in sources]
+        second = [entries[1] for entries in sources if len(entries) > 1]
+        words = iter(self._inputs.read_together([*first, *second], pair))
+        pieces = [[next(words)] for _ in first]
+        for piece, entries in zip(pieces, sources, strict=True):
+            piece.extend(next(words) for _ in entries[1:])
+        reports = []
+        for tensor, piece in zip(tensors, pieces, strict=True):
+            merged = tensor.action == "merge"
+            sums = [slerp.measure(*piece)] if merged else []
+            found, report = self.decide(tensor, sums, lambda piece=piece: [(piece[0], piece[1])])
+            start = tensor.out.offset - result.offset
+            _fill(tensor, piece, 0, found, result.data[start : start + tensor.out.nbytes])
+            reports.append(report)
+        return reports
 
-    def _pairs(self, tensor: TensorPlan) -> Iterator[Pair]:
-        return (self._pair(tensor, chunk) for chunk in chunks_of(tensor))
+    def _result(self, tensor: TensorPlan, start: int, nbytes: int) -> Result:
+        """Takes a buffer for bytes that begin `start` bytes after the tensor's first."""
+        offset = tensor.out.offset + start
+        buffer = self._buffers.outs.take()
+        in_page = offset % PAGE_NBYTES
+        return Result(tensor.out.shard, offset, buffer, buffer[in_page : in_page + nbytes])
 
-    def _copy(self, tensor: TensorPlan, source: TensorEntry, chunk: Chunk, out: np.ndarray) -> None:
-        if source.dtype == tensor.out.dtype:
-            self._inputs.read(source, *chunk, out)
-            return
-        words = self._inputs.read(source, *chunk, self.buffer("a"))
-        _refuse_overflow(tensor, kernels.convert(words, out.view(tensor.out.dtype.word)))
+    def _read(self, sources: Sequence[TensorEntry], chunk: Chunk, buffer: Buffer) -> Words:
+        words, used = [], 0
+        for source in sources:
+            words.append(self._inputs.read(source, *chunk, buffer[used:]))
+            used += _aligned(chunk[1] * source.dtype.itemsize)
+        return words
 
-    def _copy_if_equal(self, tensor: TensorPlan, chunk: Chunk, out: np.ndarray) -> None:
-        a, b = self._pair(tensor, chunk)
-        if not np.array_equal(a, b):
-            first = chunk[0] + int(np.argmax(a != b)) // tensor.a.dtype.itemsize
-            fields = (
-                ("tensor", f"{tensor.a.name} ({tensor.a.dtype.code})"),
-                ("a", tensor.a.file),
-                ("b", tensor.b.file),
-                ("found", f"different values, first at element {first}"),
-            )
-            fix = "integers and booleans are copied, never interpolated; make them equal, or set t: 0"
-            raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
-        out[:] = a
+    def _pairs(self, tensor: TensorPlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        buffer = self._buffers.pairs.take()
+        try:
+            for chunk in chunks_of(tensor.a.n_elements):
+                a, b = self._read((tensor.a, tensor.b), chunk, buffer)
+                yield a, b
+        finally:
+            self._buffers.pairs.give(buffer)
 
     def _not_finite(self, tensor: TensorPlan) -> FusionSlerpError:
         """Reads the tensor once more to say where and how often."""
+        counts, firsts, start = [0, 0], [-1, -1], 0
+        for pair in self._pairs(tensor):
+            for i, words in enumerate(pair):
+                bad = ~_finite(words)
+                if bad.any() and firsts[i] < 0:
+                    firsts[i] = start + int(np.argmax(bad))
+                counts[i] += int(np.count_nonzero(bad))
+            start += pair[0].size
         found: list[tuple[str, object]] = [("tensor", tensor.a.name)]
-        for label, entry in (("a", tensor.a), ("b", tensor.b)):
-            count, first = 0, -1
-            for start, n in chunks_of(tensor):
-                bad = ~_finite(self._inputs.read(entry, start, n, self.buffer("a")))
-                if bad.any() and first < 0:
-                    first = start + int(np.argmax(bad))
-                count += int(np.count_nonzero(bad))
+        for label, entry, count, first in zip("ab", (tensor.a, tensor.b), counts, firsts, strict=True):
             if count:
                 found.append((label, f"{count} of {entry.n_elements} elements, first at {first}"))
                 found.append(("file", entry.file))
@@ -158,10 +204,49 @@ class TensorWork:
         return Problem(CheckpointError, "NaN or infinity in a weight", tuple(found), fix).error()
 
 
-def _finite(words: np.ndarray) -> np.ndarray:
-    if words.dtype == np.uint16:
-        return (words & np.uint16(0x7F80)) != 0x7F80
-    return np.isfinite(words.view(np.float16) if words.dtype == np.int16 else words)
+def _aligned(nbytes: int) -> int:
+    """The next multiple of 8 bytes, where words of any type may start."""
+    return -(-nbytes // 8) * 8
+
+
+def _split(tensor: TensorPlan, count: int, buffer: Buffer) -> Words:
+    """The words that `_read` put into a buffer."""
+    words, used = [], 0
+    for source in tensor.sources:
+        nbytes = count * source.dtype.itemsize
+        words.append(buffer[used : used + nbytes].view(source.dtype.word))
+        used += _aligned(nbytes)
+    return words
+
+
+def _fill(tensor: TensorPlan, words: Words, start: int, found: Coefficients | None, out: np.ndarray) -> None:
+    """Writes the child's bytes of a piece that begins at element `start` to `out`, uint8."""
+    if found is not None:
+        a, b = words
+        overflowed = kernels.combine(a, b, found.s0, found.s1, out.view(tensor.out.dtype.word))
+        _refuse_overflow(tensor, overflowed)
+    elif tensor.action == "copy if equal":
+        _refuse_difference(tensor, words, start)
+        out[:] = words[0]
+    elif tensor.sources[0].dtype == tensor.out.dtype:
+        out[:] = words[0].view(np.uint8)
+    else:
+        _refuse_overflow(tensor, kernels.convert(words[0], out.view(tensor.out.dtype.word)))
+
+
+def _refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
+    a, b = words
+    if np.array_equal(a, b):
+        return
+    first = start + int(np.argmax(a != b)) // tensor.a.dtype.itemsize
+    fields = (
+        ("tensor", f"{tensor.a.name} ({tensor.a.dtype.code})"),
+        ("a", tensor.a.file),
+        ("b", tensor.b.file),
+        ("found", f"different values, first at element {first}"),
+    )
+    fix = "integers and booleans are copied, never interpolated; make them equal, or set t: 0"
+    raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
 
 
 def _refuse_overflow(tensor: TensorPlan, count: int) -> None:
@@ -176,3 +261,9 @@ def _refuse_overflow(tensor: TensorPlan, count: int) -> None:
     )
     fix = f"set dtype: {tensor.out.dtype.further_reaching}, which reaches further"
     raise Problem(OutputError, f"overflow to infinity in {name}", fields, fix).error()
+
+
+def _finite(words: np.ndarray) -> np.ndarray:
+    if words.dtype == np.uint16:
+        return (words & np.uint16(0x7F80)) != 0x7F80
+    return np.isfinite(words.view(np.float16) if words.dtype == np.int16 else words)

@@ -11,6 +11,7 @@ from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import nn
 
+from fusion_slerp.chunks import DirectIO
 from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.fusion_bench_plugin.loaded_models import (
     load_model,
@@ -41,7 +42,9 @@ class SlerpForCausalLM(BaseAlgorithm):
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
         overwrite: Replace an existing folder at `model_save_path`.
-        threads: Worker threads; None takes the CPUs that this process may use.
+        threads: Threads that compute; None takes the CPUs that this process may use.
+        memory_budget: Memory for buffers, `"200MB"` or bytes; more spares second reads.
+        direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
 
     Raises:
         SettingsError: An argument is unknown or has no usable value.
@@ -64,6 +67,8 @@ class SlerpForCausalLM(BaseAlgorithm):
         max_shard_size: int | str = "5GB",
         overwrite: bool = False,
         threads: int | None = None,
+        memory_budget: int | str = "200MB",
+        direct_io: DirectIO = "auto",
         **kwargs: Any,
     ) -> None:
         unknown = kwargs.keys() - HOST_ARGUMENTS

@@ -25,9 +25,6 @@ import numpy as np
 
 from fusion_slerp import kernels
 
-CHUNK_ELEMENTS = 1 << 20
-"""Borders of the partial sums. Fixed, so that every run adds the same numbers."""
-
 ACOS_IS_ACCURATE = 0.9995
 """Below this |cos θ|, arccos of the cosine has an error under 1e-14; above, measure the chords."""
 
@@ -36,6 +33,9 @@ ANGLE_NOISE = 2.0**-46
 
 SHORT_NORM = 2.0**-450
 """Below it, squares of float64 elements begin to vanish; no other type reaches there."""
+
+Sums = tuple[float, float, float]
+"""`(<a,a>, <b,b>, <a,b>)` over a chunk or a vector."""
 
 ReadPairs = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]
 """Gives a pair's chunks of words, from the first, at every call."""
@@ -77,12 +77,12 @@ class Coefficients:
     angle_deg: float | None
 
 
-def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+def measure(a: np.ndarray, b: np.ndarray) -> Sums:
     """Sums over one chunk of words: `(<a,a>, <b,b>, <a,b>)`; see `kernels.measure`."""
     return kernels.measure(a, b)
 
 
-def statistics(sums: Iterable[tuple[float, float, float]]) -> Statistics:
+def statistics(sums: Iterable[Sums]) -> Statistics:
     """Adds up the chunks' sums, exactly and so in any order."""
     columns = list(zip(*sums, strict=True)) or [(0.0,)] * 3
     if not all(isfinite(sum(column)) for column in columns):
@@ -182,7 +182,7 @@ class NotFiniteError(ArithmeticError):
 
 def find_coefficients(
     t: float,
-    sums: Iterable[tuple[float, float, float]],
+    sums: Iterable[Sums],
     read_again: ReadPairs,
     threshold: float,
     epsilon: float,

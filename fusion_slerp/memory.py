@@ -1,0 +1,92 @@
+"""How much memory a merge takes, and for what: decided with the plan, kept by the execution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fusion_slerp.chunks import CHUNK_ELEMENTS, PAGE_NBYTES, whole_pages
+from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.settings import MergeSettings
+
+WRITERS = 2
+"""Threads that wait for the disk, and take next to no CPU time with direct I/O."""
+
+MAX_BATCH = 1024
+"""Small tensors that are read into one buffer."""
+
+SLACK_NBYTES = 8 * 2 * MAX_BATCH
+"""Beyond the elements of a chunk: each tensor of a batch may start at the next multiple of 8 bytes."""
+
+PROCESS_NBYTES = 125_000_000
+"""Python, numpy and the compiler of the kernels (measured on Linux with Python 3.11: 115-125 MB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The buffers of a merge; made when they are needed, so that a small merge needs fewer.
+
+    Attributes:
+        threads: Threads that compute.
+        kept_chunks: How many measured chunks may wait in memory to be combined; the further
+            chunks of a larger tensor are read a second time.
+        pair_nbytes: Bytes of a buffer for one chunk of both parents.
+        out_nbytes: Bytes of a buffer for one chunk of the child.
+    """
+
+    threads: int
+    kept_chunks: int
+    pair_nbytes: int
+    out_nbytes: int
+
+    @property
+    def n_pairs(self) -> int:
+        """Buffers for pairs: the kept ones, one per thread, and one for the calling thread."""
+        return self.kept_chunks + self.threads + 1
+
+    @property
+    def n_outs(self) -> int:
+        """Buffers for results: one per thread, and for each writer one in work and one waiting."""
+        return self.threads + 2 * WRITERS
+
+    @property
+    def nbytes(self) -> int:
+        """All buffers together."""
+        return self.n_pairs * self.pair_nbytes + self.n_outs * self.out_nbytes
+
+
+def plan_memory(
+    settings: MergeSettings, pair_widths: Iterable[int], out_widths: Iterable[int], longest: int
+) -> MemoryPlan:
+    """Divides the memory budget.
+
+    Args:
+        settings: For `memory_budget` and `threads`. Where the user leaves `threads` open, there
+            are no more of them than the budget has buffers for.
+        pair_widths: Bytes per element of each pair of tensors, both parents together.
+        out_widths: Bytes per element of each tensor of the child.
+        longest: Number of chunks of the longest tensor; no more need be kept.
+
+    Raises:
+        SettingsError: The budget is too small for the threads.
+    """
+    pair_nbytes = whole_pages(CHUNK_ELEMENTS * max(pair_widths, default=1)) + SLACK_NBYTES
+    out_nbytes = whole_pages(CHUNK_ELEMENTS * max(out_widths, default=1)) + PAGE_NBYTES
+    budget = settings.memory_nbytes
+
+    def with_threads(threads: int) -> MemoryPlan:
+        least = MemoryPlan(threads, 0, pair_nbytes, out_nbytes)
+        kept = max(0, budget - least.nbytes) // pair_nbytes
+        return MemoryPlan(threads, min(kept, longest), pair_nbytes, out_nbytes)
+
+    memory = with_threads(settings.n_threads)
+    while settings.threads is None and memory.nbytes > budget and memory.threads > 1:
+        memory = with_threads(memory.threads - 1)
+    if memory.nbytes > budget:
+        fields = (
+            ("found", f"{settings.memory_budget} for {memory.threads} thread{'s' * (memory.threads > 1)}"),
+            ("needed", f"{memory.nbytes} bytes: chunks of {CHUNK_ELEMENTS} elements, in and out"),
+        )
+        fix = f"set memory_budget: {-(-memory.nbytes // 10**6)}MB"
+        raise Problem(SettingsError, "memory_budget is too small", fields, fix).error()
+    return memory
