@@ -1,6 +1,9 @@
-"""Makes the synthetic parents of a benchmark: TinyLlama's shape at any depth, bf16, sharded.
+"""Makes the synthetic parents of a benchmark in bfloat16.
 
-    python benchmarks/checkpoints.py FOLDER N_LAYERS
+    python benchmarks/checkpoints.py FOLDER SHAPE
+
+SHAPE is a number of layers of TinyLlama's shape (22 are 1.1B parameters, 2.2 GB each, in shards of
+500 MB), `one-tensor` (a single one of 1 GB), `small-tensors` (20,000 of 4 KB), or `tiny` (10 MB).
 
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
 fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
@@ -34,31 +37,41 @@ TENSORS_PER_LAYER = {
 }
 
 
-def make_parents(folder: Path, n_layers: int, shard_nbytes: int = 500_000_000) -> tuple[Path, Path]:
-    """Writes the checkpoints `a` and `b` into a folder; 22 layers are 1.1B parameters, 2.2 GB each."""
+def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> None:
+    """Writes the checkpoints `a` and `b` into a folder."""
     rng = np.random.default_rng(0)
     ancestor = rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * np.float32(0.02)
     noise = rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * np.float32(0.005)
     for name, values in (("a", ancestor), ("b", ancestor + noise)):
         words = (values.view(np.uint32) >> 16).astype(np.uint16)
-        _write(folder / name, n_layers, words, shard_nbytes)
-    return folder / "a", folder / "b"
+        _write(folder / name, shape, words, shard_nbytes)
 
 
-def _shapes(n_layers: int) -> dict[str, tuple[int, ...]]:
+def _shapes(shape: str) -> dict[str, tuple[int, ...]]:
+    if shape == "one-tensor":
+        return {"lm_head.weight": (262_144, 2048)}
+    if shape == "small-tensors":
+        return {f"model.layers.{i // 100}.experts.{i % 100}.weight": (HIDDEN,) for i in range(20_000)}
+    if shape == "tiny":
+        return {f"model.layers.{i}.self_attn.q_proj.weight": (512, 512) for i in range(20)}
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
-    for layer in range(n_layers):
-        shapes |= {f"model.layers.{layer}.{name}": shape for name, shape in TENSORS_PER_LAYER.items()}
+    for layer in range(int(shape)):
+        shapes |= {f"model.layers.{layer}.{name}": size for name, size in TENSORS_PER_LAYER.items()}
     return shapes | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
 
 
-def _write(folder: Path, n_layers: int, words: np.ndarray, shard_nbytes: int) -> None:
+def _write(folder: Path, shape: str, words: np.ndarray, shard_nbytes: int) -> None:
     folder.mkdir(parents=True)
+    n_layers = int(shape) if shape.isdigit() else 1
     shards: list[dict[str, tuple[int, ...]]] = [{}]
-    for name, shape in _shapes(n_layers).items():
-        if sum(2 * prod(other) for other in shards[-1].values()) + 2 * prod(shape) > shard_nbytes:
+    filled = 0
+    for name, dimensions in _shapes(shape).items():
+        nbytes = 2 * prod(dimensions)
+        if filled + nbytes > shard_nbytes and shards[-1]:
             shards.append({})
-        shards[-1][name] = shape
+            filled = 0
+        shards[-1][name] = dimensions
+        filled += nbytes
     weight_map = {}
     for i, shard in enumerate(shards, start=1):
         file_name = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
@@ -111,4 +124,4 @@ def _write_json(file: Path, value: object) -> None:
 
 
 if __name__ == "__main__":
-    make_parents(Path(sys.argv[1]), n_layers=int(sys.argv[2]))
+    make_parents(Path(sys.argv[1]), sys.argv[2])

@@ -3,27 +3,47 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
+
+from processes import Command
 
 T = 0.4
 """Where between the parents; any value inside (0, 1) costs the same."""
 
-Command = list[str]
 
-
-def fusion_slerp(a: Path, b: Path, out: Path) -> Command:
+def fusion_slerp(**options: object) -> Command:
     """This package, as a plain Python call."""
-    code = f"from fusion_slerp import merge; merge({str(a)!r}, {str(b)!r}, t={T}, out={str(out)!r})"
-    return [sys.executable, "-c", code]
+
+    def command(a: Path, b: Path, out: Path) -> list[str]:
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        call = f"merge({str(a)!r}, {str(b)!r}, t={T}, out={str(out)!r}{given})"
+        code = f"from fusion_slerp import merge; print('engine_s=', {call}.elapsed_s, sep='')"
+        return [sys.executable, "-c", code]
+
+    return command
 
 
-def io_floor(a: Path, b: Path, out: Path) -> Command:
+def io_floor(a: Path, b: Path, out: Path) -> list[str]:
     """Reading both inputs and writing the output, and nothing else."""
     return [sys.executable, str(Path(__file__).with_name("io_floor.py")), str(a), str(b), str(out)]
 
 
-def fusion_bench_eager(a: Path, b: Path, out: Path) -> Command:
+def load_and_save(a: Path, b: Path, out: Path) -> list[str]:
+    """The least a merge with the safetensors library could do: load both, save one."""
+    code = (
+        "import pathlib, sys\n"
+        "from safetensors.torch import load_file, save_file\n"
+        "a, b, out = map(pathlib.Path, sys.argv[1:])\n"
+        "out.mkdir()\n"
+        "for file in sorted(a.glob('*.safetensors')):\n"
+        "    mine, other = load_file(file), load_file(b / file.name)\n"
+        "    total = sum(tensor.view(-1)[::2048].sum().item() for tensor in other.values())\n"
+        "    save_file(mine, out / file.name)\n"
+    )
+    return [sys.executable, "-c", code, str(a), str(b), str(out)]
+
+
+def fusion_bench_eager(a: Path, b: Path, out: Path) -> list[str]:
     """FusionBench's own SLERP on an eager pool; its lazy pool stops with an error."""
     code = (
         "from fusion_bench.method import SlerpForCausalLM\n"
@@ -34,10 +54,10 @@ def fusion_bench_eager(a: Path, b: Path, out: Path) -> Command:
     return [sys.executable, "-c", code]
 
 
-def mergekit(environment: Path) -> Callable[[Path, Path, Path], Command]:
+def mergekit(environment: Path) -> Command:
     """mergekit, installed in a virtual environment of its own."""
 
-    def command(a: Path, b: Path, out: Path) -> Command:
+    def command(a: Path, b: Path, out: Path) -> list[str]:
         recipe = out.with_suffix(".yml")
         recipe.write_text(
             f"merge_method: slerp\nbase_model: {a}\nmodels:\n- model: {a}\n- model: {b}\n"

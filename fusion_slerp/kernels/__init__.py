@@ -12,6 +12,9 @@ some hundredths of a second; nothing is stored on the disk.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 
 from fusion_slerp.kernels.compiler import compiled
@@ -76,9 +79,13 @@ def _run(
     n = words[0].size
     for array in words:  # the compiled code trusts its pointers
         if array.size != n or not array.flags.c_contiguous:
-            raise ValueError(
-                f"{kernel}: {array.size} words, contiguous: {array.flags.c_contiguous}; need {n}"
-            )
-    function = compiled(kernel, tuple(array.dtype.name for array in words))
+            found = f"{array.size} words, contiguous: {array.flags.c_contiguous}"
+            raise ValueError(f"{kernel}: {found}; needed: {n}, contiguous")
+    function = _function(kernel, *[array.dtype for array in words])
     arrays = words if sums is None else (*words, sums)
-    return function(n, *(array.ctypes.data for array in arrays), *factors)
+    return function(n, *[array.ctypes.data for array in arrays], *factors)
+
+
+@cache
+def _function(kernel: str, *dtypes: np.dtype) -> Callable[..., int]:
+    return compiled(kernel, tuple(dtype.name for dtype in dtypes))

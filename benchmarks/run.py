@@ -1,0 +1,146 @@
+"""Runs the benchmarks: whole processes, side by side, one JSON file each in benchmarks/results/.
+
+    python benchmarks/run.py --mergekit VENV [--runs 5] [EXPERIMENT ...]
+
+Without names, all experiments run one after another. `report.py` makes tables and the plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import contenders
+from processes import (
+    Command,
+    Run,
+    about_this_machine,
+    digest,
+    in_turn,
+    make_parents,
+    measure,
+    write_json,
+)
+
+RESULTS = Path(__file__).with_name("results")
+OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
+LAYERS = ("3", "11", "22", "65")
+"""Of TinyLlama's shape: 0.26, 0.6, 1.1 and 3.0 billion parameters."""
+
+Runs = dict[str, list[Run]]
+
+
+class Bench:
+    """What every experiment needs: a folder for checkpoints, the number of runs, the peers."""
+
+    def __init__(self, folder: Path, n_runs: int, mergekit: Path | None) -> None:
+        self._folder = folder
+        self._n_runs = n_runs
+        self.ours: dict[str, Command] = {OURS: contenders.fusion_slerp()}
+        self.floor: dict[str, Command] = {FLOOR: contenders.io_floor}
+        self.mergekit: dict[str, Command] = {MERGEKIT: contenders.mergekit(mergekit)} if mergekit else {}
+
+    def parents(self, shape: str) -> tuple[Path, Path, int]:
+        """The checkpoints of a shape and the bytes of their weight files; one shape at a time on the disk."""
+        folder = self._folder / shape
+        if not folder.exists():
+            for other in self._folder.iterdir():
+                shutil.rmtree(other)
+            make_parents(folder, shape)
+        nbytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+        return folder / "a", folder / "b", nbytes
+
+    def compare(self, shape: str, commands: dict[str, Command], cold: bool = False) -> dict[str, object]:
+        """Runs the commands on one shape."""
+        a, b, nbytes = self.parents(shape)
+        print(f"{shape}, {'cold' if cold else 'warm'}:", file=sys.stderr)
+        runs = in_turn(commands, a, b, self._n_runs, cold)
+        return {
+            "shape": shape,
+            "in_nbytes": nbytes,
+            "page_cache": "cold" if cold else "warm",
+            "runs": {name: [asdict(run) for run in each] for name, each in runs.items()},
+        }
+
+
+def peers(bench: Bench) -> list[dict[str, object]]:
+    """1.1 billion parameters, warm: everybody."""
+    host: dict[str, Command] = {"FusionBench, eager": contenders.fusion_bench_eager}
+    library: dict[str, Command] = {"safetensors load + save": contenders.load_and_save}
+    return [bench.compare("22", bench.ours | bench.floor | library | bench.mergekit | host)]
+
+
+def sizes(bench: Bench) -> list[dict[str, object]]:
+    """Growing models, warm."""
+    return [bench.compare(shape, bench.ours | bench.floor | bench.mergekit) for shape in LAYERS]
+
+
+def cold(bench: Bench) -> list[dict[str, object]]:
+    """1.1 billion parameters that are not in the page cache."""
+    return [bench.compare("22", bench.ours | bench.floor, cold=True)]
+
+
+def shapes(bench: Bench) -> list[dict[str, object]]:
+    """A single tensor of 1 GB, 20,000 of 4 KB, and a model of 10 MB."""
+    few = [bench.compare(shape, bench.ours | bench.floor) for shape in ("one-tensor", "small-tensors")]
+    return [*few, bench.compare("tiny", bench.ours | bench.mergekit)]
+
+
+def threads(bench: Bench) -> list[dict[str, object]]:
+    """One thread and two: the speed-up, and the same bytes."""
+    commands = {f"threads={n}": contenders.fusion_slerp(threads=n) for n in (1, 2)}
+    result = bench.compare("22", dict(commands))
+    a, b, _ = bench.parents("22")
+    digests = {}
+    for name, command in commands.items():
+        out = a.parent / "out"
+        measure(command(a, b, out), out)
+        digests[name] = digest(out)
+        shutil.rmtree(out)
+    return [result | {"sha256": digests}]
+
+
+def kernels(bench: Bench) -> list[dict[str, object]]:
+    """The kernels alone, by type."""
+    script = str(Path(__file__).with_name("kernel_rates.py"))  # apart: this process must stay small
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
+    run.__name__: run for run in (peers, sizes, cold, shapes, threads, kernels)
+}
+
+
+def main() -> None:
+    """Parses the arguments, runs, and writes one JSON file per experiment."""
+    names = "\n".join(f"  {name}: {inspect.getdoc(run)}" for name, run in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__}\nexperiments:\n{names}", formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT")
+    parser.add_argument("--mergekit", type=Path, help="virtual environment with mergekit; default: left out")
+    parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
+    args = parser.parse_args()
+    mergekit = args.mergekit.absolute() if args.mergekit else None
+    for name in args.experiments or EXPERIMENTS:
+        with tempfile.TemporaryDirectory() as folder:
+            found = EXPERIMENTS[name](Bench(Path(folder), args.runs, mergekit))
+        command = " ".join(["python", "benchmarks/run.py", *(Path(arg).name for arg in sys.argv[1:])])
+        result = about_this_machine(mergekit) | {"command": command, "experiment": name, "results": found}
+        file = RESULTS / f"{name}-{time.strftime('%Y-%m-%d')}.json"
+        write_json(file, result)
+        print(f"written: results/{file.name}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
