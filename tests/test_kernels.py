@@ -322,6 +322,7 @@ def test_arrays_that_the_compiled_code_would_overrun_are_refused(spoil):
 
 
 def test_many_threads_may_be_the_first_to_need_a_kernel():
+    kernels._function.cache_clear()
     compiler._compiled.cache_clear()
     a, b = ordinary(F16, 5000, seed=21), ordinary(F32, 5000, seed=22)
     with ThreadPoolExecutor(8) as pool:
