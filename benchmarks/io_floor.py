@@ -19,7 +19,7 @@ from pathlib import Path
 from fusion_slerp.checkpoint.output_file import OutputFile
 from fusion_slerp.checkpoint.positioned_io import open_for_reading, read_at
 from fusion_slerp.execute.buffers import BufferPool
-from fusion_slerp.memory import WRITERS
+from fusion_slerp.memory import READERS, WAITING_RESULTS, WRITERS
 from fusion_slerp.settings import available_cpus
 
 CHUNK_NBYTES = 2 << 20
@@ -31,9 +31,9 @@ Piece = tuple[int, int, OutputFile, int, int]
 def floor(a: Path, b: Path, out: Path) -> None:
     """Reads every weight file of `a` and `b`, and writes those of `a` to `out`."""
     out.mkdir()
-    n_threads = available_cpus()
+    n_threads = available_cpus() + READERS
     others = BufferPool(CHUNK_NBYTES, n_threads)
-    copies = BufferPool(CHUNK_NBYTES, n_threads + 2 * WRITERS)
+    copies = BufferPool(CHUNK_NBYTES, n_threads + WRITERS * (1 + WAITING_RESULTS))
     outputs: list[OutputFile] = []
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(n_threads) as readers:
 

@@ -1,6 +1,6 @@
 """The kernels alone, on one core: gigabytes of input per second for every type, and mixed.
 
-    python benchmarks/kernel_rates.py
+python benchmarks/kernel_rates.py
 """
 
 from __future__ import annotations

@@ -10,7 +10,13 @@ from fusion_slerp.errors import Problem, SettingsError
 from fusion_slerp.settings import MergeSettings
 
 WRITERS = 2
-"""Threads that wait for the disk, and take next to no CPU time with direct I/O."""
+"""Threads that write; with direct I/O they wait for the disk and take next to no CPU time."""
+
+READERS = 1
+"""Worker threads beyond those that may compute: one reads on while the others are busy."""
+
+WAITING_RESULTS = 3
+"""Per writer: results that wait to be written, so that the disk is busy while tensors are measured."""
 
 MAX_BATCH = 1024
 """Small tensors that are read into one buffer."""
@@ -27,7 +33,7 @@ class MemoryPlan:
     """The buffers of a merge; made when they are needed, so that a small merge needs fewer.
 
     Attributes:
-        threads: Threads that compute.
+        threads: Threads that compute at a time.
         kept_chunks: How many measured chunks may wait in memory to be combined; the further
             chunks of a larger tensor are read a second time.
         pair_nbytes: Bytes of a buffer for one chunk of both parents.
@@ -40,14 +46,19 @@ class MemoryPlan:
     out_nbytes: int
 
     @property
+    def workers(self) -> int:
+        """Worker threads: those that compute, and some that read."""
+        return self.threads + READERS
+
+    @property
     def n_pairs(self) -> int:
-        """Buffers for pairs: the kept ones, one per thread, and one for the calling thread."""
-        return self.kept_chunks + self.threads + 1
+        """Buffers for pairs: the kept ones, one per worker, and one for the calling thread."""
+        return self.kept_chunks + self.workers + 1
 
     @property
     def n_outs(self) -> int:
-        """Buffers for results: one per thread, and for each writer one in work and one waiting."""
-        return self.threads + 2 * WRITERS
+        """Buffers for results: one per worker, those being written, and those that wait for it."""
+        return self.workers + WRITERS * (1 + WAITING_RESULTS)
 
     @property
     def nbytes(self) -> int:

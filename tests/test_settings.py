@@ -11,7 +11,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from fusion_slerp import MergeSettings, SettingsError, merge, plan_merge
-from fusion_slerp.memory import WRITERS
+from fusion_slerp.memory import READERS, WRITERS
 from fusion_slerp.settings import available_cpus, check_t, parse_nbytes, settings_from
 from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
@@ -228,7 +228,7 @@ def test_effect_of_threads(tmp_path, parents, monkeypatch):
     monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Pool)
     for i, threads in enumerate((1, 3, None)):
         merge(*parents, out=tmp_path / f"{i}", threads=threads)
-    assert asked[1::2] == [1, 3, available_cpus()]
+    assert asked[1::2] == [n + READERS for n in (1, 3, available_cpus())]
     assert asked[::2] == [WRITERS] * 3
     assert len({(tmp_path / f"{i}/model.safetensors").read_bytes() for i in range(3)}) == 1
 

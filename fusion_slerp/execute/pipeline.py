@@ -1,6 +1,7 @@
 """Schedules a plan's work on threads and hands the results to a sink.
 
-Worker threads read, measure and combine; writer threads wait for the sink. Consecutive small
+Worker threads read, measure and combine, not more of them computing at a time than `threads`
+says; writer threads wait for the sink. Consecutive small
 tensors form a batch: read once, measured, combined and written together. A tensor larger than a
 chunk takes two rounds of tasks, one task per chunk: all its measurements, then all its
 combinations. Measured chunks stay in memory for the second round as far as the memory budget
@@ -60,7 +61,7 @@ def execute(
     with (
         InputFiles({entry.file for tensor in plan.tensors for entry in tensor.sources}) as inputs,
         ThreadPoolExecutor(WRITERS, "fusion_slerp writer") as writers,
-        ThreadPoolExecutor(plan.memory.threads, "fusion_slerp worker") as workers,
+        ThreadPoolExecutor(plan.memory.workers, "fusion_slerp worker") as workers,
     ):
         crew = _Crew(plan, inputs, sink, workers, writers)
         try:
@@ -120,7 +121,7 @@ class _Crew:
         self._buffers = Buffers(plan.memory)
         self._sink = sink
         self._writers = writers
-        self.work = TensorWork(inputs, plan.settings, self._buffers)
+        self.work = TensorWork(inputs, plan.settings, self._buffers, plan.memory.threads)
         self.workers = workers
         self.kept_chunks = plan.memory.kept_chunks
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from threading import Semaphore
 
 import numpy as np
 
@@ -55,18 +56,30 @@ class Result:
 
 
 class TensorWork:
-    """The steps of a merge on open input files; every method may be called from any thread."""
+    """The steps of a merge on open input files; every method may be called from any thread.
 
-    def __init__(self, inputs: InputFiles, settings: MergeSettings, buffers: Buffers) -> None:
+    Args:
+        inputs: The parents' files.
+        settings: How to merge.
+        buffers: Where words and results lie.
+        n_computing: How many threads may compute at a time; others read meanwhile.
+    """
+
+    def __init__(
+        self, inputs: InputFiles, settings: MergeSettings, buffers: Buffers, n_computing: int
+    ) -> None:
         self._inputs = inputs
         self._settings = settings
         self._buffers = buffers
+        self._computing = Semaphore(n_computing)
 
     def measure(self, tensor: TensorPlan, chunk: Chunk, keep: bool) -> Measured:
         """The sums of one chunk of a pair that is to be merged."""
         buffer = self._buffers.pairs.take()
         try:
-            sums = slerp.measure(*self._read(tensor.sources, chunk, buffer))
+            a, b = self._read(tensor.sources, chunk, buffer)
+            with self._computing:
+                sums = slerp.measure(a, b)
         except BaseException:
             self._buffers.pairs.give(buffer)
             raise
@@ -122,7 +135,8 @@ class TensorWork:
             try:
                 again = kept is None
                 words = self._read(tensor.sources, chunk, pair) if again else _split(tensor, count, pair)
-                _fill(tensor, words, start, found, result.data)
+                with self._computing:
+                    _fill(tensor, words, start, found, result.data)
             except BaseException:
                 self._buffers.outs.give(result.buffer)
                 raise
@@ -136,7 +150,9 @@ class TensorWork:
         try:
             result = self._result(tensors[0], 0, sum(tensor.out.nbytes for tensor in tensors))
             try:
-                reports = self._fill_batch(tensors, pair, result)
+                pieces = self._read_batch(tensors, pair)
+                with self._computing:
+                    reports = self._fill_batch(tensors, pieces, result)
             except BaseException:
                 self._buffers.outs.give(result.buffer)
                 raise
@@ -144,14 +160,19 @@ class TensorWork:
             self._buffers.pairs.give(pair)
         return result, reports
 
-    def _fill_batch(self, tensors: Sequence[TensorPlan], pair: Buffer, result: Result) -> list[TensorReport]:
+    def _read_batch(self, tensors: Sequence[TensorPlan], pair: Buffer) -> list[list[np.ndarray]]:
         sources = [tensor.sources for tensor in tensors]
         first = [entries[0] for entries in sources]
         second = [entries[1] for entries in sources if len(entries) > 1]
         words = iter(self._inputs.read_together([*first, *second], pair))
-        pieces = [[next(words)] for _ in first]
+        pieces: list[list[np.ndarray]] = [[next(words)] for _ in first]
         for piece, entries in zip(pieces, sources, strict=True):
             piece.extend(next(words) for _ in entries[1:])
+        return pieces
+
+    def _fill_batch(
+        self, tensors: Sequence[TensorPlan], pieces: Sequence[Words], result: Result
+    ) -> list[TensorReport]:
         reports = []
         for tensor, piece in zip(tensors, pieces, strict=True):
             merged = tensor.action == "merge"

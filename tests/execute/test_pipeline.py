@@ -16,7 +16,7 @@ from fusion_slerp.memory import MAX_BATCH
 from fusion_slerp.plan import MergePlan
 from tests.models import write_checkpoint
 
-LEAST = {1: "44MB", 2: "57MB", 3: "70MB"}
+LEAST = {1: "68MB", 2: "81MB", 3: "93MB"}
 """Hardly more than the buffers that so many threads need for a float32 and a float16 parent."""
 
 
@@ -69,13 +69,13 @@ def test_the_bytes_depend_neither_on_the_budget_nor_on_the_threads(parents, t):
     results = [
         child_bytes(plan_merge(*parents, t=t, threads=threads, memory_budget=budget))
         for threads, least in LEAST.items()
-        for budget in (least, "90MB", "1GB")
+        for budget in (least, "110MB", "1GB")
     ]
     assert len(results[0]) == 9
     assert all(result == results[0] for result in results)
 
 
-@pytest.mark.parametrize(("budget", "kept"), [(LEAST[2], 0), ("80MB", 3), ("1GB", 7)])
+@pytest.mark.parametrize(("budget", "kept"), [(LEAST[2], 0), ("110MB", 3), ("1GB", 7)])
 @pytest.mark.parametrize("t", [0, 0.3])
 def test_exactly_the_bytes_are_read_that_the_plan_foresees(parents, monkeypatch, budget, kept, t):
     plan = plan_merge(*parents, t=t, threads=2, memory_budget=budget)
