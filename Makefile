@@ -58,8 +58,9 @@ types: | $(READY) ## Check types
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
-bench: | $(READY) $(PEER_ENV)/.ready ## Compare time and memory with the peers; results go to benchmarks/results/
-	$(TEST_ENV)/bin/python benchmarks/compare.py --mergekit $(PEER_ENV) $(ARGS)
+bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
+	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)
+	$(TEST_ENV)/bin/python benchmarks/report.py
 
 # mergekit needs other versions than the host, so it has an environment of its own.
 $(PEER_ENV)/.ready:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -22,19 +23,40 @@ import numpy as np
 
 import fusion_slerp
 
-HIDDEN, INTERMEDIATE, KEY_VALUE, VOCABULARY = 2048, 5632, 256, 32000
 BLOCK_ELEMENTS = (1 << 23) + 4099
-TENSORS_PER_LAYER = {
-    "input_layernorm.weight": (HIDDEN,),
-    "mlp.down_proj.weight": (HIDDEN, INTERMEDIATE),
-    "mlp.gate_proj.weight": (INTERMEDIATE, HIDDEN),
-    "mlp.up_proj.weight": (INTERMEDIATE, HIDDEN),
-    "post_attention_layernorm.weight": (HIDDEN,),
-    "self_attn.k_proj.weight": (KEY_VALUE, HIDDEN),
-    "self_attn.o_proj.weight": (HIDDEN, HIDDEN),
-    "self_attn.q_proj.weight": (HIDDEN, HIDDEN),
-    "self_attn.v_proj.weight": (KEY_VALUE, HIDDEN),
-}
+
+
+@dataclass(frozen=True, slots=True)
+class Llama:
+    """The sizes of a model; those of TinyLlama unless said otherwise."""
+
+    n_layers: int
+    hidden: int = 2048
+    intermediate: int = 5632
+    key_value: int = 256
+    vocabulary: int = 32000
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor with its dimensions."""
+        layer = {
+            "input_layernorm.weight": (self.hidden,),
+            "mlp.down_proj.weight": (self.hidden, self.intermediate),
+            "mlp.gate_proj.weight": (self.intermediate, self.hidden),
+            "mlp.up_proj.weight": (self.intermediate, self.hidden),
+            "post_attention_layernorm.weight": (self.hidden,),
+            "self_attn.k_proj.weight": (self.key_value, self.hidden),
+            "self_attn.o_proj.weight": (self.hidden, self.hidden),
+            "self_attn.q_proj.weight": (self.hidden, self.hidden),
+            "self_attn.v_proj.weight": (self.key_value, self.hidden),
+        }
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocabulary, self.hidden)}
+        for i in range(self.n_layers):
+            shapes |= {f"model.layers.{i}.{name}": size for name, size in layer.items()}
+        norm: dict[str, tuple[int, ...]] = {"model.norm.weight": (self.hidden,)}
+        return shapes | norm | {"lm_head.weight": (self.vocabulary, self.hidden)}
+
+
+TINY = Llama(6, hidden=256, intermediate=704, key_value=64, vocabulary=2048)
 
 
 def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> None:
@@ -47,22 +69,20 @@ def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> N
         _write(folder / name, shape, words, shard_nbytes)
 
 
+def _sizes(shape: str) -> Llama:
+    return TINY if shape == "tiny" else Llama(int(shape) if shape.isdigit() else 1)
+
+
 def _shapes(shape: str) -> dict[str, tuple[int, ...]]:
     if shape == "one-tensor":
         return {"lm_head.weight": (262_144, 2048)}
     if shape == "small-tensors":
-        return {f"model.layers.{i // 100}.experts.{i % 100}.weight": (HIDDEN,) for i in range(20_000)}
-    if shape == "tiny":
-        return {f"model.layers.{i}.self_attn.q_proj.weight": (512, 512) for i in range(20)}
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
-    for layer in range(int(shape)):
-        shapes |= {f"model.layers.{layer}.{name}": size for name, size in TENSORS_PER_LAYER.items()}
-    return shapes | {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+        return {f"model.layers.{i // 100}.experts.{i % 100}.weight": (2048,) for i in range(20_000)}
+    return _sizes(shape).shapes()
 
 
 def _write(folder: Path, shape: str, words: np.ndarray, shard_nbytes: int) -> None:
     folder.mkdir(parents=True)
-    n_layers = int(shape) if shape.isdigit() else 1
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, dimensions in _shapes(shape).items():
@@ -78,7 +98,7 @@ def _write(folder: Path, shape: str, words: np.ndarray, shard_nbytes: int) -> No
         weight_map |= dict.fromkeys(shard, file_name)
         _write_shard(folder / file_name, shard, words)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    _write_json(folder / "config.json", _config(n_layers))
+    _write_json(folder / "config.json", _config(_sizes(shape)))
     demo = Path(fusion_slerp.__file__).parent / "demo" / "plays"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(demo / name, folder / name)
@@ -101,16 +121,16 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], words: np.ndarr
             position += part.nbytes
 
 
-def _config(n_layers: int) -> dict[str, object]:
+def _config(sizes: Llama) -> dict[str, object]:
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_size": HIDDEN,
-        "intermediate_size": INTERMEDIATE,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 4,
-        "vocab_size": VOCABULARY,
+        "hidden_size": sizes.hidden,
+        "intermediate_size": sizes.intermediate,
+        "num_hidden_layers": sizes.n_layers,
+        "num_attention_heads": sizes.hidden // 64,
+        "num_key_value_heads": sizes.key_value // 64,
+        "vocab_size": sizes.vocabulary,
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-05,
         "hidden_act": "silu",

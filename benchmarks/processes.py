@@ -19,6 +19,9 @@ from pathlib import Path
 
 PACKAGES = ("fusion-slerp", "fusion-bench", "transformers", "torch", "safetensors", "llvmlite", "numpy")
 
+REST_S = 3
+"""Before every run: virtual disks grant a burst after a rest, and so to everybody or to nobody."""
+
 Command = Callable[[Path, Path, Path], list[str]]
 """From the folders of a, b and the child to the arguments of a process."""
 
@@ -47,14 +50,17 @@ def in_turn(
 ) -> dict[str, list[Run]]:
     """Runs the commands A B C, A B C, ..., so that a machine that drifts drifts for all.
 
-    One uncounted round goes first, unless the inputs are dropped from the page cache each time.
+    Before each run the disk comes to rest. One uncounted round goes first, unless the inputs are
+    dropped from the page cache each time.
     """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for round_number in range(0 if not cold else 1, n_runs + 1):
         for name, command in commands.items():
+            out = a.parent / "out"
             if cold:
                 drop_from_page_cache(a, b)
-            out = a.parent / "out"
+            os.sync()  # what the one before left to the system is not this one's burden
+            time.sleep(REST_S)
             run = measure(command(a, b, out), out)
             shutil.rmtree(out)
             print(f"  {name}: {run.wall_s:.2f} s, {run.peak_mb:.0f} MB", file=sys.stderr)

@@ -72,6 +72,7 @@ def execute(
 
 
 def _run(plan: MergePlan, crew: _Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
+    crew.workers.submit(crew.work.prepare, plan.tensors)
     under_way: deque[_Batch | _Large] = deque()
     for tensors in _groups(plan.tensors):
         step = _Large(tensors[0], crew) if _is_large(tensors[0]) else _Batch(tensors, crew)

@@ -73,6 +73,15 @@ class TensorWork:
         self._buffers = buffers
         self._computing = Semaphore(n_computing)
 
+    def prepare(self, tensors: Sequence[TensorPlan]) -> None:
+        """Compiles the kernels of a merge, which takes some hundredths of a second, while others read."""
+        merged = [tensor for tensor in tensors if tensor.action == "merge"]
+        types = dict.fromkeys((t.a.dtype.word, t.b.dtype.word, t.out.dtype.word) for t in merged)
+        for a, b, _ in types:
+            kernels.prepare("measure", a, b)
+        for words in types:
+            kernels.prepare("combine", *words)
+
     def measure(self, tensor: TensorPlan, chunk: Chunk, keep: bool) -> Measured:
         """The sums of one chunk of a pair that is to be merged."""
         buffer = self._buffers.pairs.take()

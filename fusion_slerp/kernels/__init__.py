@@ -73,6 +73,11 @@ def convert(a: np.ndarray, out: np.ndarray) -> int:
     return _run("convert", (a, out), ())
 
 
+def prepare(kernel: str, *dtypes: str) -> None:
+    """Compiles a kernel for these numpy dtypes now, in the order of its arrays, not at its first use."""
+    _function(kernel, *[np.dtype(name) for name in dtypes])
+
+
 def _run(
     kernel: str, words: tuple[np.ndarray, ...], factors: tuple[float, ...], sums: np.ndarray | None = None
 ) -> int:

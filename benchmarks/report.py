@@ -1,0 +1,168 @@
+"""Makes the tables and the plot of docs/benchmarks.md from the newest JSON file of each experiment.
+
+    python benchmarks/report.py
+
+Prints Markdown; writes docs/images/benchmarks.svg. Needs matplotlib, which FusionBench brings along.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PLOT = ROOT / "docs" / "images" / "benchmarks.svg"
+OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
+COLUMNS = {"wall_s": 2, "cpu_s": 2, "peak_mb": 0, "engine_s": 2}
+
+Result = dict[str, Any]
+
+
+def newest(experiment: str) -> Result:
+    """The last result of an experiment.
+
+    Raises:
+        FileNotFoundError: It has not run.
+    """
+    files = sorted(RESULTS.glob(f"{experiment}-*.json"))
+    if not files:
+        raise FileNotFoundError(f"no result of {experiment}; run: python benchmarks/run.py {experiment}")
+    return json.loads(files[-1].read_text()) | {"file": files[-1].name}
+
+
+def values(result: Result, name: str, key: str) -> list[float]:
+    """One attribute of all runs of one contender."""
+    return [run[key] for run in result["runs"].get(name, []) if run[key] is not None]
+
+
+def median(result: Result, name: str, key: str) -> float:
+    """Its median."""
+    return statistics.median(values(result, name, key))
+
+
+def parameters(result: Result) -> float:
+    """Billions of parameters of one parent, in bfloat16."""
+    return result["in_nbytes"] / 4e9
+
+
+def runs_table(result: Result) -> str:
+    """Medians (smallest to largest) of every contender, and how many times ours the wall time is."""
+    lines = ["| | wall s | CPU s | peak MB | engine s | wall, times ours |", "|---|---|---|---|---|---|"]
+    for name in result["runs"]:
+        cells = [_cell(values(result, name, key), digits) for key, digits in COLUMNS.items()]
+        ours = next(iter(result["runs"]))
+        ratio = median(result, name, "wall_s") / median(result, ours, "wall_s")
+        lines.append(f"| {name} | {' | '.join(cells)} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def _cell(found: list[float], digits: int) -> str:
+    if not found:
+        return ""
+    low, middle, high = min(found), statistics.median(found), max(found)
+    return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def sizes_table(results: list[Result]) -> str:
+    """Growing models: time, CPU per gigabyte, memory, and the ratios."""
+    lines = [
+        "| parameters | ours, wall s | CPU s per GB of input | peak MB | engine, times the floor "
+        "| mergekit, wall s | wall, times ours | CPU, times ours |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ours = {key: median(result, OURS, key) for key in COLUMNS}
+        cells = [
+            f"{parameters(result):.2f} billion",
+            f"{ours['wall_s']:.2f}",
+            f"{ours['cpu_s'] / result['in_nbytes'] * 1e9:.2f}",
+            f"{ours['peak_mb']:.0f}",
+            f"{ours['engine_s'] / median(result, FLOOR, 'engine_s'):.2f}",
+        ]
+        if values(result, MERGEKIT, "wall_s"):
+            theirs = median(result, MERGEKIT, "wall_s"), median(result, MERGEKIT, "cpu_s")
+            ratios = theirs[0] / ours["wall_s"], theirs[1] / ours["cpu_s"]
+            cells += [f"{theirs[0]:.1f}", f"{ratios[0]:.1f}", f"{ratios[1]:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def line(results: list[Result], key: str) -> tuple[float, float, float]:
+    """Slope per gigabyte of input, intercept, and R² of the medians of ours."""
+    x = np.array([result["in_nbytes"] / 1e9 for result in results])
+    y = np.array([median(result, OURS, key) for result in results])
+    slope, intercept = np.polyfit(x, y, 1)
+    return float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def prediction(results: list[Result]) -> str:
+    """The largest model from the smaller ones, and two models of 72 billion parameters on other disks."""
+    *smaller, largest = results
+    slope, intercept, _ = line(smaller, "cpu_s")
+    foreseen = intercept + slope * largest["in_nbytes"] / 1e9
+    measured = median(largest, OURS, "cpu_s")
+    slope, intercept, r2 = line(results, "cpu_s")
+    in_gb, out_gb = 2 * 145.4, 145.4  # Qwen2.5-72B: 72.7 billion parameters in bfloat16
+    cpu_s, disk_s = intercept + slope * in_gb, (in_gb + out_gb) / 3.0
+    return "\n".join(
+        [
+            f"CPU seconds = {intercept:.2f} + {slope:.3f} per GB of input, R² = {r2:.5f}.",
+            f"From the smaller models, {foreseen:.2f} CPU s for the largest; measured: {measured:.2f}.",
+            f"Two 72B models, one NVMe disk of 3 GB/s: {disk_s:.0f} s at the disk ({in_gb:.0f} GB in, "
+            f"{out_gb:.0f} GB out), {cpu_s:.0f} CPU s ({cpu_s / 2:.0f} s on two cores).",
+            f"An eighth of the tensors on each of 8 such machines: {disk_s / 8:.0f} s.",
+        ]
+    )
+
+
+def plot(results: list[Result]) -> None:
+    """Wall time and peak memory over model size."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "fusion_slerp"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    panels = [
+        ("wall_s", "wall time of the whole process, s"),
+        ("peak_mb", "peak resident memory, MB"),
+    ]
+    for axis, (key, label) in zip(axes, panels, strict=True):
+        for name, marker in ((MERGEKIT, "s"), (OURS, "o"), (FLOOR, "^")):
+            points = [(parameters(r), median(r, name, key)) for r in results if values(r, name, key)]
+            if points:
+                axis.plot(*zip(*points, strict=True), marker=marker, label=name)
+        axis.set(xlabel="parameters, billions", ylabel=label, yscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    PLOT.parent.mkdir(exist_ok=True)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    """Prints everything and writes the plot."""
+    for experiment in ("peers", "cold", "threads", "shapes"):
+        found = newest(experiment)
+        print(f"## {experiment} ({found['file']})")
+        for result in found["results"]:
+            print(f"\n{result['shape']}, {result['page_cache']}\n\n{runs_table(result)}")
+            print(*(f"\n{k}: {v}" for k, v in result.get("sha256", {}).items()), sep="")
+    sizes = newest("sizes")
+    print(
+        f"\n## sizes ({sizes['file']})\n\n{sizes_table(sizes['results'])}\n\n{prediction(sizes['results'])}"
+    )
+    kernels = newest("kernels")
+    print(f"\n## kernels ({kernels['file']})\n\n| a | b | measure GB/s | combine GB/s |\n|---|---|---|---|")
+    for row in kernels["results"]:
+        print(f"| {row['a']} | {row['b']} | {row['measure_gb_s']:.0f} | {row['combine_gb_s']:.0f} |")
+    plot(sizes["results"])
+
+
+if __name__ == "__main__":
+    main()
