@@ -18,6 +18,12 @@ READERS = 1
 WAITING_RESULTS = 3
 """Per writer: results that wait to be written, so that the disk is busy while tensors are measured."""
 
+KEPT_CHUNKS = 6
+"""Kept without a budget. More is slower: a second read from the page cache costs less than new memory."""
+
+MAX_NBYTES = 200_000_000
+"""Without a budget, there are no more threads than need this much, but at least one."""
+
 MAX_BATCH = 1024
 """Small tensors that are read into one buffer."""
 
@@ -83,17 +89,18 @@ def plan_memory(
     """
     pair_nbytes = whole_pages(CHUNK_ELEMENTS * max(pair_widths, default=1)) + SLACK_NBYTES
     out_nbytes = whole_pages(CHUNK_ELEMENTS * max(out_widths, default=1)) + PAGE_NBYTES
-    budget = settings.memory_nbytes
+    budget = settings.memory_nbytes or MAX_NBYTES
+    most = longest if settings.memory_nbytes else min(longest, KEPT_CHUNKS)
 
     def with_threads(threads: int) -> MemoryPlan:
         least = MemoryPlan(threads, 0, pair_nbytes, out_nbytes)
         kept = max(0, budget - least.nbytes) // pair_nbytes
-        return MemoryPlan(threads, min(kept, longest), pair_nbytes, out_nbytes)
+        return MemoryPlan(threads, min(kept, most), pair_nbytes, out_nbytes)
 
     memory = with_threads(settings.n_threads)
     while settings.threads is None and memory.nbytes > budget and memory.threads > 1:
         memory = with_threads(memory.threads - 1)
-    if memory.nbytes > budget:
+    if settings.memory_nbytes and memory.nbytes > budget:
         fields = (
             ("found", f"{settings.memory_budget} for {memory.threads} thread{'s' * (memory.threads > 1)}"),
             ("needed", f"{memory.nbytes} bytes: chunks of {CHUNK_ELEMENTS} elements, in and out"),

@@ -36,8 +36,9 @@ class MergeSettings:
         threads: Threads that compute, at least 1; None takes the CPUs this process may use. The
             child's bytes do not depend on it.
         memory_budget: Memory for buffers, bytes as a number or as `"200MB"`, `"1GiB"`; the process
-            itself takes about 125 MB more. Measured chunks of a tensor wait in it to be
-            combined, the rest of a larger tensor is read twice.
+            itself takes about 125 MB more. Measured chunks wait in it to be combined; those of
+            larger tensors are read again, as a rule from the page cache. None takes little, which
+            is the fastest there; more spares second reads from a slow disk.
         direct_io: Writing past the page cache: `"auto"` where the file system can, `"on"` or
             fail, `"off"`.
         show_pbar: Show bytes done, rate and time left on standard error.
@@ -51,7 +52,7 @@ class MergeSettings:
     tokenizer: str = "a"
     overwrite: bool = False
     threads: int | None = None
-    memory_budget: int | str = "200MB"
+    memory_budget: int | str | None = None
     direct_io: DirectIO = "auto"
     show_pbar: bool = False
 
@@ -71,9 +72,9 @@ class MergeSettings:
         return parse_nbytes(self.max_shard_size) or 0
 
     @property
-    def memory_nbytes(self) -> int:
-        """`memory_budget` in bytes."""
-        return parse_nbytes(self.memory_budget) or 0
+    def memory_nbytes(self) -> int | None:
+        """`memory_budget` in bytes; None if it is left open."""
+        return parse_nbytes(self.memory_budget)
 
     @property
     def n_threads(self) -> int:
@@ -139,8 +140,8 @@ def _problems(settings: MergeSettings) -> list[Problem]:
         found.append(_wrong("tokenizer", s.tokenizer, "a text: a, b, a folder or a hub id", "a"))
     if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
         found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
-    if parse_nbytes(s.memory_budget) is None:
-        found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB", "200MB"))
+    if s.memory_budget is not None and parse_nbytes(s.memory_budget) is None:
+        found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB, or null", "null"))
     if s.direct_io not in get_args(DirectIO):
         found.append(_wrong("direct_io", s.direct_io, "one of auto, on, off", "auto"))
     for name in ("overwrite", "show_pbar"):

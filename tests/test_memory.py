@@ -4,7 +4,7 @@ import pytest
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.errors import SettingsError
-from fusion_slerp.memory import MemoryPlan, plan_memory
+from fusion_slerp.memory import KEPT_CHUNKS, MAX_NBYTES, MemoryPlan, plan_memory
 from fusion_slerp.settings import MergeSettings
 
 BF16_PAIR = 4
@@ -26,9 +26,15 @@ def test_the_budget_is_used_and_never_exceeded(budget, threads):
     assert memory.n_outs > memory.workers
 
 
+def test_without_a_budget_little_is_kept_and_every_type_has_room():
+    assert plan(threads=2).kept_chunks == KEPT_CHUNKS
+    assert plan(threads=2).nbytes < 70e6
+    assert plan(pair=16, out=8, threads=4).nbytes > MAX_NBYTES  # four threads were asked for
+
+
 def test_no_more_is_kept_than_the_longest_tensor_has():
-    assert plan(longest=3, threads=2).kept_chunks == 3
-    assert plan(longest=1, threads=2).nbytes < 60e6
+    assert plan(longest=3, threads=2, memory_budget="1GB").kept_chunks == 3
+    assert plan(longest=1, threads=2).kept_chunks == 1
 
 
 def test_wider_elements_need_longer_buffers_and_the_widest_counts():
@@ -41,7 +47,8 @@ def test_wider_elements_need_longer_buffers_and_the_widest_counts():
 
 def test_with_many_cpus_there_are_as_many_threads_as_the_budget_has_buffers_for(monkeypatch):
     monkeypatch.setattr("fusion_slerp.settings.available_cpus", lambda: 256)
-    memory = plan(memory_budget="200MB")
+    memory = plan()
+    assert memory == plan(memory_budget="200MB", longest=memory.kept_chunks)
     assert 15 <= memory.threads < 40
     assert memory.nbytes <= 200e6
     assert plan(memory_budget="4GB").threads == 256

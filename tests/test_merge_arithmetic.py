@@ -484,4 +484,4 @@ def test_memory_does_not_grow_with_the_largest_tensor(tmp_path):
     assert (tmp_path / "out/large/model.safetensors").stat().st_size > 2 << 28
     assert foreseen_large == foreseen_small
     assert large * 1024 <= 1.1 * small * 1024
-    assert 0.7 * foreseen_large < large * 1024 < 1.1 * foreseen_large
+    assert 0.6 * foreseen_large < large * 1024 < 1.1 * foreseen_large

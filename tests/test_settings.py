@@ -34,7 +34,7 @@ WRONG = {
     "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: a, b, a folder or a hub id", "a"),
     "overwrite": ([1, 0, None, "true"], "true or false", "false"),
     "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
-    "memory_budget": ([0, None, "200", "MB", True], "a size such as 200MB", "200MB"),
+    "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "null"),
     "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "auto"),
     "show_pbar": ([1, None, "yes"], "true or false", "false"),
 }

@@ -43,7 +43,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         max_shard_size: Largest weight file, `"5GB"` or bytes.
         overwrite: Replace an existing folder at `model_save_path`.
         threads: Threads that compute; None takes the CPUs that this process may use.
-        memory_budget: Memory for buffers, `"200MB"` or bytes; more spares second reads.
+        memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
         direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
 
     Raises:
@@ -67,7 +67,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         max_shard_size: int | str = "5GB",
         overwrite: bool = False,
         threads: int | None = None,
-        memory_budget: int | str = "200MB",
+        memory_budget: int | str | None = None,
         direct_io: DirectIO = "auto",
         **kwargs: Any,
     ) -> None:
