@@ -23,16 +23,17 @@ COLUMNS = {"wall_s": 2, "cpu_s": 2, "peak_mb": 0, "engine_s": 2}
 Result = dict[str, Any]
 
 
-def newest(experiment: str) -> Result:
-    """The last result of an experiment.
+def newest(experiment: str, contender: str = "") -> Result:
+    """The last result of an experiment, or the last in which a contender took part.
 
     Raises:
         FileNotFoundError: It has not run.
     """
-    files = sorted(RESULTS.glob(f"{experiment}-*.json"))
-    if not files:
-        raise FileNotFoundError(f"no result of {experiment}; run: python benchmarks/run.py {experiment}")
-    return json.loads(files[-1].read_text()) | {"file": files[-1].name}
+    for file in sorted(RESULTS.glob(f"{experiment}-*.json"), reverse=True):
+        result = json.loads(file.read_text()) | {"file": file.name}
+        if not contender or contender in result["results"][0]["runs"]:
+            return result
+    raise FileNotFoundError(f"no result of {experiment}; run: python benchmarks/run.py {experiment}")
 
 
 def values(result: Result, name: str, key: str) -> list[float]:
@@ -120,7 +121,7 @@ def prediction(results: list[Result]) -> str:
     )
 
 
-def plot(results: list[Result]) -> None:
+def plot(results: list[Result], with_mergekit: list[Result]) -> None:
     """Wall time and peak memory over model size."""
     import matplotlib
 
@@ -135,9 +136,9 @@ def plot(results: list[Result]) -> None:
     ]
     for axis, (key, label) in zip(axes, panels, strict=True):
         for name, marker in ((MERGEKIT, "s"), (OURS, "o"), (FLOOR, "^")):
-            points = [(parameters(r), median(r, name, key)) for r in results if values(r, name, key)]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker=marker, label=name)
+            measured = with_mergekit if name == MERGEKIT else results
+            points = [(parameters(result), median(result, name, key)) for result in measured]
+            axis.plot(*zip(*points, strict=True), marker=marker, label=name)
         axis.set(xlabel="parameters, billions", ylabel=label, yscale="log")
         axis.grid(alpha=0.3)
     axes[0].legend()
@@ -153,15 +154,15 @@ def main() -> None:
         for result in found["results"]:
             print(f"\n{result['shape']}, {result['page_cache']}\n\n{runs_table(result)}")
             print(*(f"\n{k}: {v}" for k, v in result.get("sha256", {}).items()), sep="")
-    sizes = newest("sizes")
-    print(
-        f"\n## sizes ({sizes['file']})\n\n{sizes_table(sizes['results'])}\n\n{prediction(sizes['results'])}"
-    )
+    sizes, with_mergekit = newest("sizes"), newest("sizes", MERGEKIT)
+    for found in (sizes, with_mergekit):
+        print(f"\n## sizes ({found['file']})\n\n{sizes_table(found['results'])}")
+    print(f"\n{prediction(sizes['results'])}")
     kernels = newest("kernels")
     print(f"\n## kernels ({kernels['file']})\n\n| a | b | measure GB/s | combine GB/s |\n|---|---|---|---|")
     for row in kernels["results"]:
         print(f"| {row['a']} | {row['b']} | {row['measure_gb_s']:.0f} | {row['combine_gb_s']:.0f} |")
-    plot(sizes["results"])
+    plot(sizes["results"], with_mergekit["results"])
 
 
 if __name__ == "__main__":
