@@ -6,19 +6,23 @@ here reads a weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.dtypes import EXACT_COPY_CODES
-from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, nearest
+from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed
+from fusion_slerp.pairing import TensorPair
+
+Entries = Sequence[tuple[TensorEntry, TensorEntry]]
+"""Tensors of a with their counterparts in b."""
 
 MUST_AGREE = frozenset(
     "model_type hidden_size n_embd d_model num_hidden_layers n_layer num_layers intermediate_size "
     "n_inner num_attention_heads n_head num_heads num_key_value_heads head_dim num_experts "
     "num_local_experts n_routed_experts num_experts_per_tok position_embedding_type "
-    "partial_rotary_factor tie_word_embeddings".split()
+    "partial_rotary_factor".split()
 )
 """Config keys that change what a tensor of the same shape means."""
 
@@ -28,9 +32,9 @@ MAY_DIFFER = frozenset(
     "attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop initializer_range "
     "gradient_checkpointing pretraining_tp output_router_logits router_aux_loss_coef "
     "router_jitter_noise task_specific_params id2label label2id vocab_size is_decoder "
-    "use_return_dict torchscript unsloth_version unsloth_fixed".split()
+    "use_return_dict torchscript unsloth_version unsloth_fixed tie_word_embeddings".split()
 )
-"""Config keys without effect on what a weight means (vocab_size shows in the shapes)."""
+"""Config keys without effect on what a weight means (vocab_size shows in the shapes, tying in the names)."""
 
 ABSENT_IS_OFF = frozenset({"rope_type", "factor", "sliding_window"})
 """Config keys whose absence is a value: no scaling, no window."""
@@ -81,20 +85,21 @@ def _other_meaning(a: Checkpoint, b: Checkpoint, key: str, in_a: Any, in_b: Any)
     return Problem(MismatchError, f"the models differ in {key}", fields, fix)
 
 
-def compare_tensors(a: Checkpoint, b: Checkpoint) -> list[Problem]:
-    """Returns what is wrong with the pair's names, shapes and dtypes."""
+def compare_tensors(a: Checkpoint, b: Checkpoint, pairs: Iterable[TensorPair]) -> list[Problem]:
+    """Returns what is wrong with the pairs' shapes and dtypes."""
     problems = [_unmergeable(p) for p in (a, b) if _unmergeable_names(p)]
-    only_a = [name for name in a.tensors if name not in b.tensors]
-    only_b = [name for name in b.tensors if name not in a.tensors]
-    if only_a or only_b:
-        problems.append(_names_differ(a, b, only_a, only_b))
-    shared = [name for name in a.tensors if name in b.tensors]
-    reshaped = [name for name in shared if a.tensors[name].shape != b.tensors[name].shape]
+    matched = [pair for pair in pairs if pair.a and pair.b]
+    both = [(pair.a, pair.b) for pair in matched if pair.a and pair.b]
+    reshaped = [
+        (pair.a, pair.b)
+        for pair in matched
+        if pair.a and pair.b and not _shapes_fit(pair.a, pair.b, pair.follows_vocabulary)
+    ]
     if reshaped:
-        problems.append(_shapes_differ(a, b, reshaped))
-    retyped = [name for name in shared if not _dtypes_fit(a.tensors[name], b.tensors[name])]
+        problems.append(_shapes_differ(reshaped))
+    retyped = [(x, y) for x, y in both if not _dtypes_fit(x, y)]
     if retyped:
-        problems.append(_dtypes_differ(a, b, retyped))
+        problems.append(_dtypes_differ(retyped))
     return problems
 
 
@@ -116,56 +121,32 @@ def _unmergeable(parent: Checkpoint) -> Problem:
     return Problem(CheckpointError, "tensors of a type that cannot be interpolated", fields, fix)
 
 
-def _names_differ(a: Checkpoint, b: Checkpoint, only_a: list[str], only_b: list[str]) -> Problem:
-    fields: list[tuple[str, object]] = []
-    for label, parent, names, others in (("a", a, only_a, only_b), ("b", b, only_b, only_a)):
-        if names:
-            shown = [f"{name}{nearest(name, others[:1000])}" for name in names[:3]]
-            fields.append((f"only in {label}", f"{len(names)}: {listed([*shown, *names[3:]], 3)}"))
-            fields.append(("folder", parent.folder))
-    fix = "merge two models of one architecture and depth, saved by the same library"
-    if [*only_a, *only_b] == ["lm_head.weight"]:
-        fix = (
-            "one model ties its head to its embedding and the other does not: save both with the "
-            "same tie_word_embeddings"
-        )
-    return Problem(MismatchError, "the tensor names differ", tuple(fields), fix)
+def _shapes_fit(a: TensorEntry, b: TensorEntry, may_have_other_rows: bool) -> bool:
+    return a.shape == b.shape or (
+        may_have_other_rows and a.shape[1:] == b.shape[1:] and bool(a.shape and b.shape)
+    )
 
 
-def _shapes_differ(a: Checkpoint, b: Checkpoint, names: list[str]) -> Problem:
-    fields = _both_sides(a, b, names, lambda entry: list(entry.shape))
-    sizes = (a.config.get("vocab_size", 0), b.config.get("vocab_size", 0))
-    if all(_rows_are(a, b, name, sizes) for name in names):
-        fix = (
-            "bring both to one vocabulary first: load the smaller with transformers, call "
-            f"resize_token_embeddings({max(sizes)}) for the larger one's tokenizer, save it"
-        )
-        return Problem(MismatchError, f"the vocabularies differ: {sizes[0]}, {sizes[1]}", fields, fix)
-    headline = f"the shapes of {len(names)} tensors differ"
+def _shapes_differ(pairs: Entries) -> Problem:
+    fields = _both_sides(pairs, lambda entry: list(entry.shape))
+    headline = f"the shapes of {len(pairs)} tensors differ"
     return Problem(MismatchError, headline, fields, "merge two models of one size")
 
 
-def _rows_are(a: Checkpoint, b: Checkpoint, name: str, sizes: tuple[Any, Any]) -> bool:
-    shape_a, shape_b = a.tensors[name].shape, b.tensors[name].shape
-    return (shape_a[:1], shape_b[:1]) == ((sizes[0],), (sizes[1],)) and shape_a[1:] == shape_b[1:]
-
-
-def _dtypes_differ(a: Checkpoint, b: Checkpoint, names: list[str]) -> Problem:
-    fields = _both_sides(a, b, names, lambda entry: entry.dtype.code)
+def _dtypes_differ(pairs: Entries) -> Problem:
+    fields = _both_sides(pairs, lambda entry: entry.dtype.code)
     fix = "save both models with the same types for tensors that are not floating-point"
-    return Problem(MismatchError, f"the types of {len(names)} tensors cannot be merged", fields, fix)
+    return Problem(MismatchError, f"the types of {len(pairs)} tensors cannot be merged", fields, fix)
 
 
-def _both_sides(
-    a: Checkpoint, b: Checkpoint, names: list[str], describe: Callable[[TensorEntry], object]
-) -> tuple[tuple[str, object], ...]:
+def _both_sides(pairs: Entries, describe: Callable[[TensorEntry], object]) -> tuple[tuple[str, object], ...]:
     """The first differing tensor with both files, then the names of the others."""
-    entry, other = a.tensors[names[0]], b.tensors[names[0]]
+    (entry, other), *more = pairs
     fields: list[tuple[str, object]] = [
-        ("tensor", names[0]),
+        ("tensor", entry.name),
         ("a", f"{describe(entry)} in {entry.file}"),
         ("b", f"{describe(other)} in {other.file}"),
     ]
-    if len(names) > 1:
-        fields.append(("also", listed(names[1:], 5)))
+    if more:
+        fields.append(("also", listed([pair[0].name for pair in more], 5)))
     return tuple(fields)

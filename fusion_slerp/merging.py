@@ -122,7 +122,7 @@ def merge(
     with staging(target) as folder:
         report = _write_weights(plan, folder)
         copy_side_files(files, folder)
-        write_config(plan.a, plan.settings.dtype, folder)
+        write_config(plan.a, plan.config_changes, folder)
         parents = [card_parent(plan.a), card_parent(plan.b)]
         card = model_card(parents, plan.settings, report, target.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -161,8 +161,7 @@ def _announce(plan: MergePlan) -> None:
 
 
 def _write_weights(plan: MergePlan, folder: Path) -> tuple[TensorReport, ...]:
-    slots = [tensor.out for tensor in plan.tensors]
-    writer = ShardWriter(folder, slots, plan.shards, plan.settings.direct_io)
+    writer = ShardWriter(folder, plan.slots, plan.shards, plan.settings.direct_io)
     with writer, progress(plan) as on_bytes:
         return tuple(execute(plan, writer, on_bytes))
 

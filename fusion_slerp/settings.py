@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from math import isfinite
 from numbers import Real
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from fusion_slerp.chunks import DirectIO
 from fusion_slerp.dtypes import MERGEABLE
@@ -31,7 +31,11 @@ class MergeSettings:
             the child; None keeps parent a's type, tensor by tensor.
         max_shard_size: Largest weight file, bytes as a number or as `"5GB"`, `"500MiB"`; a tensor
             that is larger gets a file of its own.
-        tokenizer: Whose tokenizer files the child gets: `"a"`, `"b"`, or a folder or hub id.
+        tokenizer: Whose tokens, and tokenizer files, the child gets: `"a"`, `"b"`, `"union"` (the
+            parent's that has the tokens of both), or those files from a folder or hub id.
+        missing: What happens to a tensor that only one parent has: `"error"`, or `"copy"` it.
+        strict: Refuse parents whose configs differ in what may change a weight's meaning (rope,
+            norm epsilon, activation, sliding window, ...). False warns, with both values.
         overwrite: Replace an existing output folder. False refuses it.
         threads: Threads that compute, at least 1; None takes the CPUs this process may use. The
             child's bytes do not depend on it.
@@ -49,7 +53,9 @@ class MergeSettings:
     epsilon: float = 1e-8
     dtype: str | None = None
     max_shard_size: int | str = "5GB"
-    tokenizer: str = "a"
+    tokenizer: str = "union"
+    missing: Literal["error", "copy"] = "error"
+    strict: bool = False
     overwrite: bool = False
     threads: int | None = None
     memory_budget: int | str | None = None
@@ -137,14 +143,16 @@ def _problems(settings: MergeSettings) -> list[Problem]:
     if parse_nbytes(s.max_shard_size) is None:
         found.append(_wrong("max_shard_size", s.max_shard_size, "a size such as 5GB", "5GB"))
     if not (isinstance(s.tokenizer, str) and s.tokenizer):
-        found.append(_wrong("tokenizer", s.tokenizer, "a text: a, b, a folder or a hub id", "a"))
+        found.append(_wrong("tokenizer", s.tokenizer, "a text: union, a, b, a folder or a hub id", "union"))
     if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
         found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
     if s.memory_budget is not None and parse_nbytes(s.memory_budget) is None:
         found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB, or null", "null"))
     if s.direct_io not in get_args(DirectIO):
         found.append(_wrong("direct_io", s.direct_io, "one of auto, on, off", "auto"))
-    for name in ("overwrite", "show_pbar"):
+    if s.missing not in ("error", "copy"):
+        found.append(_wrong("missing", s.missing, "one of error, copy", "error"))
+    for name in ("strict", "overwrite", "show_pbar"):
         if not isinstance(getattr(s, name), bool):
             found.append(_wrong(name, getattr(s, name), "true or false", "false"))
     return [problem for problem in found if problem is not None]

@@ -48,12 +48,14 @@ def choose_tokenizer(a: Checkpoint, b: Checkpoint, setting: str) -> tuple[Path, 
     Args:
         a: Parent a.
         b: Parent b.
-        setting: `"a"`, `"b"`, or a folder or hub id.
+        setting: `"a"`, `"b"`, `"union"`, or a folder or hub id.
 
     Raises:
         CheckpointError: The folder does not exist, or was asked for and holds no tokenizer.
     """
     known = {"a": a.folder, "b": b.folder, a.source: a.folder, b.source: b.folder}
+    if setting == "union":
+        return _with_the_tokens_of_both(a, b)
     folder = known.get(setting) or resolve(setting, weights=False)[0]
     if not tokenizer_files(folder):
         if setting != "a":
@@ -61,7 +63,21 @@ def choose_tokenizer(a: Checkpoint, b: Checkpoint, setting: str) -> tuple[Path, 
             fix = "set tokenizer: a, or name a folder with a tokenizer"
             raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
         return folder, [f"{a.source} has no tokenizer files, so the child has none"]
+    if setting in ("a", "b"):
+        return folder, []
     vocabulary, rows = read_vocabulary(folder), read_vocabulary(a.folder)
     if vocabulary is not None and rows is not None and vocabulary != rows:
         return folder, [f"the tokenizer of {setting} gives tokens other rows than that of {a.source}"]
     return folder, []
+
+
+def _with_the_tokens_of_both(a: Checkpoint, b: Checkpoint) -> tuple[Path, list[str]]:
+    """Parent a's folder, unless only b has a tokenizer, or b's has all tokens of a's and more."""
+    of_a, of_b = read_vocabulary(a.folder), read_vocabulary(b.folder)
+    if of_a is not None and of_b is not None and of_a.keys() < of_b.keys():
+        return b.folder, []
+    if tokenizer_files(a.folder):
+        return a.folder, []
+    if tokenizer_files(b.folder):
+        return b.folder, [f"{a.source} has no tokenizer files; the child has those of {b.source}"]
+    return a.folder, [f"neither {a.source} nor {b.source} has tokenizer files, so the child has none"]

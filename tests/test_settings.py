@@ -31,7 +31,9 @@ WRONG = {
         "a size such as 5GB",
         "5GB",
     ),
-    "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: a, b, a folder or a hub id", "a"),
+    "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
+    "missing": (["ignore", None, True], "one of error, copy", "error"),
+    "strict": ([1, 0, None, "true"], "true or false", "false"),
     "overwrite": ([1, 0, None, "true"], "true or false", "false"),
     "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
     "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "null"),
@@ -100,7 +102,7 @@ def test_defaults():
     settings = MergeSettings()
     assert settings == settings_from({})
     assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.5, 0.9995, 1e-8)
-    assert (settings.dtype, settings.max_shard_size, settings.tokenizer) == (None, "5GB", "a")
+    assert (settings.dtype, settings.max_shard_size, settings.tokenizer) == (None, "5GB", "union")
     assert (settings.overwrite, settings.threads, settings.show_pbar) == (False, None, False)
     assert settings.max_shard_nbytes == 5_000_000_000
     assert settings.n_threads == available_cpus() >= 1

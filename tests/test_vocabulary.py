@@ -1,13 +1,17 @@
 """Whether rows stand for the same tokens, from tokenizer files of every kind."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from fusion_slerp import MismatchError, merge, plan_merge
 from fusion_slerp.checkpoint.folder import open_checkpoint
-from fusion_slerp.vocabulary import compare_vocabularies, read_vocabulary
+from fusion_slerp.sentencepiece_model import read_pieces
+from fusion_slerp.vocabulary import MAX_NBYTES, compare_vocabularies, read_vocabulary
 from tests.models import ROWS, TOKENS, tokenizer_json, write_checkpoint, write_json
 
 ROW_OF = {token: row for row, token in enumerate(TOKENS)}
@@ -15,7 +19,8 @@ ROW_OF = {token: row for row, token in enumerate(TOKENS)}
 
 def compared(a: Path, b: Path) -> tuple[list[str], list[str]]:
     """The problems as texts, and the warnings."""
-    problems, warnings = compare_vocabularies(open_checkpoint(a), open_checkpoint(b))
+    runs, problems, warnings = compare_vocabularies(open_checkpoint(a), open_checkpoint(b))
+    assert runs is None
     assert all(problem.kind is MismatchError and problem.fix for problem in problems)
     return [str(problem) for problem in problems], warnings
 
@@ -53,6 +58,58 @@ def test_the_older_files(tmp_path):
     assert read_vocabulary(tmp_path) == {"a": 0, "b": 1, "<s>": 2}
     write_json(tmp_path / "tokenizer.json", tokenizer_json())
     assert read_vocabulary(tmp_path) == ROW_OF
+
+
+def test_word_pieces_line_by_line(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n##ing\nго\n", encoding="utf-8")
+    assert read_vocabulary(tmp_path) == {"[PAD]": 0, "[UNK]": 1, "##ing": 2, "го": 3}
+    decoder = {"4": {"content": "<extra>"}, "0": {"content": "[PAD]"}}
+    write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
+    assert read_vocabulary(tmp_path) == {"[PAD]": 0, "[UNK]": 1, "##ing": 2, "го": 3, "<extra>": 4}
+
+
+def sentencepiece_model(tokens: list[str]) -> bytes:
+    """As the protocol buffers library writes it, with all the rest of such a file."""
+    from transformers.utils import sentencepiece_model_pb2_new as proto
+
+    model = proto.ModelProto()
+    for row, token in enumerate(tokens):
+        piece = model.pieces.add()
+        piece.piece, piece.score, piece.type = token, -row / 7, 1 + row % 3
+    model.trainer_spec.model_prefix = "spm"
+    model.trainer_spec.vocab_size = len(tokens)
+    model.normalizer_spec.name = "nmt_nfkc"
+    model.normalizer_spec.precompiled_charsmap = bytes(range(256)) * 40
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "spiece.model"])
+def test_sentencepiece_models(tmp_path, name):
+    tokens = ["<unk>", "<s>", "▁the", "é" * 200, "<0x0A>"] + [f"▁t{i}" for i in range(300)]
+    (tmp_path / name).write_bytes(sentencepiece_model(tokens))
+    assert read_vocabulary(tmp_path) == {token: row for row, token in enumerate(tokens)}
+    write_json(tmp_path / "added_tokens.json", {"<extra>": 305})
+    assert (read_vocabulary(tmp_path) or {})["<extra>"] == 305
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 40, -1])
+def test_damaged_sentencepiece_models_tell_nothing(tmp_path, cut):
+    data = sentencepiece_model(["<unk>", "▁the"])
+    (tmp_path / "tokenizer.model").write_bytes(data[:cut])
+    assert read_vocabulary(tmp_path) is None
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_no_bytes_hang_or_crash_the_reading(data):
+    with contextlib.suppress(ValueError):
+        assert all(isinstance(piece, str) for piece in read_pieces(data))
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    with (tmp_path / "vocab.txt").open("wb") as stream:
+        stream.truncate(MAX_NBYTES + 1)
+    assert read_vocabulary(tmp_path) is None
 
 
 UNREADABLE = {

@@ -16,7 +16,7 @@ class MemorySink:
     """Holds the child's bytes; one block per output file of the plan."""
 
     def __init__(self, plan: MergePlan) -> None:
-        self._slots = [tensor.out for tensor in plan.tensors]
+        self._slots = plan.slots
         self._blocks = [np.empty(shard.data_nbytes, np.uint8) for shard in plan.shards]
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:

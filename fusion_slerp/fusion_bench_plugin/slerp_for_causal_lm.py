@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.mixins.serialization import auto_register_config
@@ -41,6 +41,8 @@ class SlerpForCausalLM(BaseAlgorithm):
         show_pbar: Show bytes done, rate and time left.
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
+        missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
+        strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
         overwrite: Replace an existing folder at `model_save_path`.
         threads: Threads that compute; None takes the CPUs that this process may use.
         memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
@@ -65,6 +67,8 @@ class SlerpForCausalLM(BaseAlgorithm):
         *,
         dtype: str | None = None,
         max_shard_size: int | str = "5GB",
+        missing: Literal["error", "copy"] = "error",
+        strict: bool = False,
         overwrite: bool = False,
         threads: int | None = None,
         memory_budget: int | str | None = None,
@@ -105,9 +109,9 @@ class SlerpForCausalLM(BaseAlgorithm):
         if a.source is None or b.source is None:
             return merge_loaded(modelpool, (a, b), self.settings, self.model_save_path)
         tokenizer = tokenizer_source(modelpool)
-        if tokenizer in (None, a.source, b.source):
+        if tokenizer in (a.source, b.source):
             tokenizer = "b" if tokenizer == b.source != a.source else "a"
-        settings = replace(self.settings, tokenizer=tokenizer)
+        settings = replace(self.settings, tokenizer=tokenizer or "union")
         options = {field.name: getattr(settings, field.name) for field in fields(settings)}
         if self.model_save_path is None:
             state_dict, _ = merge_into_memory(a.source, b.source, **options)

@@ -143,7 +143,7 @@ merge({a!r}, {b!r}, out={name!r}{_arguments(settings)})
 def _child_settings(settings: MergeSettings) -> dict[str, Any]:
     values = {f.name: getattr(settings, f.name) for f in fields(settings)}
     folder = Path(settings.tokenizer).expanduser()
-    if settings.tokenizer not in ("a", "b") and folder.is_dir():  # else it is a hub id
+    if settings.tokenizer not in ("a", "b", "union") and folder.is_dir():  # else it is a hub id
         values["tokenizer"] = folder.resolve().name
     return {name: value for name, value in values.items() if name not in NOT_ABOUT_THE_CHILD}
 

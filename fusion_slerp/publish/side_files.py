@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,25 +62,34 @@ def copy_side_files(files: Mapping[str, Path], folder: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def write_config(a: Checkpoint, dtype: str | None, folder: Path) -> None:
-    """Writes the child's config.json: parent a's bytes, or with the dtype that was asked for."""
+def write_config(a: Checkpoint, changes: Mapping[str, Any], folder: Path) -> None:
+    """Writes the child's config.json: parent a's bytes, or with some keys changed.
+
+    Args:
+        a: Parent a.
+        changes: New values. `dtype` replaces either of its spellings; each key is replaced
+            wherever the config has it, nested configs included, or added at the top.
+        folder: Where the child is made.
+    """
     source = a.folder / CONFIG
-    if dtype is None:
+    if not changes:
         shutil.copyfile(source, folder / CONFIG)
         return
     config = json.loads(source.read_text(encoding="utf-8"))
-    if not _set_dtype(config, dtype):
-        config["torch_dtype"] = dtype  # the spelling that older and newer transformers read
+    for key, value in changes.items():
+        spellings = ("torch_dtype", "dtype") if key == "dtype" else (key,)
+        if not _replace(config, spellings, value):
+            config[spellings[0]] = value  # of dtype, the spelling that older and newer transformers read
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _set_dtype(config: dict[str, Any], dtype: str) -> bool:
-    """Replaces the dtype wherever the config names one, nested configs included."""
+def _replace(config: dict[str, Any], keys: Sequence[str], value: object) -> bool:
+    """Sets the keys wherever the config has one; returns whether it had."""
     found = False
-    for key, value in config.items():
-        if key in ("dtype", "torch_dtype"):
-            config[key] = dtype
+    for key, old in config.items():
+        if key in keys:
+            config[key] = value
             found = True
-        elif isinstance(value, dict):
-            found = _set_dtype(value, dtype) or found
+        elif isinstance(old, dict):
+            found = _replace(old, keys, value) or found
     return found
