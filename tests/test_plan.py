@@ -118,9 +118,7 @@ def test_all_warnings_are_in_the_plan_and_in_the_log(tmp_path, caplog):
 def test_a_parent_without_a_tokenizer(tmp_path):
     a = write_checkpoint(tmp_path / "a", tokens=None)
     b = write_checkpoint(tmp_path / "b", tokens=None)
-    assert plan_merge(a, b).warnings == (
-        f"neither {a} nor {b} has tokenizer files, so the child has none",
-    )
+    assert plan_merge(a, b).warnings == (f"neither {a} nor {b} has tokenizer files, so the child has none",)
     assert plan_merge(a, b, tokenizer="a").warnings == (f"{a} has no tokenizer files, so the child has none",)
     with pytest.raises(CheckpointError, match=r"no tokenizer there\n  tokenizer: b"):
         plan_merge(a, b, tokenizer="b")
