@@ -20,7 +20,7 @@ from fusion_slerp.settings import MergeSettings
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
-NOT_ABOUT_THE_CHILD = {"overwrite", "threads", "memory_budget", "direct_io", "show_pbar"}
+NOT_ABOUT_THE_CHILD = {"strict", "overwrite", "threads", "memory_budget", "direct_io", "show_pbar"}
 """Settings that do not change a byte of the child."""
 
 
