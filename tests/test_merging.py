@@ -300,6 +300,7 @@ def test_card_of_two_local_models(tmp_path, parents):
         "epsilon": 1e-8,
         "dtype": "float16",
         "max_shard_size": "2GB",
+        "missing": "error",
     }
 
 
