@@ -3,7 +3,8 @@
     python benchmarks/checkpoints.py FOLDER SHAPE
 
 SHAPE is a number of layers of TinyLlama's shape (22 are 1.1B parameters, 2.2 GB each, in shards of
-500 MB), `one-tensor` (a single one of 1 GB), `small-tensors` (20,000 of 4 KB), or `tiny` (10 MB).
+500 MB), `one-tensor` (a single one of 1.1 GB), `small-tensors` (20,000 of 4 KB), or `tiny` (a whole
+model of 11 MB).
 
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
 fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
@@ -115,7 +116,7 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], words: np.ndarr
     with file.open("wb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         position = 0
-        while position < end:  # a prime block length: no two tensors start alike
+        while position < end:  # an odd block length: in a shard, no two tensors start alike
             part = words[: (end - position) // 2]
             stream.write(part.tobytes())
             position += part.nbytes

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -112,11 +111,6 @@ def digest(folder: Path) -> str:
             while block := stream.read(1 << 22):
                 found.update(block)
     return found.hexdigest()
-
-
-def median(runs: list[Run], key: str) -> float:
-    """The median of one attribute."""
-    return statistics.median(getattr(run, key) for run in runs)
 
 
 def about_this_machine(mergekit: Path | None) -> dict[str, object]:

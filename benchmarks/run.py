@@ -1,6 +1,6 @@
 """Runs the benchmarks: whole processes, side by side, one JSON file each in benchmarks/results/.
 
-    python benchmarks/run.py --mergekit VENV [--runs 5] [EXPERIMENT ...]
+    python benchmarks/run.py [--mergekit VENV] [--runs 5] [EXPERIMENT ...]
 
 Without names, all experiments run one after another. `report.py` makes tables and the plot.
 """
@@ -20,23 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import contenders
-from processes import (
-    Command,
-    Run,
-    about_this_machine,
-    digest,
-    in_turn,
-    make_parents,
-    measure,
-    write_json,
-)
+from processes import Command, about_this_machine, digest, in_turn, make_parents, measure, write_json
 
 RESULTS = Path(__file__).with_name("results")
 OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
 LAYERS = ("3", "11", "22", "65")
 """Of TinyLlama's shape: 0.26, 0.6, 1.1 and 3.0 billion parameters."""
-
-Runs = dict[str, list[Run]]
 
 
 class Bench:
@@ -90,7 +79,7 @@ def cold(bench: Bench) -> list[dict[str, object]]:
 
 
 def shapes(bench: Bench) -> list[dict[str, object]]:
-    """A single tensor of 1 GB, 20,000 of 4 KB, and a model of 10 MB."""
+    """A single tensor of 1.1 GB, 20,000 of 4 KB, and a model of 11 MB."""
     few = [bench.compare(shape, bench.ours | bench.floor) for shape in ("one-tensor", "small-tensors")]
     return [*few, bench.compare("tiny", bench.ours | bench.mergekit)]
 
@@ -121,16 +110,24 @@ EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
 }
 
 
-def main() -> None:
-    """Parses the arguments, runs, and writes one JSON file per experiment."""
+def arguments() -> argparse.Namespace:
+    """The command line; ends the program if it names an experiment that there is not."""
     names = "\n".join(f"  {name}: {inspect.getdoc(run)}" for name, run in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         description=f"{__doc__}\nexperiments:\n{names}", formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("experiments", nargs="*", choices=[[], *EXPERIMENTS], metavar="EXPERIMENT")
+    parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
     parser.add_argument("--mergekit", type=Path, help="virtual environment with mergekit; default: left out")
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
     args = parser.parse_args()
+    if unknown := [name for name in args.experiments if name not in EXPERIMENTS]:
+        parser.error(f"no such experiment: {', '.join(unknown)} (there are {', '.join(EXPERIMENTS)})")
+    return args
+
+
+def main() -> None:
+    """Runs the experiments and writes one JSON file for each."""
+    args = arguments()
     mergekit = args.mergekit.absolute() if args.mergekit else None
     for name in args.experiments or EXPERIMENTS:
         with tempfile.TemporaryDirectory() as folder:
