@@ -242,17 +242,16 @@ def test_effect_of_the_memory_budget(parents):
         plan_merge(*parents, memory_budget="1MB")
 
 
+@pytest.mark.usefixtures("direct")
 @pytest.mark.parametrize(("direct_io", "n_opened"), [("auto", 1), ("on", 1), ("off", 0)])
 def test_effect_of_direct_io(tmp_path, parents, monkeypatch, direct_io, n_opened):
     opened, real = [], os.open
 
     def remember(path, flags, *arguments):
-        opened.append(bool(flags & getattr(os, "O_DIRECT", 0)))
+        opened.append(bool(flags & os.O_DIRECT))
         return real(path, flags, *arguments)
 
     monkeypatch.setattr(os, "open", remember)
-    if not hasattr(os, "O_DIRECT"):
-        pytest.skip("this system has no O_DIRECT")
     merge(*parents, out=tmp_path / "child", direct_io=direct_io)
     assert sum(opened) == n_opened
 

@@ -19,22 +19,6 @@ from fusion_slerp.execute.buffers import BufferPool
 MODES = ["auto", "on", "off"]
 
 
-def has_direct_io(folder) -> bool:
-    try:
-        file = OutputFile(folder / "probe", 1, "on")
-    except OSError:
-        return False
-    file.close()
-    (folder / "probe").unlink()
-    return True
-
-
-@pytest.fixture
-def direct(tmp_path):
-    if not has_direct_io(tmp_path):
-        pytest.skip("the folder's file system has no direct I/O")
-
-
 @pytest.fixture
 def written(monkeypatch):
     """What reached the system, as (through the cache?, bytes, offset)."""
@@ -68,9 +52,9 @@ pieces = st.lists(st.sampled_from([1, 7, 4095, 4096, 4097, 8192, 12345, 50_000])
 
 @settings(max_examples=40)
 @given(pieces, st.randoms(use_true_random=False), st.sampled_from(MODES), st.booleans())
-def test_pieces_in_any_order_make_the_file(tmp_path_factory, sizes, random, mode, aligned):
+def test_pieces_in_any_order_make_the_file(has_direct_io, tmp_path_factory, sizes, random, mode, aligned):
     folder = tmp_path_factory.mktemp("file")
-    mode = mode if has_direct_io(folder) else "off"
+    mode = mode if has_direct_io else "off"
     data = np.random.default_rng(len(sizes)).bytes(sum(sizes))
     starts = np.cumsum([0, *sizes[:-1]]).tolist()
     order = list(zip(starts, sizes, strict=True))
