@@ -26,3 +26,8 @@ def chunks_of(n_elements: int) -> list[Chunk]:
 def whole_pages(nbytes: int) -> int:
     """The bytes of as many pages as hold so many bytes."""
     return -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of 8 bytes, where words of any type may start."""
+    return -(-nbytes // 8) * 8

@@ -64,7 +64,9 @@ class Problem:
 
     def error(self) -> FusionSlerpError:
         """Returns the exception that carries this problem alone."""
-        return self.kind(str(self))
+        error = self.kind(str(self))
+        error.problems = (self,)
+        return error
 
 
 def raise_all(problems: Sequence[Problem | FusionSlerpError], so: str = "nothing was written") -> None:

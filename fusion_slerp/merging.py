@@ -17,9 +17,10 @@ from fusion_slerp.checkpoint.source import open_source
 from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.execute.memory_sink import MemorySink
 from fusion_slerp.execute.pipeline import execute
-from fusion_slerp.plan import MergePlan, make_plan
+from fusion_slerp.plan import MergePlan
+from fusion_slerp.planning import make_plan
 from fusion_slerp.publish.model_card import card_parent, model_card
-from fusion_slerp.publish.side_files import copy_side_files, side_files, write_config
+from fusion_slerp.publish.side_files import nbytes_of, side_files, write_side_files
 from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
 from fusion_slerp.report import TensorReport, count_rules
 from fusion_slerp.settings import settings_from
@@ -115,14 +116,13 @@ def merge(
     parent_a, parent_b = _open_both(a, b)
     apart = check_apart(target, {parent_b.folder: "model b", parent_a.folder: "model a"})
     plan = make_plan(parent_a, parent_b, settings, also=apart + check_place(target, settings.overwrite))
-    files = side_files(plan.a, plan.tokenizer)
-    nbytes = plan.nbytes_written + sum(file.stat().st_size for file in files.values())
-    raise_all(check_apart(target, {plan.tokenizer: "the tokenizer"}) + check_room(target, nbytes))
+    files = side_files(plan.a, plan.tokenizer, plan.configs)
+    nbytes = plan.nbytes_written + sum(map(nbytes_of, files.values()))
+    raise_all(check_apart(target, {plan.tokenizer.folder: "the tokenizer"}) + check_room(target, nbytes))
     _announce(plan)
     with staging(target) as folder:
         report = _write_weights(plan, folder)
-        copy_side_files(files, folder)
-        write_config(plan.a, plan.config_changes, folder)
+        write_side_files(files, folder)
         parents = [card_parent(plan.a), card_parent(plan.b)]
         card = model_card(parents, plan.settings, report, target.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -145,7 +145,11 @@ def merge_into_memory(
     Raises:
         FusionSlerpError: As `merge`, except for the output.
     """
-    plan = plan_merge(a, b, **options)
+    return run_in_memory(plan_merge(a, b, **options))
+
+
+def run_in_memory(plan: MergePlan) -> tuple[dict[str, torch.Tensor], tuple[TensorReport, ...]]:
+    """Runs a plan as `merge_into_memory` does."""
     _announce(plan)
     sink = MemorySink(plan)
     with progress(plan) as on_bytes:

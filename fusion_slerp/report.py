@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fusion_slerp.vocabulary.rows import RowCounts
+
 
 @dataclass(frozen=True, slots=True)
 class TensorReport:
@@ -21,6 +23,8 @@ class TensorReport:
             a parent is null and there is none.
         norm_a: Euclidean norm in parent a; None where not measured.
         norm_b: Euclidean norm in parent b; None where not measured.
+        rows: How many rows were made in which way, where the vocabularies differ; angle and norms are
+            then those of the merged rows. None where all rows were made alike.
     """
 
     name: str
@@ -30,6 +34,7 @@ class TensorReport:
     angle_deg: float | None = None
     norm_a: float | None = None
     norm_b: float | None = None
+    rows: RowCounts | None = None
 
 
 def count_rules(reports: Sequence[TensorReport]) -> dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
 from numbers import Real
@@ -11,7 +12,21 @@ from typing import Any, Literal, get_args
 
 from fusion_slerp.chunks import DirectIO
 from fusion_slerp.dtypes import MERGEABLE
-from fusion_slerp.errors import Problem, SettingsError, nearest, raise_all, unknown_names_error
+from fusion_slerp.errors import (
+    FusionSlerpError,
+    Problem,
+    SettingsError,
+    nearest,
+    raise_all,
+    unknown_names_error,
+)
+from fusion_slerp.vocabulary.token_sources import TokenSource, parse_token_sources
+
+Missing = Literal["error", "copy"]
+"""What happens to a tensor that only one parent has."""
+
+VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
+"""What becomes of rows that only one parent has, or none."""
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B)", re.IGNORECASE)
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
@@ -32,7 +47,16 @@ class MergeSettings:
         max_shard_size: Largest weight file, bytes as a number or as `"5GB"`, `"500MiB"`; a tensor
             that is larger gets a file of its own.
         tokenizer: Whose tokens, and tokenizer files, the child gets: `"a"`, `"b"`, `"union"` (the
-            parent's that has the tokens of both), or those files from a folder or hub id.
+            parent's that has the tokens of both; if neither has, a's with b's tokens added), or
+            those files from a folder or hub id.
+        vocab_fill: What becomes of the rows of embedding and head that only one parent has, or
+            none: `"owner"` copies them from the one, and takes the mean of all other rows where
+            there is none; `"mean"`, `"gradient"` (evenly between the rows before and after) and
+            `"zeros"` do so in both cases; `"error"` refuses them.
+        tokens: Where the rows of single tokens come from, by token, as mergekit's
+            `tokenizer.tokens`: `{"<|im_end|>": {"source": "b", "force": True}}`.
+        pad_vocab_to_multiple_of: Round the child's rows up to a multiple of this number, for the
+            kernels of some GPUs; None does not.
         missing: What happens to a tensor that only one parent has: `"error"`, or `"copy"` it.
         strict: Refuse parents whose configs differ in what may change a weight's meaning (rope,
             norm epsilon, activation, sliding window, ...). False warns, with both values.
@@ -54,7 +78,10 @@ class MergeSettings:
     dtype: str | None = None
     max_shard_size: int | str = "5GB"
     tokenizer: str = "union"
-    missing: Literal["error", "copy"] = "error"
+    vocab_fill: VocabFill = "owner"
+    tokens: Mapping[str, Any] | None = None
+    pad_vocab_to_multiple_of: int | None = None
+    missing: Missing = "error"
     strict: bool = False
     overwrite: bool = False
     threads: int | None = None
@@ -66,7 +93,13 @@ class MergeSettings:
         if isinstance(self.direct_io, bool):  # how YAML reads a bare on or off
             object.__setattr__(self, "direct_io", "on" if self.direct_io else "off")
         raise_all(_problems(self))
-        plain = {"t": float, "DOT_THRESHOLD": float, "epsilon": float, "threads": int}
+        plain = {
+            "t": float,
+            "DOT_THRESHOLD": float,
+            "epsilon": float,
+            "threads": int,
+            "pad_vocab_to_multiple_of": int,
+        }
         for name, kind in plain.items():  # numpy's numbers cannot be written to the card's YAML
             value = getattr(self, name)
             if value is not None and type(value) not in (int, float):
@@ -81,6 +114,11 @@ class MergeSettings:
     def memory_nbytes(self) -> int | None:
         """`memory_budget` in bytes; None if it is left open."""
         return parse_nbytes(self.memory_budget)
+
+    @property
+    def token_sources(self) -> dict[str, TokenSource]:
+        """`tokens`, read."""
+        return parse_token_sources(self.tokens or {})
 
     @property
     def n_threads(self) -> int:
@@ -129,9 +167,9 @@ def check_t(t: object) -> Problem | None:
     return _wrong("t", t, "a number in [0, 1]", "0.5")
 
 
-def _problems(settings: MergeSettings) -> list[Problem]:
+def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
     s = settings
-    found = [check_t(s.t)]
+    found: list[Problem | FusionSlerpError | None] = [check_t(s.t)]
     if not (_is_number(s.DOT_THRESHOLD) and 0 <= s.DOT_THRESHOLD <= 1):
         found.append(_wrong("DOT_THRESHOLD", s.DOT_THRESHOLD, "a number in [0, 1]", "0.9995"))
     if not (_is_number(s.epsilon) and s.epsilon >= 0):
@@ -148,14 +186,30 @@ def _problems(settings: MergeSettings) -> list[Problem]:
         found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
     if s.memory_budget is not None and parse_nbytes(s.memory_budget) is None:
         found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB, or null", "null"))
-    if s.direct_io not in get_args(DirectIO):
-        found.append(_wrong("direct_io", s.direct_io, "one of auto, on, off", "auto"))
-    if s.missing not in ("error", "copy"):
-        found.append(_wrong("missing", s.missing, "one of error, copy", "error"))
+    for name, choices, example in (
+        ("direct_io", get_args(DirectIO), "auto"),
+        ("missing", get_args(Missing), "error"),
+        ("vocab_fill", get_args(VocabFill), "owner"),
+    ):
+        if getattr(s, name) not in choices:
+            found.append(_wrong(name, getattr(s, name), f"one of {', '.join(choices)}", example))
+    found += _wrong_tokens(s.tokens)
+    multiple = s.pad_vocab_to_multiple_of
+    if multiple is not None and not (_is_number(multiple) and multiple == int(multiple) >= 1):
+        needed = "a whole number, at least 1, or null"
+        found.append(_wrong("pad_vocab_to_multiple_of", multiple, needed, "null"))
     for name in ("strict", "overwrite", "show_pbar"):
         if not isinstance(getattr(s, name), bool):
             found.append(_wrong(name, getattr(s, name), "true or false", "false"))
     return [problem for problem in found if problem is not None]
+
+
+def _wrong_tokens(tokens: object) -> list[FusionSlerpError]:
+    try:
+        parse_token_sources({} if tokens is None else tokens)
+    except SettingsError as error:
+        return [error]
+    return []
 
 
 def _is_number(value: object) -> bool:

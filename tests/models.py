@@ -64,6 +64,21 @@ def tokenizer_json(tokens: Sequence[str] = TOKENS, added: Mapping[str, int] | No
     }
 
 
+def sentencepiece_model(tokens: Sequence[str]) -> bytes:
+    """As the protocol buffers library writes it, with all the rest of such a file."""
+    from transformers.utils import sentencepiece_model_pb2_new as proto
+
+    model = proto.ModelProto()
+    for row, token in enumerate(tokens):
+        piece = model.pieces.add()
+        piece.piece, piece.score, piece.type = token, -row / 7, 1 + row % 3
+    model.trainer_spec.model_prefix = "spm"
+    model.trainer_spec.vocab_size = len(tokens)
+    model.normalizer_spec.name = "nmt_nfkc"
+    model.normalizer_spec.precompiled_charsmap = bytes(range(256)) * 40
+    return model.SerializeToString()
+
+
 def write_json(file: Path, content: object) -> None:
     """Writes a JSON file as save_pretrained does: two spaces of indent and a line feed at the end."""
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -26,10 +26,20 @@ from fusion_slerp import (
 )
 from fusion_slerp.checkpoint import output_file
 from fusion_slerp.publish.staging import check_place, check_room
-from tests.models import CONFIG, TOKENS, contents, names_in, tiny_tensors, write_checkpoint, write_json
+from tests.models import (
+    CONFIG,
+    TOKENS,
+    contents,
+    names_in,
+    tiny_tensors,
+    tokenizer_json,
+    write_checkpoint,
+    write_json,
+)
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 
 @dataclass
@@ -303,17 +313,70 @@ def vocabularies_of_different_size_without_a_tokenizer(w):
     rows = np.ones((7, 4), "float32")
     w.change_tensors("b", lm_head__weight=rows, model__embed_tokens__weight=rows)
     w.change_config("b", vocab_size=7)
+    w.options["strict"] = True
+
+
+@case(MismatchError, "rows that not both models have", "5 merged, 1 copied from a", "tokens: '##s'")
+def a_token_of_one_side_that_must_be_in_both(w):
+    shutil.rmtree(w.b)
+    write_checkpoint(w.b, tokens=TOKENS[:5])
+    w.options["vocab_fill"] = "error"
 
 
 @case(
     MismatchError,
-    "the tokenizers differ",
-    "a: {root}/a/tokenizer.json",
-    "5 of 6 shared tokens have other rows",
+    "the tokenizers cannot be united",
+    "tokens: 1 only in b: 'new'",
+    "found: WordPiece, not WordLevel",
+    "set tokenizer: a or tokenizer: b",
 )
-def permuted_vocabulary(w):
-    shutil.rmtree(w.b)
-    write_checkpoint(w.b, tokens=(*TOKENS[1:3], TOKENS[0], *reversed(TOKENS[3:])))
+def two_kinds_of_tokenizers(w):
+    model = {"type": "WordPiece", "vocab": {token: row for row, token in enumerate((*TOKENS[:5], "new"))}}
+    write_json(w.b / "tokenizer.json", tokenizer_json() | {"model": model})
+
+
+@case(MismatchError, "the tokenizers differ", "no tensor with the name of an embedding in both")
+def other_tokens_and_no_known_embedding(w):
+    for name in "ab":
+        w.change_tensors(name, model__embed_tokens__weight=None, lm_head__weight=None)
+    write_json(w.b / "tokenizer.json", tokenizer_json(TOKENS[::-1]))
+
+
+@case(MismatchError, "rows of integers cannot follow", "tensor: model.embed_tokens.weight")
+def other_tokens_and_integers_as_embedding(w):
+    for name in "ab":
+        w.change_tensors(name, model__embed_tokens__weight=np.ones((6, 4), "int32"), lm_head__weight=None)
+    write_json(w.b / "tokenizer.json", tokenizer_json(TOKENS[::-1]))
+
+
+@case(MismatchError, "tokens names a row that is not there", "token: 'be'", "found: 'no such' of b")
+def a_token_source_that_is_not_there(w):
+    w.options["tokens"] = {"be": {"source": {"kind": "model_token", "model": "b", "token": "no such"}}}
+
+
+@case(MismatchError, "tokens names a row that is not there", "found: 'c'", "a, b, or the name of a parent")
+def a_token_source_of_another_model(w):
+    w.options["tokens"] = {"be": {"source": "c", "force": True}}
+
+
+@case(SettingsError, "tokens is not usable", "found: 'be': {{'kind': 'mean'}}", "needed: a parent (a or b)")
+def a_token_source_of_another_kind(w):
+    w.options["tokens"] = {"be": {"source": {"kind": "mean"}}}
+
+
+@case(SettingsError, "tokens is not usable", "(did you mean 'force'?)")
+def a_misspelt_key_of_a_token_source(w):
+    w.options["tokens"] = {"be": {"source": "a", "forced": True}}
+
+
+@case(SettingsError, "vocab_fill is not usable", "one of owner, mean, gradient, zeros, error")
+def an_unknown_vocab_fill(w):
+    w.options["vocab_fill"] = "random"
+
+
+@case(SettingsError, "pad_vocab_to_multiple_of is not usable", "found: 0 (int)")
+def padding_to_a_multiple_of_nothing(w):
+    w.options["pad_vocab_to_multiple_of"] = 0
 
 
 @case(
@@ -572,7 +635,7 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
         merge(*parents, out=tmp_path / "new/child")
     lines = str(caught.value).splitlines()
     needed = plan_merge(*parents).nbytes_written
-    needed += sum((parents[0] / name).stat().st_size for name in ("tokenizer.json", "tokenizer_config.json"))
+    needed += sum((parents[0] / name).stat().st_size for name in SIDE_FILES)
     assert lines == [
         "not enough room on the disk",
         f"  out: {tmp_path / 'new/child'}",

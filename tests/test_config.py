@@ -117,7 +117,7 @@ def test_default_saves_and_reports_in_the_folder_of_the_run():
 def test_evaluation_follows_the_models_of_the_user():
     cfg = composed("llm_slerp", "modelpool.models.model_1=X", "modelpool.models.model_2=Y")
     assert cfg.modelpool.models == cfg.taskpool.baselines == {"model_1": "X", "model_2": "Y"}
-    assert cfg.modelpool.tokenizer == "X"
+    assert cfg.modelpool.tokenizer is None  # the tokens of both
     assert composed("llm_slerp", "modelpool.tokenizer=Z").modelpool.tokenizer == "Z"
 
 

@@ -300,6 +300,9 @@ def test_card_of_two_local_models(tmp_path, parents):
         "epsilon": 1e-8,
         "dtype": "float16",
         "max_shard_size": "2GB",
+        "vocab_fill": "owner",
+        "tokens": None,
+        "pad_vocab_to_multiple_of": None,
         "missing": "error",
     }
 

@@ -29,7 +29,7 @@ def test_every_tensor_of_the_inputs_is_accounted_for(parents):
     }
     assert {(tensor.action, tensor.t) for tensor in plan.tensors} == {("merge", 0.25)}
     assert {tensor.out.name: tensor.out.shape for tensor in plan.tensors} == SHAPES
-    assert plan.tokenizer == parents[0]
+    assert plan.tokenizer.folder == parents[0]
     assert plan.warnings == ()
 
 
@@ -107,7 +107,8 @@ def test_all_warnings_are_in_the_plan_and_in_the_log(tmp_path, caplog):
         f"{a}: not read: pytorch_model.bin",
         f"{b}: not read: model.gguf",
         "the configs differ in rope_theta: 10000.0 (a), 500000.0 (b)",
-        f"the vocabularies could not be compared; no readable tokenizer in {b}",
+        f"the vocabularies could not be compared; no readable tokenizer in {b}; "
+        "rows are taken to stand for the same tokens in both",
     )
     assert plan_merge(a, b).warnings == warnings
     merge(a, b, out=tmp_path / "child")
@@ -124,18 +125,18 @@ def test_a_parent_without_a_tokenizer(tmp_path):
         plan_merge(a, b, tokenizer="b")
 
 
-def test_a_tokenizer_with_other_rows_is_taken_if_asked_for_and_said(tmp_path, parents):
+def test_the_rows_follow_a_third_tokenizer(tmp_path, parents):
     other = write_checkpoint(tmp_path / "other")
     write_json(other / "tokenizer.json", tokenizer_json(added={"<x>": 6}))
     plan = plan_merge(*parents, tokenizer=str(other))
-    assert plan.tokenizer == other
-    assert plan.warnings == (f"the tokenizer of {other} gives tokens other rows than that of {parents[0]}",)
+    assert plan.tokenizer.folder == other
+    assert plan.warnings == ("vocabularies of 6 and 6 rows, 7 in the child: 6 merged, 1 filled",)
 
 
 @pytest.mark.parametrize(("setting", "index"), [("a", 0), ("b", 1)])
 def test_tokenizer_of_a_parent_by_letter_or_by_name(parents, setting, index):
     for name in (setting, str(parents[index])):
-        assert plan_merge(*parents, tokenizer=name).tokenizer == parents[index]
+        assert plan_merge(*parents, tokenizer=name).tokenizer.folder == parents[index]
 
 
 # --- all problems at once -------------------------------------------------------------------------------

@@ -33,6 +33,13 @@ WRONG = {
     ),
     "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
     "missing": (["ignore", None, True], "one of error, copy", "error"),
+    "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "owner"),
+    "tokens": (["<x>", 1], "a mapping like", '{"<|im_end|>": {source: b, force: true}}'),
+    "pad_vocab_to_multiple_of": (
+        [0, -8, 1.5, True, "64", math.inf],
+        "a whole number, at least 1, or null",
+        "null",
+    ),
     "strict": ([1, 0, None, "true"], "true or false", "false"),
     "overwrite": ([1, 0, None, "true"], "true or false", "false"),
     "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
@@ -125,6 +132,7 @@ def test_numbers_of_numpy_become_plain_ones():
     assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.25, 0.5, 0)
     assert {type(settings.t), type(settings.DOT_THRESHOLD), type(settings.epsilon)} == {float}
     assert MergeSettings(threads=np.int64(2)).threads == 2
+    assert type(MergeSettings(pad_vocab_to_multiple_of=np.int64(64)).pad_vocab_to_multiple_of) is int
 
 
 @pytest.mark.parametrize(

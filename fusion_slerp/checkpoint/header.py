@@ -53,6 +53,11 @@ class TensorEntry:
         """Number of elements: 1 for a scalar, 0 for an empty tensor."""
         return prod(self.shape)
 
+    @property
+    def row_elements(self) -> int:
+        """Number of elements of a row, along the first dimension."""
+        return prod(self.shape[1:])
+
 
 class _Damaged(Exception):
     """What is wrong with the file, in words; becomes a `Problem` that names the file."""

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 from fusion_slerp.checkpoint.folder import INDEX, SINGLE
@@ -42,6 +43,11 @@ class Slot:
     shard: int
     offset: int
     nbytes: int
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements: 1 for a scalar, 0 for an empty tensor."""
+        return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import numpy as np
 
 from fusion_slerp.checkpoint.header import REDOWNLOAD, TensorEntry
 from fusion_slerp.checkpoint.positioned_io import open_for_reading, read_at
+from fusion_slerp.chunks import aligned
 from fusion_slerp.errors import CheckpointError, Problem
 
 
@@ -78,7 +79,7 @@ class InputFiles:
             for entry in run:
                 first = entry.offset - run[0].offset
                 views.append(_words(raw[first : first + entry.nbytes], entry))
-            start += -(-nbytes // 8) * 8
+            start += aligned(nbytes)
         return views
 
     def _fill(self, raw: np.ndarray, entry: TensorEntry, offset: int) -> None:

@@ -89,7 +89,7 @@ def _run(plan: MergePlan, crew: _Crew, on_bytes: Callable[[int], object]) -> Ite
 
 
 def _is_large(tensor: TensorPlan) -> bool:
-    return tensor.a.n_elements > CHUNK_ELEMENTS
+    return tensor.out.n_elements > CHUNK_ELEMENTS or tensor.rows is not None
 
 
 def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
@@ -97,8 +97,9 @@ def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
     group: list[TensorPlan] = []
     filled = 0
     for tensor in tensors:
-        n = tensor.a.n_elements
-        fits = filled + n <= CHUNK_ELEMENTS and len(group) < MAX_BATCH
+        n = tensor.out.n_elements
+        alone = _is_large(tensor) or (bool(group) and _is_large(group[0]))
+        fits = not alone and filled + n <= CHUNK_ELEMENTS and len(group) < MAX_BATCH
         if group and not (fits and group[-1].out.shard == tensor.out.shard):
             yield group
             group, filled = [], 0
@@ -161,11 +162,11 @@ class _Batch:
 
 
 class _Large:
-    """One tensor of several chunks: a task per chunk to measure, then a task per chunk to combine."""
+    """A tensor of several chunks or with a row map: a task per chunk to measure, then one to combine."""
 
     def __init__(self, tensor: TensorPlan, crew: _Crew) -> None:
         self._tensor, self._crew = tensor, crew
-        self._chunks = chunks_of(tensor.a.n_elements)
+        self._chunks = chunks_of(tensor.out.n_elements)
 
     def start(self) -> None:
         crew = self._crew
@@ -179,10 +180,11 @@ class _Large:
         crew = self._crew
         measured = [future.result() for future in self._measured]
         found, self._report = crew.work.decide(self._tensor, [m.sums for m in measured])
+        filler = crew.work.filler(self._tensor, found)
         kept = [m.kept for m in measured] or [None] * len(self._chunks)
 
         def make(chunk: Chunk, kept: Buffer | None) -> Future[int]:
-            return crew.write(crew.work.produce(self._tensor, chunk, found, kept))
+            return crew.write(crew.work.produce(self._tensor, chunk, found, kept, filler))
 
         self._combined = [crew.workers.submit(make, *pair) for pair in zip(self._chunks, kept, strict=True)]
 

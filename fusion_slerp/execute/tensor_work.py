@@ -9,19 +9,17 @@ from threading import Semaphore
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.chunks import PAGE_NBYTES, Chunk, chunks_of
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, OutputError, Problem
 from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
+from fusion_slerp.execute.pair_reader import PairReader, Words, split
+from fusion_slerp.execute.row_filler import RowFiller
 from fusion_slerp.methods import slerp
 from fusion_slerp.methods.slerp import Coefficients, NotFiniteError, ReadPairs, Sums
 from fusion_slerp.plan import TensorPlan
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
-
-Words = Sequence[np.ndarray]
-"""The words of one piece of a tensor in each source: parent a's, parent b's, or both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,7 @@ class TensorWork:
         self, inputs: InputFiles, settings: MergeSettings, buffers: Buffers, n_computing: int
     ) -> None:
         self._inputs = inputs
+        self._reader = PairReader(inputs)
         self._settings = settings
         self._buffers = buffers
         self._computing = Semaphore(n_computing)
@@ -86,7 +85,7 @@ class TensorWork:
         """The sums of one chunk of a pair that is to be merged."""
         buffer = self._buffers.pairs.take()
         try:
-            a, b = self._read(tensor.sources, chunk, buffer)
+            a, b = self._reader.read(tensor, chunk, buffer)
             with self._computing:
                 sums = slerp.measure(a, b)
         except BaseException:
@@ -109,9 +108,9 @@ class TensorWork:
         Raises:
             CheckpointError: An element of a parent is infinite or NaN.
         """
-        n = tensor.a.n_elements
+        n, rows = tensor.out.n_elements, None if tensor.rows is None else tensor.rows.counts
         if tensor.action != "merge":
-            return None, TensorReport(tensor.out.name, tensor.action, tensor.t, n)
+            return None, TensorReport(tensor.out.name, tensor.action, tensor.t, n, rows=rows)
         s = self._settings
         read_again = read_again or (lambda: self._pairs(tensor))
         try:
@@ -119,10 +118,25 @@ class TensorWork:
         except NotFiniteError:
             raise self._not_finite(tensor) from None
         norms = stats.norm_a, stats.norm_b
-        return found, TensorReport(tensor.out.name, found.rule, tensor.t, n, found.angle_deg, *norms)
+        return found, TensorReport(tensor.out.name, found.rule, tensor.t, n, found.angle_deg, *norms, rows)
+
+    def filler(self, tensor: TensorPlan, found: Coefficients | None) -> RowFiller | None:
+        """What makes the rows that are not merged, where the vocabularies differ."""
+        if tensor.rows is None:
+            return None
+        buffer = self._buffers.pairs.take()
+        try:
+            return RowFiller(tensor, found, self._settings.vocab_fill, self._inputs, buffer)
+        finally:
+            self._buffers.pairs.give(buffer)
 
     def produce(
-        self, tensor: TensorPlan, chunk: Chunk, found: Coefficients | None, kept: Buffer | None
+        self,
+        tensor: TensorPlan,
+        chunk: Chunk,
+        found: Coefficients | None,
+        kept: Buffer | None,
+        filler: RowFiller | None = None,
     ) -> Result:
         """Makes one chunk of the child's tensor.
 
@@ -131,6 +145,7 @@ class TensorWork:
             chunk: Which part of it.
             found: The coefficients of a merge; None for a copy.
             kept: The buffer of the measured chunk, where it was kept; is given back.
+            filler: Makes the rows that are not merged, in a tensor with a row map.
 
         Raises:
             OutputError: A value does not fit the output type.
@@ -142,10 +157,14 @@ class TensorWork:
         try:
             result = self._result(tensor, start * itemsize, count * itemsize)
             try:
-                again = kept is None
-                words = self._read(tensor.sources, chunk, pair) if again else _split(tensor, count, pair)
-                with self._computing:
-                    _fill(tensor, words, start, found, result.data)
+                if tensor.rows is None or tensor.takes_both:
+                    read = self._reader.read if kept is None else None
+                    words = read(tensor, chunk, pair) if read else split(tensor, count, pair)
+                    with self._computing:
+                        _fill(tensor, words, start, found, result.data)
+                if filler is not None:
+                    out = result.data.view(tensor.out.dtype.word)
+                    _refuse_overflow(tensor, filler.fill(chunk, pair, out))
             except BaseException:
                 self._buffers.outs.give(result.buffer)
                 raise
@@ -159,7 +178,7 @@ class TensorWork:
         try:
             result = self._result(tensors[0], 0, sum(tensor.out.nbytes for tensor in tensors))
             try:
-                pieces = self._read_batch(tensors, pair)
+                pieces = self._reader.read_batch(tensors, pair)
                 with self._computing:
                     reports = self._fill_batch(tensors, pieces, result)
             except BaseException:
@@ -168,16 +187,6 @@ class TensorWork:
         finally:
             self._buffers.pairs.give(pair)
         return result, reports
-
-    def _read_batch(self, tensors: Sequence[TensorPlan], pair: Buffer) -> list[list[np.ndarray]]:
-        sources = [tensor.sources for tensor in tensors]
-        first = [entries[0] for entries in sources]
-        second = [entries[1] for entries in sources if len(entries) > 1]
-        words = iter(self._inputs.read_together([*first, *second], pair))
-        pieces: list[list[np.ndarray]] = [[next(words)] for _ in first]
-        for piece, entries in zip(pieces, sources, strict=True):
-            piece.extend(next(words) for _ in entries[1:])
-        return pieces
 
     def _fill_batch(
         self, tensors: Sequence[TensorPlan], pieces: Sequence[Words], result: Result
@@ -199,18 +208,11 @@ class TensorWork:
         in_page = offset % PAGE_NBYTES
         return Result(tensor.out.shard, offset, buffer, buffer[in_page : in_page + nbytes])
 
-    def _read(self, sources: Sequence[TensorEntry], chunk: Chunk, buffer: Buffer) -> Words:
-        words, used = [], 0
-        for source in sources:
-            words.append(self._inputs.read(source, *chunk, buffer[used:]))
-            used += _aligned(chunk[1] * source.dtype.itemsize)
-        return words
-
     def _pairs(self, tensor: TensorPlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         buffer = self._buffers.pairs.take()
         try:
-            for chunk in chunks_of(tensor.a.n_elements):
-                a, b = self._read((tensor.a, tensor.b), chunk, buffer)
+            for chunk in chunks_of(tensor.out.n_elements):
+                a, b = self._reader.read(tensor, chunk, buffer)
                 yield a, b
         finally:
             self._buffers.pairs.give(buffer)
@@ -232,21 +234,6 @@ class TensorWork:
                 found.append(("file", entry.file))
         fix = "use an undamaged copy of that model; such weights make every output NaN"
         return Problem(CheckpointError, "NaN or infinity in a weight", tuple(found), fix).error()
-
-
-def _aligned(nbytes: int) -> int:
-    """The next multiple of 8 bytes, where words of any type may start."""
-    return -(-nbytes // 8) * 8
-
-
-def _split(tensor: TensorPlan, count: int, buffer: Buffer) -> Words:
-    """The words that `_read` put into a buffer."""
-    words, used = [], 0
-    for source in tensor.sources:
-        nbytes = count * source.dtype.itemsize
-        words.append(buffer[used : used + nbytes].view(source.dtype.word))
-        used += _aligned(nbytes)
-    return words
 
 
 def _fill(tensor: TensorPlan, words: Words, start: int, found: Coefficients | None, out: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -14,16 +15,18 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from fusion_slerp.checkpoint.source import resolve
+from fusion_slerp.child_config import GENERATION_CONFIG
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
+from fusion_slerp.plan import MergePlan
 from fusion_slerp.publish.model_card import CardParent, model_card
-from fusion_slerp.publish.side_files import copy_side_files
+from fusion_slerp.publish.side_files import side_files, write_side_files
 from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
-from fusion_slerp.tokenizer import tokenizer_files
+from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 log = logging.getLogger(__name__)
 
@@ -33,25 +36,28 @@ def load_model(like: PoolModel, folder: Path) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(folder, **like.load_kwargs)
 
 
-def model_from_state_dict(a: PoolModel, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Builds the child of a merge into memory, with parent a's config.
+def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, Tensor]) -> nn.Module:
+    """Builds the child of a merge into memory.
 
     Takes the way of transformers' own loading, with its renaming and fusing of weights.
 
     Args:
-        a: The pool's first model; its folder gives config and generation config.
+        a: The pool's first model, with the arguments for loading.
+        plan: What was merged; gives the child's config and generation config.
         state_dict: The child's tensors under the names of the files.
     """
-    assert a.source is not None
-    folder, _ = resolve(a.source, weights=False)
     kwargs = dict(a.load_kwargs)
     trust = {key: kwargs.pop(key) for key in ("trust_remote_code",) if key in kwargs}
-    config = AutoConfig.from_pretrained(folder, **trust)
-    with torch.device("meta"):
-        model_class = type(AutoModelForCausalLM.from_config(config, **trust))
-    model = model_class.from_pretrained(None, config=config, state_dict=state_dict, **kwargs)
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = GenerationConfig.from_pretrained(folder)
+    with TemporaryDirectory() as folder:  # transformers reads configs, and the code they name, from files
+        write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), Path(folder))
+        config = AutoConfig.from_pretrained(folder, **trust)
+        with torch.device("meta"):
+            model_class = type(AutoModelForCausalLM.from_config(config, **trust))
+        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, **kwargs)
+        if GENERATION_CONFIG in plan.configs:
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+    if not plan.tokenizer.written:  # where an evaluation finds the tokenizer
+        model.config._name_or_path = str(plan.tokenizer.folder)
     return model
 
 
@@ -181,7 +187,7 @@ def _save(
         child.save_pretrained(folder, max_shard_size=settings.max_shard_nbytes)
         source = tokenizer_source(pool)
         if source is not None:
-            copy_side_files(tokenizer_files(resolve(source, weights=False)[0]), folder)
+            write_side_files(dict(tokenizer_files(resolve(source, weights=False)[0])), folder)
         elif getattr(pool, "tokenizer", None) is not None:
             pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
         parents = [CardParent(model.name) for model in models]

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from fusion_slerp.checkpoint.source import resolve
 from fusion_slerp.errors import CheckpointError, Problem, listed
 from fusion_slerp.fusion_bench_plugin.perplexity_settings import located, plain
-from fusion_slerp.tokenizer import tokenizer_files
+from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 
 def load_tokenizer(source: Any) -> Any:

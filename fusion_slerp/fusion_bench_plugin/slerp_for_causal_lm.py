@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.modelpool.base_pool import BaseModelPool
+from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_slerp.chunks import DirectIO
@@ -19,8 +21,8 @@ from fusion_slerp.fusion_bench_plugin.loaded_models import (
     model_from_state_dict,
 )
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, tokenizer_source, two_models
-from fusion_slerp.merging import merge, merge_into_memory
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.merging import merge, plan_merge, run_in_memory
+from fusion_slerp.settings import MergeSettings, Missing, VocabFill
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,10 @@ class SlerpForCausalLM(BaseAlgorithm):
         show_pbar: Show bytes done, rate and time left.
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
+        vocab_fill: Rows that only one model has, or none: `"owner"`, `"mean"`, `"gradient"`, `"zeros"`, or
+            `"error"`.
+        tokens: Where the rows of single tokens come from, by token.
+        pad_vocab_to_multiple_of: Round the child's rows up to a multiple of it; None does not.
         missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
         strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
         overwrite: Replace an existing folder at `model_save_path`.
@@ -67,7 +73,10 @@ class SlerpForCausalLM(BaseAlgorithm):
         *,
         dtype: str | None = None,
         max_shard_size: int | str = "5GB",
-        missing: Literal["error", "copy"] = "error",
+        vocab_fill: VocabFill = "owner",
+        tokens: Mapping[str, Any] | None = None,
+        pad_vocab_to_multiple_of: int | None = None,
+        missing: Missing = "error",
         strict: bool = False,
         overwrite: bool = False,
         threads: int | None = None,
@@ -86,7 +95,10 @@ class SlerpForCausalLM(BaseAlgorithm):
     def settings(self) -> MergeSettings:
         """The engine's settings from this method's attributes."""
         names = [field.name for field in fields(MergeSettings) if field.name != "tokenizer"]
-        return MergeSettings(**{name: getattr(self, name) for name in names})
+        values: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if OmegaConf.is_config(values["tokens"]):
+            values["tokens"] = OmegaConf.to_container(values["tokens"], resolve=True)
+        return MergeSettings(**values)
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride] (the host's returns nothing)
         self, modelpool: BaseModelPool
@@ -114,8 +126,9 @@ class SlerpForCausalLM(BaseAlgorithm):
         settings = replace(self.settings, tokenizer=tokenizer or "union")
         options = {field.name: getattr(settings, field.name) for field in fields(settings)}
         if self.model_save_path is None:
-            state_dict, _ = merge_into_memory(a.source, b.source, **options)
-            return model_from_state_dict(a, state_dict)
+            plan = plan_merge(a.source, b.source, **options)
+            state_dict, _ = run_in_memory(plan)
+            return model_from_state_dict(a, plan, state_dict)
         result = merge(a.source, b.source, out=self.model_save_path, **options)
         log.info("%s", result)
         return load_model(a, result.out) if self._child_is_used() else None

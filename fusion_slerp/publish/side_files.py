@@ -1,22 +1,22 @@
-"""Which files come along beside the weights, byte for byte, and the one that may change.
+"""Which files come along beside the weights: byte for byte, or with what the merge changes in them.
 
-Nothing is re-serialised: today's transformers rewrites config.json so that older readers get a
-wrong rope_theta, and tokenizers that they refuse.
+Nothing is re-serialised without need: today's transformers rewrites config.json so that older readers
+get a wrong rope_theta, and tokenizers that they refuse.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint
-from fusion_slerp.tokenizer import matching_files, tokenizer_files
+from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, matching_files
+
+SideFile = Path | bytes
+"""Where a file is copied from, or its content."""
 
 MODEL_FILES = (
-    "generation_config.json",
     "preprocessor_config.json",
     "processor_config.json",
     "*_preprocessor_config.json",
@@ -28,68 +28,37 @@ MODEL_FILES = (
 )
 
 
-def side_files(a: Checkpoint, tokenizer: Path) -> dict[str, Path]:
-    """Returns the files to copy, by their path in the child.
+def side_files(
+    a: Checkpoint, tokenizer: ChildTokenizer, configs: Mapping[str, SideFile]
+) -> dict[str, SideFile]:
+    """Returns the files beside the weights, by their path in the child.
 
     Args:
-        a: Parent a; gives everything but the tokenizer.
-        tokenizer: The folder whose tokenizer files the child gets.
+        a: Parent a; gives everything but tokenizer and configs.
+        tokenizer: The child's.
+        configs: config.json and generation_config.json.
     """
     patterns = MODEL_FILES + (("*.py",) if needs_code(a, tokenizer) else ())
-    chosen = matching_files(a.folder, patterns)
-    chosen.update(tokenizer_files(tokenizer))
+    chosen: dict[str, SideFile] = {**matching_files(a.folder, patterns), **tokenizer.files, **configs}
     return dict(sorted(chosen.items()))
 
 
-def needs_code(a: Checkpoint, tokenizer: Path) -> bool:
+def needs_code(a: Checkpoint, tokenizer: ChildTokenizer) -> bool:
     """Whether the config or the tokenizer names classes in the folder's own Python files."""
-    return "auto_map" in a.config or "auto_map" in _json(tokenizer / "tokenizer_config.json")
+    return "auto_map" in a.config or "auto_map" in tokenizer.config
 
 
-def _json(file: Path) -> Mapping[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def nbytes_of(file: SideFile) -> int:
+    """The file's length in bytes."""
+    return len(file) if isinstance(file, bytes) else file.stat().st_size
 
 
-def copy_side_files(files: Mapping[str, Path], folder: Path) -> None:
-    """Copies contents only: the copies get the modes of new files, not those of the originals."""
-    for name, source in files.items():
+def write_side_files(files: Mapping[str, SideFile], folder: Path) -> None:
+    """Writes contents only: copies get the modes of new files, not those of the originals."""
+    for name, file in files.items():
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-
-
-def write_config(a: Checkpoint, changes: Mapping[str, Any], folder: Path) -> None:
-    """Writes the child's config.json: parent a's bytes, or with some keys changed.
-
-    Args:
-        a: Parent a.
-        changes: New values. `dtype` replaces either of its spellings; each key is replaced
-            wherever the config has it, nested configs included, or added at the top.
-        folder: Where the child is made.
-    """
-    source = a.folder / CONFIG
-    if not changes:
-        shutil.copyfile(source, folder / CONFIG)
-        return
-    config = json.loads(source.read_text(encoding="utf-8"))
-    for key, value in changes.items():
-        spellings = ("torch_dtype", "dtype") if key == "dtype" else (key,)
-        if not _replace(config, spellings, value):
-            config[spellings[0]] = value  # of dtype, the spelling that older and newer transformers read
-    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
-def _replace(config: dict[str, Any], keys: Sequence[str], value: object) -> bool:
-    """Sets the keys wherever the config has one; returns whether it had."""
-    found = False
-    for key, old in config.items():
-        if key in keys:
-            config[key] = value
-            found = True
-        elif isinstance(old, dict):
-            found = _replace(old, keys, value) or found
-    return found
+        if isinstance(file, bytes):
+            target.write_bytes(file)
+        else:
+            shutil.copyfile(file, target)

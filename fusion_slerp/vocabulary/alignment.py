@@ -1,0 +1,190 @@
+"""From two parents to the child's tokenizer and the rows of its embedding and head.
+
+Everything here works on token strings; no weight is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.errors import MismatchError, Problem, listed
+from fusion_slerp.settings import MergeSettings
+from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, choose_tokenizer
+from fusion_slerp.vocabulary.overrides import apply_token_sources
+from fusion_slerp.vocabulary.rows import RowMap, align
+from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, Vocabulary, read_tokens
+
+VOCABULARY_FILES = (
+    TOKENIZER,
+    "vocab.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+)
+"""What decides on a token's row, in the formats that are read and in those that are not."""
+
+Counts = tuple[int, int]
+"""Rows of parent a's and parent b's matrix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What the tokens of both parents come to.
+
+    Attributes:
+        a: Parent a's vocabulary; where it cannot be read, what it is taken for.
+        b: Parent b's.
+        child: The child's; empty where no tokenizer can be read.
+        tokenizer: The child's tokenizer files.
+        sources: The checkpoints themselves.
+        settings: The options of the merge.
+        is_certain: Whether both parents' tokens could be read.
+        remarks: What the user should know, one line each.
+    """
+
+    a: Vocabulary
+    b: Vocabulary
+    child: Vocabulary
+    tokenizer: ChildTokenizer
+    sources: tuple[Checkpoint, Checkpoint]
+    settings: MergeSettings
+    is_certain: bool
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether a token's id in the child differs from that in parent a, or special tokens are b's."""
+        return self.tokenizer.giver == "b" or bool(self.a and self.child and self.a != self.child)
+
+    def n_rows(self, counts: Counts) -> int:
+        """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
+        first = counts[1] if self.settings.tokenizer == "b" else counts[0]
+        needed = max(self.child.values(), default=-1) + 1
+        least = max(first, needed) if self.child else max(counts)
+        multiple = self.settings.pad_vocab_to_multiple_of or 1
+        return -(-least // multiple) * multiple
+
+    def rows(self, counts: Counts) -> RowMap | None:
+        """Returns where the child's rows come from; None where all are merged in place.
+
+        Args:
+            counts: Rows of the parents' matrices; 0 for one that a parent lacks.
+
+        Raises:
+            MismatchError: `tokens` names a row that is not there, or `vocab_fill: error` forbids it.
+        """
+        settings = self.settings
+        rows = align(self.child, self.a, self.b, counts, self.n_rows(counts))
+        parents = {"a": (self.a, counts[0]), "b": (self.b, counts[1])}
+        a, b = (parent.source for parent in self.sources)
+        names = {b: "b", a: "a", "b": "b", "a": "a"}
+        rows = apply_token_sources(rows, settings.token_sources, self.child, parents, names)
+        if rows.is_in_place(counts):
+            return None
+        if settings.vocab_fill == "error":
+            self._refuse_lone_rows(rows)
+        if settings.vocab_fill != "owner":
+            rows = rows.only_shared()
+        return rows
+
+    def _refuse_lone_rows(self, rows: RowMap) -> None:
+        merged = rows.merged
+        if merged.all():
+            return
+        lone = [repr(token) for token, row in self.child.items() if not merged[row]]
+        fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
+        fix = "set vocab_fill: owner, which copies what one model has"
+        raise Problem(MismatchError, "rows that not both models have", fields, fix).error()
+
+    def describe(self, rows: RowMap, counts: Counts) -> list[str]:
+        """Returns what happens to the rows in one line, and what is odd about them."""
+        n = rows.counts
+        a, b = (parent.source for parent in self.sources)
+        parts = (
+            f"{n.merged} merged",
+            f"{n.from_a} copied from {a}" if n.from_a else "",
+            f"{n.from_b} copied from {b}" if n.from_b else "",
+            f"{n.filled} filled" if n.filled else "",
+            *(
+                f"{lost} of {name} left out"
+                for name, used, count in ((a, rows.a, counts[0]), (b, rows.b, counts[1]))
+                if (lost := count - len(np.unique(used[used >= 0])))
+            ),
+        )
+        told = ", ".join(part for part in parts if part)
+        remarks = [f"vocabularies of {counts[0]} and {counts[1]} rows, {len(rows)} in the child: {told}"]
+        for source, vocabulary, count in ((a, self.a, counts[0]), (b, self.b, counts[1])):
+            beyond = sum(row >= count for row in vocabulary.values())
+            if beyond:
+                remarks.append(f"{source}: {beyond} tokens lie beyond its {count} rows")
+        n_shared, n_least = len(self.a.keys() & self.b.keys()), min(len(self.a), len(self.b))
+        if 2 * n_shared < n_least:
+            remarks.append(f"the models share only {n_shared} of {n_least} tokens; are they of one family?")
+        return remarks
+
+
+def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) -> Alignment:
+    """Compares the parents' tokens and decides on the child's.
+
+    Raises:
+        FusionSlerpError: The tokenizer asked for does not exist, or cannot be made.
+    """
+    tokens_a, tokens_b = _read_both(a.folder, b.folder)
+    named = tuple(settings.token_sources)
+    tokenizer, remarks = choose_tokenizer((a, tokens_a), (b, tokens_b), settings.tokenizer, named)
+    if tokens_a is None or tokens_b is None:
+        remarks = [*_not_compared(a, b, tokens_a, tokens_b), *remarks]
+    of_a = tokens_a or tokens_b or Tokens({})
+    of_b = tokens_b or of_a
+    child = tokenizer.rows if tokenizer.rows is not None else of_a.rows
+    if tokenizer.giver is None:
+        child = _with_rows_between(child, of_a.rows)
+    remarks += _left_out(child, (a, of_a.rows), (b, of_b.rows))
+    is_certain = tokens_a is not None and tokens_b is not None
+    return Alignment(of_a.rows, of_b.rows, child, tokenizer, (a, b), settings, is_certain, tuple(remarks))
+
+
+def _read_both(a: Path, b: Path) -> tuple[Tokens | None, Tokens | None]:
+    """The tokens of both; one reading serves where the files are the same."""
+    files = a / TOKENIZER, b / TOKENIZER
+    of_a = read_tokens(a)
+    if all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+        return of_a, of_a
+    return of_a, read_tokens(b)
+
+
+def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:
+    """A third tokenizer's tokens, and those of parent a in rows that it has no token for."""
+    used = set(child.values())
+    own = {token: row for token, row in of_a.items() if row not in used and token not in child}
+    return {**own, **child} if own else child
+
+
+def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> list[str]:
+    remarks = []
+    for parent, vocabulary in parents:
+        lost = [repr(token) for token in vocabulary if token not in child]
+        if lost:
+            remarks.append(f"the child has not {len(lost)} tokens of {parent.source}: {listed(lost, 3)}")
+    return remarks
+
+
+def _not_compared(a: Checkpoint, b: Checkpoint, of_a: Tokens | None, of_b: Tokens | None) -> list[str]:
+    """A remark, unless the files are the same bytes in both folders, or there are none."""
+    files_a, files_b = (
+        {path.name: path.read_bytes() for pattern in VOCABULARY_FILES for path in parent.folder.glob(pattern)}
+        for parent in (a, b)
+    )
+    if files_a == files_b:
+        return []
+    unread = [str(p.folder) for p, tokens in ((a, of_a), (b, of_b)) if tokens is None]
+    return [
+        f"the vocabularies could not be compared; no readable tokenizer in {' and in '.join(unread)}; "
+        "rows are taken to stand for the same tokens in both"
+    ]

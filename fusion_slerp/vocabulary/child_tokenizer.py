@@ -1,0 +1,199 @@
+"""The child's tokenizer: the files of one folder, byte for byte, or a union of both parents'."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Literal
+
+from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.source import resolve
+from fusion_slerp.errors import CheckpointError, MismatchError, Problem
+from fusion_slerp.vocabulary.new_tokens import extend
+from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Tokens, Vocabulary, load, read_tokens
+
+CHAT_TEMPLATE = "chat_template.jinja"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "bpe.codes",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+    CHAT_TEMPLATE,
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+
+Parent = tuple[Checkpoint, Tokens | None]
+"""A checkpoint and the tokens of its tokenizer; None if it has none that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChildTokenizer:
+    """Where the child's tokenizer comes from.
+
+    Attributes:
+        folder: Gives the files.
+        rows: The row of every token; None if that cannot be read.
+        giver: The parent in whose folder it is, whose special tokens go with it; None for neither.
+        written: Files that are written anew, by name; empty where one folder serves as it is.
+        omitted: Files of the folder that are not copied.
+    """
+
+    folder: Path
+    rows: Vocabulary | None = field(repr=False)
+    giver: Literal["a", "b"] | None
+    written: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    omitted: frozenset[str] = frozenset()
+
+    @property
+    def files(self) -> dict[str, Path | bytes]:
+        """The child's tokenizer files, by name: where from, or their content."""
+        found = tokenizer_files(self.folder)
+        return {**{name: path for name, path in found.items() if name not in self.omitted}, **self.written}
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its tokenizer_config.json; empty if it has none that can be read."""
+        return read_config(self.folder, self.written.get(TOKENIZER_CONFIG))
+
+    @property
+    def chat_template(self) -> str | None:
+        """The child's chat template; None if it has none."""
+        written = self.written.get(CHAT_TEMPLATE)
+        return written.decode() if written else chat_template(self.folder)
+
+
+def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
+    """Returns a folder's tokenizer_config.json, or what will be written instead; empty if there is none."""
+    try:
+        value = json.loads(content) if content else load(folder / TOKENIZER_CONFIG)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def chat_template(folder: Path) -> str | None:
+    """Returns the chat template beside a tokenizer; None if there is none."""
+    try:
+        if (folder / CHAT_TEMPLATE).is_file():
+            return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+        found = read_config(folder).get("chat_template")
+        if found is None and (folder / "chat_template.json").is_file():
+            found = load(folder / "chat_template.json")["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found is None or isinstance(found, str) else json.dumps(found)
+
+
+def tokenizer_files(folder: Path) -> dict[str, Path]:
+    """Returns a folder's tokenizer and chat template files, by their path in it."""
+    return matching_files(folder, TOKENIZER_FILES)
+
+
+def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
+    """Returns the files of a model folder whose path in it matches a pattern."""
+    inside = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
+    named = {path.relative_to(folder).as_posix(): path for path in inside if path.is_file()}
+    return {
+        name: path for name, path in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
+    }
+
+
+def choose_tokenizer(
+    a: Parent, b: Parent, setting: str, named: Sequence[str] = ()
+) -> tuple[ChildTokenizer, list[str]]:
+    """Returns the child's tokenizer, and remarks.
+
+    Args:
+        a: Parent a.
+        b: Parent b.
+        setting: `"a"`, `"b"`, `"union"`, or a folder or hub id.
+        named: Tokens that the child is to have in any case.
+
+    Raises:
+        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer.
+        MismatchError: The tokenizers cannot be united, or tokens not be added.
+    """
+    if setting == "union":
+        chosen, remarks = _with_the_tokens_of_both(a, b, named)
+    else:
+        chosen, remarks = _asked_for(a, b, setting)
+    new = [token for token in named if token not in (chosen.rows or {})]
+    if not new:
+        return chosen, remarks
+    tokens = read_tokens(chosen.folder)
+    if tokens is None:
+        fields = (("tokens", ", ".join(new)), ("tokenizer", chosen.folder))
+        fix = "name tokens that a parent has, or set tokenizer: a or b"
+        raise Problem(MismatchError, "tokens cannot be added to this tokenizer", fields, fix).error()
+    more = extend(chosen.folder, tokens, new)
+    remarks.append(f"new tokens, as the setting tokens says: {', '.join(new)}")
+    return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
+
+
+def _asked_for(a: Parent, b: Parent, setting: str) -> tuple[ChildTokenizer, list[str]]:
+    (parent_a, of_a), (parent_b, of_b) = a, b
+    if setting in ("a", parent_a.source):
+        remarks = [] if tokenizer_files(parent_a.folder) else [_no_tokenizer(parent_a)]
+        return ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a"), remarks
+    is_b = setting in ("b", parent_b.source)
+    folder = parent_b.folder if is_b else resolve(setting, weights=False)[0]
+    if not tokenizer_files(folder):
+        fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
+        fix = "set tokenizer: a, or name a folder with a tokenizer"
+        raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
+    tokens = of_b if is_b else read_tokens(folder)
+    return ChildTokenizer(folder, tokens and tokens.rows, "b" if is_b else None), []
+
+
+def _no_tokenizer(parent: Checkpoint) -> str:
+    return f"{parent.source} has no tokenizer files, so the child has none"
+
+
+def _with_the_tokens_of_both(a: Parent, b: Parent, named: Sequence[str]) -> tuple[ChildTokenizer, list[str]]:
+    """A parent's tokenizer if it has the tokens of both (a's before b's), else a's with b's as well."""
+    (parent_a, of_a), (parent_b, of_b) = a, b
+    from_a = ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a")
+    from_b = ChildTokenizer(parent_b.folder, of_b and of_b.rows, "b")
+    if of_a is None or of_b is None:
+        if tokenizer_files(parent_a.folder):
+            return from_a, []
+        if tokenizer_files(parent_b.folder):
+            return from_b, [
+                f"{parent_a.source} has no tokenizer files; the child has those of {parent_b.source}"
+            ]
+        return from_a, [
+            f"neither {parent_a.source} nor {parent_b.source} has tokenizer files, so the child has none"
+        ]
+    more = [
+        token for token, _ in sorted(of_b.rows.items(), key=lambda item: item[1]) if token not in of_a.rows
+    ]
+    if not more:
+        return from_a, _template_of_b_only(parent_a, parent_b)
+    if of_a.rows.keys() <= of_b.rows.keys():
+        return from_b, []
+    named = [token for token in named if token not in of_a.rows and token not in of_b.rows]
+    union = extend(parent_a.folder, of_a, [*more, *named], parent_b.folder, of_b)
+    template = chat_template(parent_b.folder) if chat_template(parent_a.folder) is None else None
+    written = {**union.written, **({CHAT_TEMPLATE: template.encode()} if template else {})}
+    remark = (
+        f"the child's tokenizer is that of {parent_a.source} with {len(more)} tokens of {parent_b.source}"
+    )
+    return ChildTokenizer(parent_a.folder, union.rows, "a", written, union.omitted), [remark]
+
+
+def _template_of_b_only(a: Checkpoint, b: Checkpoint) -> list[str]:
+    if chat_template(a.folder) is not None or chat_template(b.folder) is None:
+        return []
+    return [f"only {b.source} has a chat template, and the child has none; tokenizer: b takes it along"]

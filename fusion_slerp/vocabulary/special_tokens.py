@@ -1,0 +1,139 @@
+"""Ids of special tokens in config.json and generation_config.json, and the chat template.
+
+They belong to the tokenizer: where the child has another parent's, or tokens have other rows, the ids
+follow. What does not fit together afterwards is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from fusion_slerp.errors import listed
+from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
+from fusion_slerp.vocabulary.tokens import Vocabulary
+
+_ID_KEY = re.compile(r".*_token_(?:ids?|index)|(?:begin_)?suppress_tokens")
+_MARKED = re.compile(r"<\|[\w .-]{1,60}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+"""Tokens as chat templates write them."""
+
+Ids = int | list[int]
+Translate = Callable[[int], int | None]
+"""From a parent's id to the child's; None if the child has no such token."""
+
+
+def translator(parent: Vocabulary, child: Vocabulary) -> Translate:
+    """Returns what turns a parent's ids into the child's, token by token; an id of no token stays."""
+    token_of = {row: token for token, row in parent.items()}
+    return lambda row: child.get(token_of[row]) if row in token_of else row
+
+
+def with_ids_of_child(
+    config: Mapping[str, Any],
+    own: Translate,
+    giver: Mapping[str, Any] | None = None,
+    of_giver: Translate | None = None,
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns a config with the child's ids, and remarks on ids that the child cannot have.
+
+    Args:
+        config: A parent's config, nested ones included.
+        own: Translates that parent's ids.
+        giver: The config of the parent whose tokenizer the child has, if another; its ids win.
+        of_giver: Translates that one's ids.
+    """
+    changed: dict[str, Any] = {}
+    remarks: list[str] = []
+    giver = giver or {}
+    for key in [*config, *(key for key in giver if key not in config and _ID_KEY.fullmatch(key))]:
+        value, translate = config.get(key), own
+        if isinstance(value, Mapping):
+            inner = giver.get(key)
+            part = inner if isinstance(inner, Mapping) else None
+            changed[key], more = with_ids_of_child(value, own, part, of_giver)
+            remarks += more
+            continue
+        if _ID_KEY.fullmatch(key) and of_giver and giver.get(key) is not None:
+            value, translate = giver[key], of_giver
+        if _ID_KEY.fullmatch(key) and _are_ids(value):
+            value, lost = _translated(value, translate)
+            remarks += [f"{key} {lost} is not a token of the child and is left out"] if lost else []
+        changed[key] = value
+    return changed, remarks
+
+
+def _are_ids(value: object) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return bool(ids) and all(type(row) is int and row >= 0 for row in ids)
+
+
+def _translated(value: Any, translate: Translate) -> tuple[Ids | None, list[int]]:
+    ids = value if isinstance(value, list) else [value]
+    new = [translate(row) for row in ids]
+    kept = [row for row in new if row is not None]
+    lost = [row for row, found in zip(ids, new, strict=True) if found is None]
+    if isinstance(value, list):
+        return kept or None, lost
+    return (kept[0] if kept else None), lost
+
+
+def check_special_tokens(
+    config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: ChildTokenizer
+) -> list[str]:
+    """Returns what does not fit together in the child, one line each.
+
+    Args:
+        config: Its config.json.
+        generation: Its generation_config.json; empty if it has none.
+        tokenizer: Its tokenizer.
+    """
+    rows = tokenizer.rows or {}
+    return [
+        *_ends_unknown_to_config(config, generation, tokenizer.config, rows),
+        *_ids_without_token(config, generation, rows),
+        *_unknown_in_template(tokenizer.chat_template, rows),
+    ]
+
+
+def _ends_unknown_to_config(
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+    tokenizer_config: Mapping[str, Any],
+    rows: Vocabulary,
+) -> Iterator[str]:
+    for key in ("eos", "pad"):
+        token = tokenizer_config.get(f"{key}_token")
+        token = token.get("content") if isinstance(token, Mapping) else token
+        if not isinstance(token, str):
+            continue
+        if token not in rows:
+            yield f"the tokenizer's {key}_token {token!r} is not among its tokens"
+            continue
+        ids = generation.get(f"{key}_token_id", config.get(f"{key}_token_id"))
+        known = ids if isinstance(ids, list) else [ids]
+        if key == "eos" and ids is not None and rows[token] not in known:
+            yield (
+                f"the tokenizer ends with {token!r} ({rows[token]}), the configs with eos_token_id {ids}: "
+                "generation may not stop"
+            )
+
+
+def _ids_without_token(
+    config: Mapping[str, Any], generation: Mapping[str, Any], rows: Vocabulary
+) -> Iterator[str]:
+    known = set(rows.values())
+    for file, content in (("config.json", config), ("generation_config.json", generation)):
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            value = content.get(key)
+            if _are_ids(value):
+                lost = [row for row in (value if isinstance(value, list) else [value]) if row not in known]
+                if lost:
+                    yield f"{key} {listed([str(row) for row in lost])} in {file} is no token of the tokenizer"
+
+
+def _unknown_in_template(template: str | None, rows: Vocabulary) -> Iterator[str]:
+    found = dict.fromkeys(_MARKED.findall(template or ""))
+    unknown = [repr(token) for token in found if token not in rows and not token.startswith("[")]
+    if unknown:
+        yield f"the chat template writes {listed(unknown, 3)}, which the tokenizer has no token for"
