@@ -567,7 +567,7 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
     """Checked before anything is written or read."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
-    monkeypatch.setattr("fusion_slerp.execute.input_files.read_at", None)
+    monkeypatch.setattr("fusion_slerp.checkpoint.elements.read_at", None)
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "new/child")
     lines = str(caught.value).splitlines()
