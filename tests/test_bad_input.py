@@ -97,7 +97,11 @@ def file_for_a_folder(w):
 
 
 @case(
-    CheckpointError, "2 problems", "no usable config.json", "no safetensors weights", "folder: {root}/empty"
+    CheckpointError,
+    "2 problems",
+    "no usable config.json",
+    "no weights that can be read",
+    "folder: {root}/empty",
 )
 def empty_folder(w):
     w.a = w.root / "empty"
@@ -111,11 +115,16 @@ def broken_config(w):
 
 @case(
     CheckpointError,
-    "no safetensors weights",
+    "no weights that can be read",
     "folder: {root}/b",
-    "pytorch_model.bin, a format that is not read",
+    "model.gguf, a format or name that is not read",
 )
-def pickled_weights_alone(w):
+def weights_of_another_format(w):
+    (w.b / WEIGHTS).rename(w.b / "model.gguf")
+
+
+@case(CheckpointError, "not a file of torch.save", "file: {root}/b/pytorch_model.bin", "not a zip archive")
+def weights_under_another_name(w):
     (w.b / WEIGHTS).rename(w.b / "pytorch_model.bin")
 
 
