@@ -162,11 +162,17 @@ def _not_loaded(skeleton: BinaryIO, error: Exception) -> _Refused:
     except Exception:
         names = []
     if names:
-        found = f"a pickle that calls {listed(sorted(names), 3)}; it was not executed"
+        found = f"a pickle that calls {_printable(listed(sorted(names), 3))}; it was not executed"
         return _Refused("a torch file with more than weights", found, SAVE_AGAIN)
     text = str(error).rpartition("\n\nCheck the documentation")[0] or str(error)  # torch's advice cut off
-    found = f"the pickle cannot be read: {text.splitlines()[-1] if text else type(error).__name__}"
+    reason = _printable(text.splitlines()[-1]) if text else type(error).__name__
+    found = f"the pickle cannot be read: {reason}"
     return _Refused("damaged torch file", found, f"{REDOWNLOAD}; or {SAVE_AGAIN}")
+
+
+def _printable(text: str) -> str:
+    """Text from the file without characters that would command a terminal."""
+    return text.encode("unicode_escape").decode()
 
 
 def _not_plain(found: str, plain: str) -> _Refused:
@@ -186,7 +192,9 @@ def _named(content: object) -> Mapping[str, torch.Tensor]:
         if not isinstance(name, str) or not is_unicode(name) or name == RESERVED:
             raise _Refused(headline, f"{name!r}, which cannot be the name of a tensor", SAVE_AGAIN)
         if isinstance(value, dict):
-            raise _Refused(headline, f"{name!r} is a dict of its own", _convert(f"{LOADED}[{name!r}]"))
+            safe = name.isidentifier()  # a command to paste holds no other text from the file
+            fix = _convert(f"{LOADED}[{name!r}]") if safe else SAVE_AGAIN
+            raise _Refused(headline, f"{name!r} is a dict of its own", fix)
         if not isinstance(value, torch.Tensor):
             tensors = f"{{k: v for k, v in {LOADED}.items() if torch.is_tensor(v)}}"
             fix = f"{_convert(tensors)}; it leaves out what is not a tensor"

@@ -341,6 +341,14 @@ def test_content_that_is_not_tensors_by_name(file, content, found, fix):
     assert fix in lines[3]
 
 
+def test_no_text_from_the_file_gets_into_a_command_or_to_the_terminal_as_it_is(file):
+    torch.save({'a"; touch x; "': {"w": torch.ones(2)}}, file)
+    assert "touch" not in lines_of(file)[3]
+    records = {"x/data.pkl": b"\x80\x02cevil\x1b[31m\nname\n.", "x/version": b"3\n"}
+    write_archive(file, records)
+    assert r"a pickle that calls evil\x1b[31m.name; it was not executed" in lines_of(file)[2]
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, of types that it is about to drop
 @pytest.mark.parametrize(
     ("make", "found", "fix"),
