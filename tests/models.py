@@ -102,6 +102,35 @@ def write_shards(folder: Path, tensors: Mapping[str, np.ndarray], n_shards: int)
     )
 
 
+def write_torch_files(folder: Path, tensors: Mapping[str, Any], n_shards: int = 1) -> None:
+    """Writes `pytorch_model.bin`, or that many shards with an index, as transformers did."""
+    import torch
+
+    if n_shards == 1:
+        torch.save(dict(tensors), folder / "pytorch_model.bin")
+        return
+    weight_map = {}
+    for i in range(n_shards):
+        file_name = f"pytorch_model-{i + 1:05d}-of-{n_shards:05d}.bin"
+        part = {name: tensors[name] for name in list(tensors)[i::n_shards]}
+        torch.save(part, folder / file_name)
+        weight_map |= dict.fromkeys(part, file_name)
+    write_json(folder / "pytorch_model.bin.index.json", {"metadata": {}, "weight_map": weight_map})
+
+
+def as_torch_files(folder: Path, n_shards: int = 1) -> Path:
+    """Replaces a checkpoint's safetensors files by torch files of the same tensors; returns the folder."""
+    from safetensors.torch import load_file
+
+    tensors = {}
+    for file in sorted(folder.glob("*.safetensors*")):
+        if file.suffix == ".safetensors":
+            tensors |= load_file(file)
+        file.unlink()
+    write_torch_files(folder, tensors, n_shards)
+    return folder
+
+
 def write_checkpoint(
     folder: Path,
     seed: int = 0,

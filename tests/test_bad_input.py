@@ -107,7 +107,11 @@ def file_for_a_folder(w):
 
 
 @case(
-    CheckpointError, "2 problems", "no usable config.json", "no safetensors weights", "folder: {root}/empty"
+    CheckpointError,
+    "2 problems",
+    "no usable config.json",
+    "no weights that can be read",
+    "folder: {root}/empty",
 )
 def empty_folder(w):
     w.a = w.root / "empty"
@@ -121,11 +125,16 @@ def broken_config(w):
 
 @case(
     CheckpointError,
-    "no safetensors weights",
+    "no weights that can be read",
     "folder: {root}/b",
-    "pytorch_model.bin, a format that is not read",
+    "model.gguf, a format or name that is not read",
 )
-def pickled_weights_alone(w):
+def weights_of_another_format(w):
+    (w.b / WEIGHTS).rename(w.b / "model.gguf")
+
+
+@case(CheckpointError, "not a file of torch.save", "file: {root}/b/pytorch_model.bin", "not a zip archive")
+def weights_under_another_name(w):
     (w.b / WEIGHTS).rename(w.b / "pytorch_model.bin")
 
 
@@ -630,7 +639,7 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
     """Checked before anything is written or read."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
-    monkeypatch.setattr("fusion_slerp.execute.input_files.read_at", None)
+    monkeypatch.setattr("fusion_slerp.checkpoint.elements.read_at", None)
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "new/child")
     lines = str(caught.value).splitlines()

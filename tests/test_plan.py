@@ -77,7 +77,7 @@ def test_planning_writes_nothing_and_reads_no_weights(tmp_path, parents, monkeyp
     def forbidden(*arguments):
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr("fusion_slerp.execute.input_files.read_at", forbidden)
+    monkeypatch.setattr("fusion_slerp.checkpoint.elements.read_at", forbidden)
     before = contents(tmp_path)
     plan_merge(*parents)
     assert contents(tmp_path) == before

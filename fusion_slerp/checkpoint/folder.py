@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from fusion_slerp.checkpoint.header import TensorEntry, read_header
+from fusion_slerp.checkpoint.formats import FORMATS, SAFETENSORS, TORCH, Choice, choose, files_of_index
+from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, listed, raise_all
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+SINGLE = SAFETENSORS.single
+INDEX = SAFETENSORS.index
 CONFIG = "config.json"
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
 """Weight files as they occur in checkpoint folders, those that are never read included."""
@@ -54,11 +56,11 @@ class _Findings:
 def open_checkpoint(folder: Path, source: str = "", revision: str | None = None) -> Checkpoint:
     """Returns the checkpoint in a local folder; reads headers only.
 
-    As in transformers, `model.safetensors` is preferred to an index with shards; a leftover of
-    the other kind is reported as a warning.
+    As in transformers, safetensors weights are preferred to those of torch, and a single file to
+    an index with shards; what is left over is reported as a warning.
 
     Args:
-        folder: A folder with config.json and safetensors weights.
+        folder: A folder with config.json and weights.
         source: The name to show for it; default: the folder.
         revision: Its hub commit, if it came from a hub.
 
@@ -105,79 +107,98 @@ def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any] | 
 
 
 def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
-    if os.path.lexists(folder / SINGLE):  # a link that leads nowhere too: it will be named
-        tensors = {entry.name: entry for entry in _read_file(folder / SINGLE, findings)}
-        if not tensors and not findings.problems:
-            fields = (("file", folder / SINGLE), ("needed", "the weights of a model"))
-            fix = "save or download the model again"
-            findings.problems.append(Problem(CheckpointError, "no tensors in the weights", fields, fix))
-    elif os.path.lexists(folder / INDEX):
-        tensors = _read_shards(folder, findings)
-    else:
+    # A link that leads nowhere exists too: it will be named.
+    choice = choose(lambda name: os.path.lexists(folder / name), lambda name: files_of_index(folder / name))
+    if choice is None:
         findings.problems.append(no_weights(("folder", folder), sorted(p.name for p in folder.glob("*"))))
         return {}
-    findings.warnings += _leftovers(folder, {entry.file.name for entry in tensors.values()})
+    findings.warnings += [
+        f"{folder}: {name} lists files none of which exists; read in its place: {choice.start}"
+        for name in choice.stale
+    ]
+    read = _read_shards if choice.is_sharded else _read_single
+    tensors = read(folder, choice, findings)
+    used = {choice.start, *choice.stale, *(entry.file.name for entry in tensors.values())}
+    findings.warnings += _leftovers(folder, used)
     return tensors
 
 
-def _leftovers(folder: Path, read: set[str]) -> list[str]:
-    """A warning, if there are weight files in the folder that are not read."""
-    index = [INDEX] if SINGLE in read else []
-    found = (path.name for pattern in (*WEIGHTS, *index) for path in folder.glob(pattern))
-    unread = sorted(set(found) - read)
+def _read_single(folder: Path, choice: Choice, findings: _Findings) -> dict[str, TensorEntry]:
+    file = folder / choice.start
+    tensors = {entry.name: entry for entry in _read_file(file, choice, findings)}
+    if not tensors and not findings.problems:
+        fields = (("file", file), ("needed", "the weights of a model"))
+        fix = "save or download the model again"
+        findings.problems.append(Problem(CheckpointError, "no tensors in the weights", fields, fix))
+    return tensors
+
+
+def _leftovers(folder: Path, used: set[str]) -> list[str]:
+    """A warning, if there are weight files or indexes in the folder that are not used."""
+    patterns = (*WEIGHTS, *(kind.index for kind in FORMATS))
+    found = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    unread = sorted(found - used)
     return [f"{folder}: not read: {listed(unread)}"] if unread else []
 
 
 def no_weights(place: tuple[str, object], names: list[str]) -> Problem:
     """The problem with a place (its label and name) whose files hold no weights that can be read."""
-    shards = [name for name in names if name.endswith(".safetensors")]
+    found, fix = "no weight files", "point to the folder that holds config.json and the weights"
     other = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
-    if shards:
-        found = f"{listed(shards, 3)}, but no index"
-        fix = f"download {INDEX} too, or rename a single file to {SINGLE}"
-    elif other:
-        found = f"{listed(other, 3)}, a format that is not read"
+    if other:
+        found = f"{listed(other, 3)}, a format or name that is not read"
         fix = "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-    else:
-        found = "no weight files"
-        fix = "point to the folder that holds config.json and the weights"
-    fields = (place, ("found", found), ("needed", f"{SINGLE}, or {INDEX} and its shards"))
-    return Problem(CheckpointError, "no safetensors weights", fields, fix)
+    for kind, pattern in ((TORCH, r"pytorch_model.*\.bin"), (SAFETENSORS, r".*\.safetensors")):
+        shards = [name for name in names if re.fullmatch(pattern, name)]
+        if shards:
+            found = f"{listed(shards, 3)}, but no index"
+            fix = f"download {kind.index} too, or rename a single file to {kind.single}"
+    needed = " or ".join(kind.single for kind in FORMATS) + ", or shards with their index"
+    fields = (place, ("found", found), ("needed", needed))
+    return Problem(CheckpointError, "no weights that can be read", fields, fix)
 
 
-def _read_file(file: Path, findings: _Findings) -> list[TensorEntry]:
+def _read_file(file: Path, choice: Choice, findings: _Findings) -> list[TensorEntry]:
     try:
-        return read_header(file)
+        return choice.format.read(file)
     except CheckpointError as error:
         findings.problems.append(error)
         return []
 
 
-def _read_shards(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
-    index = read_json(folder / INDEX, findings.problems, "an index with a weight_map")
+def _read_shards(folder: Path, choice: Choice, findings: _Findings) -> dict[str, TensorEntry]:
+    file = folder / choice.start
+    index = read_json(file, findings.problems, "an index with a weight_map")
     if index is None:
         return {}
     weight_map: Any = index.get("weight_map")
     if not _is_weight_map(weight_map):
-        fields = (("file", folder / INDEX), ("needed", '"weight_map": {tensor name: file name}'))
+        fields = (("file", file), ("needed", '"weight_map": {tensor name: file name}'))
         fix = "download the index again"
         findings.problems.append(Problem(CheckpointError, "no usable weight_map", fields, fix))
         return {}
-    shards = list(dict.fromkeys(weight_map.values()))
-    outside = [name for name in shards if not _is_plain_name(name)]
-    if outside:
-        fields = (("file", folder / INDEX), ("found", listed([repr(name) for name in outside])))
-        fix = "do not trust this checkpoint: shards must be files in its own folder"
-        findings.problems.append(Problem(CheckpointError, "a shard outside the folder", fields, fix))
+    problem = _outside(file, choice.files)
+    if problem:
+        findings.problems.append(problem)
         return {}
-    missing = [name for name in shards if not (folder / name).is_file()]
+    missing = [name for name in choice.files if not (folder / name).is_file()]
     if missing:
-        found = f"{len(missing)} of {len(shards)} shards missing: {listed(missing)}"
-        fields = (("file", folder / INDEX), ("found", found))
+        found = f"{len(missing)} of {len(choice.files)} shards missing: {listed(missing)}"
+        fields = (("file", file), ("found", found))
         fix = f"download the missing files into {folder}"
         findings.problems.append(Problem(CheckpointError, "missing shards", fields, fix))
-    entries = {name: _read_file(folder / name, findings) for name in shards if name not in missing}
-    return _select(folder, weight_map, entries, findings) if not findings.problems else {}
+    present = [name for name in choice.files if name not in missing]
+    entries = {name: _read_file(folder / name, choice, findings) for name in present}
+    return _select(file, weight_map, entries, findings) if not findings.problems else {}
+
+
+def _outside(index: Path, shards: Sequence[str]) -> Problem | None:
+    outside = [name for name in shards if not _is_plain_name(name)]
+    if not outside:
+        return None
+    fields = (("file", index), ("found", listed([repr(name) for name in outside])))
+    fix = "do not trust this checkpoint: shards must be files in its own folder"
+    return Problem(CheckpointError, "a shard outside the folder", fields, fix)
 
 
 def _is_weight_map(value: object) -> bool:
@@ -189,7 +210,7 @@ def _is_plain_name(name: str) -> bool:
 
 
 def _select(
-    folder: Path,
+    index: Path,
     weight_map: Mapping[str, str],
     entries: Mapping[str, list[TensorEntry]],
     findings: _Findings,
@@ -206,12 +227,12 @@ def _select(
     ]
     twice = [f"{name} in {' and in '.join(found)}" for name, found in places.items() if len(found) > 1]
     if lost or twice:
-        fields = (("file", folder / INDEX), ("found", listed([*lost, *twice], 3)))
+        fields = (("file", index), ("found", listed([*lost, *twice], 3)))
         fix = "download the index and the shards again, all from one revision"
         findings.problems.append(Problem(CheckpointError, "the index does not match the shards", fields, fix))
     unlisted = [name for name in places if name not in weight_map]
     if unlisted:
         findings.warnings.append(
-            f"{folder}: stored but not in the index, merged all the same: {listed(unlisted, 3)}"
+            f"{index.parent}: stored but not in the index, merged all the same: {listed(unlisted, 3)}"
         )
     return {name: entry for name, found in places.items() for entry in found.values()}

@@ -37,8 +37,11 @@ class TensorEntry:
         dtype: Its element type.
         shape: Its dimensions; empty for a scalar.
         file: The file that holds it.
-        offset: Bytes from the start of the file to its first byte.
-        nbytes: Its length in bytes.
+        offset: Bytes from the start of the file to its first element.
+        nbytes: Its length in bytes, as many as it takes in the child.
+        strides: Elements from one index to the next, by dimension, where they do not lie one after
+            another (a transposed or expanded tensor); such a tensor can only be read by
+            `elements.read_elements`. None: they do, and any part of it is found by its bytes.
     """
 
     name: str
@@ -47,6 +50,7 @@ class TensorEntry:
     file: Path
     offset: int
     nbytes: int
+    strides: tuple[int, ...] | None = None
 
     @property
     def n_elements(self) -> int:
@@ -125,7 +129,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise _Damaged(f"tensor {name!r} is not described by dtype, shape and data_offsets")
-    if not _is_unicode(name):
+    if not is_unicode(name):
         raise _Damaged(f"the tensor name {name!r} is not valid Unicode")
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(code, str) or code not in BY_CODE:
@@ -148,7 +152,7 @@ def _are_counts(values: object) -> bool:
     )
 
 
-def _is_unicode(name: str) -> bool:
+def is_unicode(name: str) -> bool:
     """Whether it can be written to a file: JSON's escapes can spell half of a surrogate pair."""
     try:
         name.encode("utf-8")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.checkpoint.folder import CONFIG, INDEX, SINGLE, Checkpoint, no_weights, open_checkpoint
+from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint, no_weights, open_checkpoint
+from fusion_slerp.checkpoint.formats import choose, files_of_index
 from fusion_slerp.errors import CheckpointError, Problem, nearest
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def resolve(source: str | os.PathLike[str], weights: bool = True) -> tuple[Path,
 
     An existing folder always wins. A hub id (`name`, `owner/name`, each with `@revision`) is
     downloaded to the Hugging Face cache by huggingface_hub (`HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN`
-    hold as usual): only the safetensors weights that will be read, and the small files beside.
+    hold as usual): only the weights that will be read, and the small files beside.
 
     Args:
         source: What the user calls the model.
@@ -101,16 +101,15 @@ def _download(text: str, weights: bool) -> tuple[Path, str | None]:
 
 def _weights(hub: Any, text: str, revision: str | None, files: list[str]) -> list[str]:
     """The weight files that will be read: the single file, else those that the index names."""
-    if SINGLE in files:
-        return [SINGLE]
-    if INDEX not in files:
+    repo, there = text.partition("@")[0], set(files)
+
+    def files_in(index: str) -> tuple[str, ...]:
+        return files_of_index(Path(hub.hf_hub_download(repo, index, revision=revision)))
+
+    choice = choose(there.__contains__, files_in)
+    if choice is None:
         raise no_weights(("model", text), [name for name in files if "/" not in name]).error()
-    index = hub.hf_hub_download(text.partition("@")[0], INDEX, revision=revision)
-    try:
-        weight_map = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-        return [INDEX, *dict.fromkeys(weight_map.values())]
-    except (ValueError, LookupError, TypeError, AttributeError):
-        return [INDEX]  # opening the folder will say what is wrong with it
+    return list(dict.fromkeys([*choice.stale, choice.start, *choice.files]))
 
 
 def _beside(files: list[str]) -> list[str]:

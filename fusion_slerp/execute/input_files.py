@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_slerp.checkpoint.header import REDOWNLOAD, TensorEntry
-from fusion_slerp.checkpoint.positioned_io import open_for_reading, read_at
+from fusion_slerp.checkpoint.elements import read_elements
+from fusion_slerp.checkpoint.header import TensorEntry
+from fusion_slerp.checkpoint.positioned_io import open_for_reading
 from fusion_slerp.chunks import aligned
 from fusion_slerp.errors import CheckpointError, Problem
 
@@ -52,9 +53,8 @@ class InputFiles:
         Raises:
             CheckpointError: The file cannot be read or has become shorter.
         """
-        itemsize = entry.dtype.itemsize
-        raw = buffer[: count * itemsize]
-        self._fill(raw, entry, entry.offset + start * itemsize)
+        raw = buffer[: count * entry.dtype.itemsize]
+        read_elements(self._descriptors[entry.file], entry, start, raw)
         return _words(raw, entry)
 
     def read_together(self, entries: Sequence[TensorEntry], buffer: np.ndarray) -> list[np.ndarray]:
@@ -75,19 +75,12 @@ class InputFiles:
         for run in _neighbours(entries):
             nbytes = run[-1].offset + run[-1].nbytes - run[0].offset
             raw = buffer[start : start + nbytes]
-            self._fill(raw, run[0], run[0].offset)
+            read_elements(self._descriptors[run[0].file], run[0], 0, raw)  # and its neighbours behind it
             for entry in run:
                 first = entry.offset - run[0].offset
                 views.append(_words(raw[first : first + entry.nbytes], entry))
             start += aligned(nbytes)
         return views
-
-    def _fill(self, raw: np.ndarray, entry: TensorEntry, offset: int) -> None:
-        try:
-            read_at(self._descriptors[entry.file], raw.data, offset)
-        except (OSError, EOFError) as error:
-            fields = (("file", entry.file), ("tensor", entry.name), ("found", error))
-            raise Problem(CheckpointError, "reading failed", fields, REDOWNLOAD).error() from error
 
 
 def _words(raw: np.ndarray, entry: TensorEntry) -> np.ndarray:
@@ -99,7 +92,8 @@ def _neighbours(entries: Sequence[TensorEntry]) -> Iterator[list[TensorEntry]]:
     run: list[TensorEntry] = []
     for entry in entries:
         if run and not (
-            entry.file == run[-1].file
+            entry.strides is run[-1].strides is None
+            and entry.file == run[-1].file
             and entry.offset == run[-1].offset + run[-1].nbytes
             and entry.dtype == run[-1].dtype
         ):

@@ -4,15 +4,19 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp.checkpoint.folder import open_checkpoint
 from fusion_slerp.errors import CheckpointError
-from tests.models import CONFIG, SHAPES, tiny_tensors, write_checkpoint, write_json
+from tests.models import CONFIG, SHAPES, as_torch_files, tiny_tensors, write_checkpoint, write_json
 
 INDEX = "model.safetensors.index.json"
 FIRST = "model-00001-of-00003.safetensors"
 SECOND = "model-00002-of-00003.safetensors"
+TORCH_SINGLE = "pytorch_model.bin"
+TORCH_INDEX = "pytorch_model.bin.index.json"
+TORCH_SHARDS = [f"pytorch_model-0000{i}-of-00002.bin" for i in (1, 2)]
 
 
 @pytest.fixture
@@ -93,6 +97,114 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, name):
     assert lines[2].lower().startswith("  found: no such file")
 
 
+# --- files of torch -------------------------------------------------------------------------------------
+
+
+def files_read(folder) -> tuple[set[str], tuple[str, ...]]:
+    """The names of the weight files that are read, and the warnings."""
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.tensors.keys() == SHAPES.keys()
+    return {entry.file.name for entry in checkpoint.tensors.values()}, checkpoint.warnings
+
+
+def beside(folder, tmp_path, n_shards: int = 1) -> None:
+    """Puts the torch files of another checkpoint into a folder."""
+    other = as_torch_files(write_checkpoint(tmp_path / "other", seed=9), n_shards)
+    for file in other.glob("pytorch_model*"):
+        file.rename(folder / file.name)
+
+
+@pytest.mark.parametrize("n_shards", [1, 2, 3])
+def test_torch_files_are_read_like_safetensors(tmp_path, n_shards):
+    tensors = tiny_tensors(seed=7)
+    folder = as_torch_files(write_checkpoint(tmp_path / "a", tensors=tensors), n_shards)
+    checkpoint = open_checkpoint(folder)
+    assert {name: entry.shape for name, entry in checkpoint.tensors.items()} == SHAPES
+    for name, entry in checkpoint.tensors.items():
+        raw = entry.file.read_bytes()[entry.offset : entry.offset + entry.nbytes]
+        assert raw == tensors[name].tobytes()
+    assert checkpoint.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("n_shards", "n_torch", "unread"),
+    [
+        (1, 1, TORCH_SINGLE),
+        (3, 1, TORCH_SINGLE),
+        (1, 2, ", ".join([*TORCH_SHARDS, TORCH_INDEX])),
+        (3, 2, ", ".join([*TORCH_SHARDS, TORCH_INDEX])),
+    ],
+)
+def test_safetensors_win_over_torch_and_say_so_once(tmp_path, n_shards, n_torch, unread):
+    folder = write_checkpoint(tmp_path / "a", n_shards=n_shards)
+    beside(folder, tmp_path, n_torch)
+    names, warnings = files_read(folder)
+    assert all(name.endswith(".safetensors") for name in names)
+    assert warnings == (f"{folder}: not read: {unread}",)
+
+
+def test_a_single_torch_file_wins_over_torch_shards(tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "a"), 2)
+    beside(folder, tmp_path)
+    names, warnings = files_read(folder)
+    assert names == {TORCH_SINGLE}
+    assert warnings == (f"{folder}: not read: {', '.join([*TORCH_SHARDS, TORCH_INDEX])}",)
+
+
+@pytest.mark.parametrize(("n_shards", "start"), [(1, TORCH_SINGLE), (2, TORCH_INDEX)])
+def test_an_index_whose_files_are_all_gone_gives_way_to_torch_files(tmp_path, sharded, n_shards, start):
+    for file in sharded.glob("*.safetensors"):
+        file.unlink()
+    beside(sharded, tmp_path, n_shards)
+    names, warnings = files_read(sharded)
+    assert all(name.startswith("pytorch_model") for name in names)
+    assert warnings == (f"{sharded}: {INDEX} lists files none of which exists; read in its place: {start}",)
+
+
+def test_an_index_some_of_whose_files_are_gone_does_not(tmp_path, sharded):
+    (sharded / FIRST).unlink()
+    beside(sharded, tmp_path)
+    lines = message_of(sharded).splitlines()
+    assert lines[0] == "missing shards"
+    assert lines[2] == f"  found: 1 of 3 shards missing: {FIRST}"
+
+
+def test_nor_one_beside_torch_files_that_are_incomplete(tmp_path, sharded):
+    for file in sharded.glob("*.safetensors"):
+        file.unlink()
+    beside(sharded, tmp_path, 2)
+    (sharded / TORCH_SHARDS[0]).unlink()
+    lines = message_of(sharded).splitlines()
+    assert lines[:2] == ["missing shards", f"  file: {sharded / INDEX}"]
+
+
+def test_a_torch_shard_that_is_missing_or_damaged(tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "a"), 3)
+    (folder / "pytorch_model-00001-of-00003.bin").unlink()
+    (folder / "pytorch_model-00002-of-00003.bin").write_bytes(b"")
+    message = message_of(folder)
+    assert f"file: {folder / TORCH_INDEX}\n  found: 1 of 3 shards missing: pytorch_model-00001" in message
+    assert f"file: {folder / 'pytorch_model-00002-of-00003.bin'}\n  found: 0 bytes" in message
+
+
+def test_a_tensor_in_two_torch_shards_is_refused(tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "a"), 2)
+    for name in TORCH_SHARDS:
+        tensors = torch.load(folder / name, weights_only=True)
+        torch.save(tensors | {"x": torch.ones(2)}, folder / name)
+    lines = message_of(folder).splitlines()
+    assert lines[:2] == ["the index does not match the shards", f"  file: {folder / TORCH_INDEX}"]
+    assert lines[2] == f"  found: x in {' and in '.join(TORCH_SHARDS)}"
+
+
+def test_a_torch_file_without_tensors_is_no_model(tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "a", tensors={}))
+    assert message_of(folder).splitlines()[:2] == [
+        "no tensors in the weights",
+        f"  file: {folder / TORCH_SINGLE}",
+    ]
+
+
 # --- config.json ----------------------------------------------------------------------------------------
 
 
@@ -153,15 +265,27 @@ def test_quantisation_that_is_null_is_none(tmp_path):
     [
         ([], "no weight files", "point to the folder"),
         (["notes.txt"], "no weight files", "point to the folder"),
-        (["pytorch_model.bin"], "pytorch_model.bin, a format that is not read", "convert it once"),
-        (["model.gguf"], "model.gguf, a format that is not read", "convert it once"),
+        (["model.bin"], "model.bin, a format or name that is not read", "convert it once"),
+        (["model.gguf"], "model.gguf, a format or name that is not read", "convert it once"),
+        (
+            ["pytorch_model-00001-of-00002.bin", "training_args.bin"],
+            "pytorch_model-00001-of-00002.bin, but no index",
+            "download pytorch_model.bin.index.json",
+        ),
         (
             ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"],
             "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors, but no index",
             "download model.safetensors.index.json",
         ),
     ],
-    ids=["nothing", "no weights", "bin", "gguf", "shards without an index"],
+    ids=[
+        "nothing",
+        "no weights",
+        "another bin",
+        "gguf",
+        "torch shards without an index",
+        "shards without an index",
+    ],
 )
 def test_no_weights(tmp_path, others, found, fix):
     folder = write_checkpoint(tmp_path / "a")
@@ -169,7 +293,7 @@ def test_no_weights(tmp_path, others, found, fix):
     for name in others:
         (folder / name).write_bytes(b"x")
     lines = message_of(folder).splitlines()
-    assert lines[:3] == ["no safetensors weights", f"  folder: {folder}", f"  found: {found}"]
+    assert lines[:3] == ["no weights that can be read", f"  folder: {folder}", f"  found: {found}"]
     assert lines[-1].startswith(f"Fix: {fix}")
 
 

@@ -21,7 +21,7 @@ import yaml
 from fusion_slerp import merge
 from fusion_slerp.checkpoint.source import is_hub_id, open_source, resolve
 from fusion_slerp.errors import CheckpointError
-from tests.models import contents, write_checkpoint
+from tests.models import as_torch_files, contents, write_checkpoint, write_json
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD_COMMIT = "76543210fedcba9876543210fedcba9876543210"
@@ -311,6 +311,28 @@ def test_the_single_file_is_preferred_as_in_a_folder(hub, tmp_path):
     assert weights == ["model.safetensors"]
 
 
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_torch_files_where_there_are_no_safetensors(hub, tmp_path, n_shards):
+    folder = as_torch_files(write_checkpoint(tmp_path / "x"), n_shards)
+    more = {"training_args.bin": b"x", "pytorch_model-00001-of-00009.bin": b"x", "model.gguf": b"x"}
+    hub.add("owner/name", folder, **more)
+    checkpoint = open_source("owner/name")
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
+    assert checkpoint.tensors.keys() == open_source(folder).tensors.keys()
+
+
+def test_torch_files_in_the_place_of_an_index_whose_files_are_gone(hub, tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "x"))
+    write_json(
+        folder / "model.safetensors.index.json", {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    )
+    hub.add("owner/name", folder)
+    checkpoint = open_source("owner/name")
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
+    (warning,) = checkpoint.warnings
+    assert "model.safetensors.index.json lists files none of which exists" in warning
+
+
 def test_no_weights_for_a_tokenizer(hub, tmp_path):
     folder = write_checkpoint(tmp_path / "x", n_shards=2)
     hub.add("owner/name", folder)
@@ -338,12 +360,12 @@ def test_revision(hub, tmp_path, revision, commit, seed):
 def test_only_formats_that_are_not_read(hub, tmp_path):
     folder = write_checkpoint(tmp_path / "x")
     (folder / "model.safetensors").unlink()
-    hub.add("owner/name", folder, **{"pytorch_model.bin": b"x"})
+    hub.add("owner/name", folder, **{"model.gguf": b"x"})
     lines = message_of("owner/name").splitlines()
     assert lines[:3] == [
-        "no safetensors weights",
+        "no weights that can be read",
         "  model: owner/name",
-        "  found: pytorch_model.bin, a format that is not read",
+        "  found: model.gguf, a format or name that is not read",
     ]
     assert hub.downloads == []
 

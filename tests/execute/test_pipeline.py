@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from fusion_slerp import CheckpointError, MismatchError, OutputError, plan_merge
+from fusion_slerp.checkpoint import elements
 from fusion_slerp.checkpoint.positioned_io import read_at
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.execute import input_files
 from fusion_slerp.execute.memory_sink import MemorySink
 from fusion_slerp.execute.pipeline import execute
 from fusion_slerp.memory import MAX_BATCH
@@ -85,7 +85,7 @@ def test_exactly_the_bytes_are_read_that_the_plan_foresees(parents, monkeypatch,
         nbytes.append(buffer.nbytes)
         read_at(descriptor, buffer, offset)
 
-    monkeypatch.setattr(input_files, "read_at", counting)
+    monkeypatch.setattr(elements, "read_at", counting)
     child_bytes(plan)
     assert plan.memory.kept_chunks == (kept if t else 0)
     assert sum(nbytes) == plan.nbytes_read
@@ -103,7 +103,7 @@ def test_neighbours_are_read_at_once(tmp_path, monkeypatch):
         calls.append(offset)
         read_at(descriptor, buffer, offset)
 
-    monkeypatch.setattr(input_files, "read_at", counting)
+    monkeypatch.setattr(elements, "read_at", counting)
     sink = MemorySink(plan)
     reports = execute(plan, sink)
     assert [report.name for report in reports] == [tensor.out.name for tensor in plan.tensors]

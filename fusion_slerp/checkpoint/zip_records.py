@@ -1,0 +1,70 @@
+"""Finds the records of a zip archive in its file, for a reader that goes to their bytes itself.
+
+Source: the zip format, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7
+(the header before each record) and 4.4. Python's zipfile reads the directory at the end.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from typing import BinaryIO
+
+SIGNATURE = b"PK\x03\x04"
+HEADER_NBYTES = 30
+ENCRYPTED = 1
+
+
+class ArchiveError(Exception):
+    """What is wrong with the archive, in words."""
+
+
+class CompressedError(ArchiveError):
+    """A record does not lie in the file as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record that is stored as it is: its name, and where its bytes begin in the file."""
+
+    name: str
+    offset: int
+    nbytes: int
+
+
+def find_records(stream: BinaryIO) -> dict[str, Record]:
+    """Returns the records by name, in the order of their places; reads the headers alone.
+
+    Raises:
+        CompressedError: A record is compressed or encrypted.
+        ArchiveError: The file is cut off, or its directory and its headers contradict each other.
+    """
+    try:
+        archive = zipfile.ZipFile(stream)
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
+        raise ArchiveError(f"truncated or damaged: {error}") from None
+    infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    ends = [*(info.header_offset for info in infos[1:]), archive.start_dir]
+    records: dict[str, Record] = {}
+    for info, end in zip(infos, ends, strict=True):
+        if info.filename in records:
+            raise ArchiveError(f"two records {info.filename!r}")
+        records[info.filename] = _record(stream, info, end)
+    return records
+
+
+def _record(stream: BinaryIO, info: zipfile.ZipInfo, end: int) -> Record:
+    """The record, which must end where the next one begins, or before."""
+    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ENCRYPTED:
+        raise CompressedError(f"the record {info.filename!r} is compressed or encrypted")
+    offset = info.header_offset + HEADER_NBYTES
+    if info.header_offset < 0 or offset > end:
+        raise ArchiveError(f"no room for the record {info.filename!r} at byte {info.header_offset}")
+    stream.seek(info.header_offset)
+    header = stream.read(HEADER_NBYTES)
+    if not header.startswith(SIGNATURE):
+        raise ArchiveError(f"no header before the record {info.filename!r} at byte {info.header_offset}")
+    offset += sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))  # its name, extra fields
+    if info.compress_size != info.file_size or offset + info.file_size > end:
+        raise ArchiveError(f"the record {info.filename!r} reaches into what follows it")
+    return Record(info.filename, offset, info.file_size)
