@@ -3,8 +3,9 @@
     python benchmarks/checkpoints.py FOLDER SHAPE
 
 SHAPE is a number of layers of TinyLlama's shape (22 are 1.1B parameters, 2.2 GB each, in shards of
-500 MB), `one-tensor` (a single one of 1.1 GB), `small-tensors` (20,000 of 4 KB), or `tiny` (a whole
-model of 11 MB).
+500 MB), `one-tensor` (a single one of 1.1 GB), `small-tensors` (20,000 of 4 KB), `tiny` (a whole
+model of 11 MB), or `vocabularies` (22 layers; beside `b` a parent `b-...` for each way in which its
+tokens differ from a's).
 
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
 fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
@@ -14,9 +15,10 @@ merging tool's speed depends on the values.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -57,6 +59,14 @@ class Llama:
         return shapes | norm | {"lm_head.weight": (self.vocabulary, self.hidden)}
 
 
+WORDS = [f"▁word{i}" for i in range(32000)]
+VOCABULARIES = {
+    "b-32-more": [*WORDS, *(f"<extra{i}>" for i in range(32))],
+    "b-own": [*WORDS[:31900], *(f"<own{i}>" for i in range(100))],
+    "b-permuted": np.random.default_rng(1).permutation(WORDS).tolist(),
+}
+"""The tokens of further parents b."""
+
 TINY = Llama(6, hidden=256, intermediate=704, key_value=64, vocabulary=2048)
 
 
@@ -67,11 +77,27 @@ def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> N
     noise = rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * np.float32(0.005)
     for name, values in (("a", ancestor), ("b", ancestor + noise)):
         words = (values.view(np.uint32) >> 16).astype(np.uint16)
-        _write(folder / name, shape, words, shard_nbytes)
+        _write(folder / name, _sizes(shape), _shapes(shape), words, shard_nbytes)
+    if shape == "vocabularies":
+        _add_vocabularies(folder, words, shard_nbytes)
+
+
+def _add_vocabularies(folder: Path, words: np.ndarray, shard_nbytes: int) -> None:
+    """Further parents b; where only the tokens differ, their weights are links to b's."""
+    for name, tokens in {"a": WORDS, "b": WORDS, **VOCABULARIES}.items():
+        if len(tokens) > len(WORDS):
+            sizes = replace(_sizes("vocabularies"), vocabulary=len(tokens))
+            _write(folder / name, sizes, sizes.shapes(), words, shard_nbytes)
+        elif name in VOCABULARIES:
+            shutil.copytree(folder / "b", folder / name, copy_function=os.link)
+        model = {"type": "BPE", "vocab": {token: row for row, token in enumerate(tokens)}, "merges": []}
+        for file in ("tokenizer.json", "tokenizer_config.json"):
+            (folder / name / file).unlink(missing_ok=True)
+        _write_json(folder / name / "tokenizer.json", {"added_tokens": [], "model": model})
 
 
 def _sizes(shape: str) -> Llama:
-    return TINY if shape == "tiny" else Llama(int(shape) if shape.isdigit() else 1)
+    return {"tiny": TINY, "vocabularies": Llama(22)}.get(shape) or Llama(int(shape) if shape.isdigit() else 1)
 
 
 def _shapes(shape: str) -> dict[str, tuple[int, ...]]:
@@ -82,11 +108,13 @@ def _shapes(shape: str) -> dict[str, tuple[int, ...]]:
     return _sizes(shape).shapes()
 
 
-def _write(folder: Path, shape: str, words: np.ndarray, shard_nbytes: int) -> None:
+def _write(
+    folder: Path, sizes: Llama, shapes: dict[str, tuple[int, ...]], words: np.ndarray, shard_nbytes: int
+) -> None:
     folder.mkdir(parents=True)
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
-    for name, dimensions in _shapes(shape).items():
+    for name, dimensions in shapes.items():
         nbytes = 2 * prod(dimensions)
         if filled + nbytes > shard_nbytes and shards[-1]:
             shards.append({})
@@ -99,7 +127,7 @@ def _write(folder: Path, shape: str, words: np.ndarray, shard_nbytes: int) -> No
         weight_map |= dict.fromkeys(shard, file_name)
         _write_shard(folder / file_name, shard, words)
     _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
-    _write_json(folder / "config.json", _config(_sizes(shape)))
+    _write_json(folder / "config.json", _config(sizes))
     demo = Path(fusion_slerp.__file__).parent / "demo" / "plays"
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(demo / name, folder / name)

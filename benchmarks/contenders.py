@@ -11,10 +11,11 @@ T = 0.4
 """Where between the parents; any value inside (0, 1) costs the same."""
 
 
-def fusion_slerp(**options: object) -> Command:
-    """This package, as a plain Python call."""
+def fusion_slerp(parent_b: str = "b", **options: object) -> Command:
+    """This package, as a plain Python call; with another parent b beside the usual one."""
 
     def command(a: Path, b: Path, out: Path) -> list[str]:
+        b = b.with_name(parent_b)
         given = "".join(f", {name}={value!r}" for name, value in options.items())
         call = f"merge({str(a)!r}, {str(b)!r}, t={T}, out={str(out)!r}{given})"
         code = f"from fusion_slerp import merge; print('engine_s=', {call}.elapsed_s, sep='')"

@@ -148,7 +148,7 @@ def plot(results: list[Result], with_mergekit: list[Result]) -> None:
 
 def main() -> None:
     """Prints everything and writes the plot."""
-    for experiment in ("peers", "cold", "threads", "shapes"):
+    for experiment in ("peers", "cold", "threads", "shapes", "vocabularies"):
         found = newest(experiment)
         print(f"## {experiment} ({found['file']})")
         for result in found["results"]:

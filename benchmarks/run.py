@@ -24,6 +24,9 @@ from processes import Command, about_this_machine, digest, in_turn, make_parents
 
 RESULTS = Path(__file__).with_name("results")
 OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
+VOCABULARIES = ("b", "b-32-more", "b-own", "b-permuted")
+"""Parents b of `checkpoints.py`: the tokens of a, more, some of their own, and all in other rows."""
+
 LAYERS = ("3", "11", "22", "65")
 """Of TinyLlama's shape: 0.26, 0.6, 1.1 and 3.0 billion parameters."""
 
@@ -45,7 +48,7 @@ class Bench:
             for other in self._folder.iterdir():
                 shutil.rmtree(other)
             make_parents(folder, shape)
-        nbytes = sum(file.stat().st_size for file in folder.glob("*/*.safetensors"))
+        nbytes = sum(file.stat().st_size for file in folder.glob("[ab]/*.safetensors"))
         return folder / "a", folder / "b", nbytes
 
     def compare(self, shape: str, commands: dict[str, Command], cold: bool = False) -> dict[str, object]:
@@ -84,6 +87,12 @@ def shapes(bench: Bench) -> list[dict[str, object]]:
     return [*few, bench.compare("tiny", bench.ours | bench.mergekit)]
 
 
+def vocabularies(bench: Bench) -> list[dict[str, object]]:
+    """1.1 billion parameters whose tokens are alike, or differ in one way or another."""
+    commands = {name: contenders.fusion_slerp(name) for name in VOCABULARIES}
+    return [bench.compare("vocabularies", dict(commands))]
+
+
 def threads(bench: Bench) -> list[dict[str, object]]:
     """One thread and two: the speed-up, and the same bytes."""
     commands = {f"threads={n}": contenders.fusion_slerp(threads=n) for n in (1, 2)}
@@ -106,7 +115,7 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
-    run.__name__: run for run in (peers, sizes, cold, shapes, threads, kernels)
+    run.__name__: run for run in (peers, sizes, cold, shapes, vocabularies, threads, kernels)
 }
 
 

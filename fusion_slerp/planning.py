@@ -108,14 +108,17 @@ def _align(a: Checkpoint, b: Checkpoint, settings: MergeSettings, pairs: Sequenc
     if settings.strict and not alignment.is_certain and usual[0] != usual[1]:
         raise _rows_without_tokens(a, b, usual).error()
     rows, remarks = {}, dict.fromkeys(alignment.remarks)
+    known: dict[tuple[int, int], RowMap | None] = {}
     for pair, (of_a, of_b) in zip(following, counts, strict=True):
         full = (of_a or usual[0], of_b or usual[1])
-        found = alignment.rows(full)
+        if full not in known:
+            known[full] = found = alignment.rows(full)
+            remarks |= dict.fromkeys(alignment.describe(found, full) if found is not None else [])
+        found = known[full]
         if found is None:
             continue
         if not all(entry.dtype.is_mergeable for entry in (pair.a, pair.b) if entry):
             raise _not_aligned(pair).error()
-        remarks |= dict.fromkeys(alignment.describe(found, full))
         rows[pair.name] = _without_absent(found, pair)
     n_rows = alignment.n_rows(usual) if rows else None
     return _Vocabulary(alignment, rows, n_rows, tuple(remarks))

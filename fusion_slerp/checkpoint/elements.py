@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 
 import numpy as np
@@ -21,6 +21,36 @@ calls, though, took 14 times as long (a transposed bfloat16 matrix of 4096 by 32
 
 Box = tuple[tuple[int, ...], int, int]
 """Indices of the first dimensions, and a range of the next one; whole in the dimensions after it."""
+
+
+Piece = tuple[int, int, int]
+"""Where some elements go, how many they are, and where they are in the flattened tensor."""
+
+
+def read_pieces(descriptor: int, entry: TensorEntry, pieces: Iterable[Piece], raw: np.ndarray) -> None:
+    """Fills parts of a buffer with elements from several places of the tensor.
+
+    Args:
+        descriptor: The entry's file, open.
+        entry: The tensor.
+        pieces: What goes where.
+        raw: uint8, contiguous.
+
+    Raises:
+        CheckpointError: The file cannot be read or has become shorter.
+    """
+    itemsize = entry.dtype.itemsize
+    if entry.strides is not None:
+        for start, count, there in pieces:
+            read_elements(descriptor, entry, there, raw[start * itemsize : (start + count) * itemsize])
+        return
+    buffer, offset = raw.data, entry.offset
+    try:
+        for start, count, there in pieces:  # perhaps a hundred thousand rows: little is done for each
+            part = buffer[start * itemsize : (start + count) * itemsize]
+            read_at(descriptor, part, offset + there * itemsize)
+    except (OSError, EOFError) as error:
+        raise _failed(entry, error).error() from error
 
 
 def read_elements(descriptor: int, entry: TensorEntry, start: int, raw: np.ndarray) -> None:
@@ -44,8 +74,12 @@ def read_elements(descriptor: int, entry: TensorEntry, start: int, raw: np.ndarr
         else:
             _gather(descriptor, entry, start, raw.view(f"u{entry.dtype.itemsize}"))
     except (OSError, EOFError) as error:
-        fields = (("file", entry.file), ("tensor", entry.name), ("found", error))
-        raise Problem(CheckpointError, "reading failed", fields, REDOWNLOAD).error() from error
+        raise _failed(entry, error).error() from error
+
+
+def _failed(entry: TensorEntry, error: Exception) -> Problem:
+    fields = (("file", entry.file), ("tensor", entry.name), ("found", error))
+    return Problem(CheckpointError, "reading failed", fields, REDOWNLOAD)
 
 
 def _gather(descriptor: int, entry: TensorEntry, start: int, out: np.ndarray) -> None:

@@ -24,8 +24,7 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> None:
         EOFError: The file ends before the buffer is full.
         OSError: The read failed.
     """
-    while buffer.nbytes:
-        n = _read_some(descriptor, buffer, offset)
+    while (n := _read_some(descriptor, buffer, offset)) < buffer.nbytes:
         if n == 0:
             raise EOFError(f"the file ends at byte {offset}, {buffer.nbytes} bytes too early")
         buffer = buffer[n:]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from fusion_slerp.checkpoint.elements import read_elements
+from fusion_slerp.checkpoint.elements import Piece, read_elements, read_pieces
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.positioned_io import open_for_reading
 from fusion_slerp.chunks import aligned
@@ -56,6 +56,19 @@ class InputFiles:
         raw = buffer[: count * entry.dtype.itemsize]
         read_elements(self._descriptors[entry.file], entry, start, raw)
         return _words(raw, entry)
+
+    def read_pieces(self, entry: TensorEntry, pieces: Iterable[Piece], buffer: np.ndarray) -> None:
+        """Reads elements from several places of a tensor to as many of a caller's buffer.
+
+        Args:
+            entry: The tensor.
+            pieces: What goes where, in elements.
+            buffer: uint8.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        read_pieces(self._descriptors[entry.file], entry, pieces, buffer)
 
     def read_together(self, entries: Sequence[TensorEntry], buffer: np.ndarray) -> list[np.ndarray]:
         """Reads whole tensors into a caller's buffer, neighbours in a file at once.

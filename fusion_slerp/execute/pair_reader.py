@@ -7,10 +7,11 @@ measures its merged rows alone, and it does so in the same order whatever the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
+from fusion_slerp.checkpoint.elements import Piece
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.chunks import Chunk, aligned
 from fusion_slerp.execute.buffers import Buffer
@@ -20,9 +21,6 @@ from fusion_slerp.vocabulary.rows import NOBODY, runs
 
 Words = Sequence[np.ndarray]
 """The words of one piece of a tensor in each source: parent a's, parent b's, or both."""
-
-Piece = tuple[int, int, int]
-"""Index of the first element in a chunk, number of elements, and the first one's index in the parent."""
 
 
 class PairReader:
@@ -59,12 +57,10 @@ def gather(
     inputs: InputFiles, source: TensorEntry, rows: np.ndarray, chunk: Chunk, words: np.ndarray
 ) -> None:
     """Fills a chunk's words from rows of a parent; zeros where it gives none. Arguments as for `pieces`."""
-    raw, itemsize = words.view(np.uint8), source.dtype.itemsize
-    found = list(pieces(rows, source.row_elements, chunk))
+    found = pieces(rows, source.row_elements, chunk)
     if sum(count for _, count, _ in found) < chunk[1]:
-        raw[:] = 0
-    for start, count, there in found:
-        inputs.read(source, there, count, raw[start * itemsize :])
+        words[:] = 0
+    inputs.read_pieces(source, found, words.view(np.uint8))
 
 
 def split(tensor: TensorPlan, count: int, buffer: Buffer) -> Words:
@@ -78,8 +74,8 @@ def split(tensor: TensorPlan, count: int, buffer: Buffer) -> Words:
     return words
 
 
-def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> Iterator[Piece]:
-    """Gives the parts of a chunk that lie side by side in the parent.
+def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> list[Piece]:
+    """Returns the parts of a chunk that lie side by side in the parent.
 
     Args:
         rows: The parent's row for each of the child's rows that the chunk touches; negative where it
@@ -88,10 +84,12 @@ def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> Iterator[Piece]:
         chunk: First element and number of elements, in the child.
     """
     start, end = chunk[0], chunk[0] + chunk[1]
-    for at, count, row in runs(rows):
-        begin = (start // width + at) * width
-        here = max(begin, start)
-        yield here - start, min(begin + count * width, end) - here, row * width + here - begin
+    at, count, row = runs(rows)
+    begin = (start // width + at) * width
+    here = np.maximum(begin, start)
+    n = np.minimum(begin + count * width, end) - here
+    columns = (here - start, n, row * width + here - begin)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def rows_in(chunk: Chunk, width: int) -> slice:

@@ -6,7 +6,6 @@ interpolated: SLERP's coefficients sum to more than one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,14 +139,14 @@ def _used(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
     return used
 
 
-def runs(rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
-    """Gives the runs of consecutive rows: index of the first, number, first row in the parent.
+def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the runs of consecutive rows: indices of the first, numbers, first rows in the parent.
 
     What a parent does not give is left out.
     """
-    ends = np.flatnonzero((np.diff(rows) != 1) | (rows[:-1] < 0)) + 1
-    starts = [0, *ends.tolist()]
-    counts = np.diff([*starts, len(rows)]).tolist()
-    for start, count, row in zip(starts, counts, rows[starts].tolist() if len(rows) else [], strict=False):
-        if row >= 0:
-            yield start, count, row
+    is_first = np.ones(len(rows), bool)
+    is_first[1:] = (np.diff(rows) != 1) | (rows[:-1] < 0)
+    starts = np.flatnonzero(is_first)
+    counts = np.diff(starts, append=len(rows))
+    given = rows[starts] >= 0
+    return starts[given], counts[given], rows[starts[given]]

@@ -169,7 +169,7 @@ def test_reports_count_the_rows(tmp_path):
 def test_runs_are_the_rows(rows):
     rows = np.array(rows, np.int64)
     found = np.full(len(rows), NOBODY)
-    for start, count, row in runs(rows):
+    for start, count, row in zip(*(column.tolist() for column in runs(rows)), strict=True):
         assert count > 0
         assert (found[start : start + count] == NOBODY).all()
         found[start : start + count] = range(row, row + count)
@@ -178,7 +178,7 @@ def test_runs_are_the_rows(rows):
 
 @pytest.mark.parametrize("n", [0, 1, 7])
 def test_equal_rows_are_one_run(n):
-    assert list(runs(np.arange(n))) == ([(0, n, 0)] if n else [])
+    assert [column.tolist() for column in runs(np.arange(n))] == ([[0], [n], [0]] if n else [[], [], []])
 
 
 def test_maps_are_values():
