@@ -33,6 +33,9 @@ SLACK_NBYTES = 8 * 2 * MAX_BATCH
 PROCESS_NBYTES = 125_000_000
 """Python, numpy and the compiler of the kernels (measured on Linux with Python 3.11: 115-125 MB)."""
 
+TORCH_NBYTES = 200_000_000
+"""What torch adds, which a parent in a file of torch needs (measured with torch 2.13: 201 MB)."""
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:

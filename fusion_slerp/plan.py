@@ -11,7 +11,7 @@ from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.memory import PROCESS_NBYTES, MemoryPlan
+from fusion_slerp.memory import PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.rows import RowMap
@@ -119,7 +119,8 @@ class MergePlan:
     @property
     def peak_nbytes(self) -> int:
         """Largest resident memory of a process that does nothing but this merge, about."""
-        return PROCESS_NBYTES + self.memory.nbytes
+        of_torch = any(entry.file.suffix == ".bin" for p in (self.a, self.b) for entry in p.tensors.values())
+        return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0)
 
     @property
     def nbytes_written(self) -> int:
