@@ -20,11 +20,12 @@ from fusion_slerp.child_config import child_configs
 from fusion_slerp.chunks import chunks_of
 from fusion_slerp.comparison import compare_configs, compare_tensors
 from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.errors import FusionSlerpError, MismatchError, Problem, raise_all
+from fusion_slerp.errors import FusionSlerpError, MismatchError, Problem, listed, raise_all
 from fusion_slerp.memory import MemoryPlan, plan_memory
 from fusion_slerp.pairing import Pairing, TensorPair, pair_tensors, tied_flag
 from fusion_slerp.plan import Action, MergePlan, TensorPlan
 from fusion_slerp.settings import MergeSettings
+from fusion_slerp.slicing import t_by_name, take_slices
 from fusion_slerp.vocabulary.alignment import Alignment, align_vocabularies
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
 
@@ -45,6 +46,9 @@ def make_plan(
         CheckpointError: A parent holds types that cannot be interpolated.
         FusionSlerpError: Of the class of the first of `also`.
     """
+    files = a
+    a, b, problems = _sliced(a, b, settings)
+    raise_all([*problems, *also] if problems else [])
     problems, warnings = compare_configs(a, b)
     if settings.strict:
         problems += [_too_different(warning) for warning in warnings]
@@ -58,9 +62,9 @@ def make_plan(
             also = [error, *also]
     raise_all([*problems, *also])
     assert vocabulary is not None
-    tensors, shards = _tensors(pairing.pairs, settings, vocabulary)
-    configs, remarks = child_configs(
-        a, b, _config_changes(a, settings, pairing, vocabulary), vocabulary.alignment
+    tensors, shards, remarks = _tensors(pairing.pairs, settings, vocabulary)
+    configs, more = child_configs(
+        files, b, _config_changes(a, files, settings, pairing, vocabulary), vocabulary.alignment
     )
     return MergePlan(
         settings,
@@ -71,8 +75,19 @@ def make_plan(
         configs,
         vocabulary.alignment.tokenizer,
         _memory(tensors, settings),
-        (*a.warnings, *b.warnings, *pairing.remarks, *warnings, *vocabulary.remarks, *remarks),
+        (*a.warnings, *b.warnings, *pairing.remarks, *warnings, *vocabulary.remarks, *remarks, *more),
     )
+
+
+def _sliced(
+    a: Checkpoint, b: Checkpoint, settings: MergeSettings
+) -> tuple[Checkpoint, Checkpoint, list[Problem]]:
+    """The parents with the layers that the child is made from."""
+    if settings.layer_slices is None:
+        return a, b, []
+    a, problems_a = take_slices(a, settings.layer_slices, "a")
+    b, problems_b = take_slices(b, settings.layer_slices, "b")
+    return a, b, [*problems_a, *problems_b]
 
 
 def _too_different(warning: str) -> Problem:
@@ -156,10 +171,11 @@ def _not_aligned(pair: TensorPair) -> Problem:
 
 
 def _config_changes(
-    a: Checkpoint, settings: MergeSettings, pairing: Pairing, vocabulary: _Vocabulary
+    a: Checkpoint, files: Checkpoint, settings: MergeSettings, pairing: Pairing, vocabulary: _Vocabulary
 ) -> dict[str, object]:
-    """What the child's config.json says otherwise than parent a's."""
+    """What the child's config.json says otherwise than parent a's in its files."""
     changes = {
+        **{key: value for key, value in a.config.items() if files.config.get(key) != value},
         "dtype": settings.dtype,
         "tie_word_embeddings": None if pairing.tied == tied_flag(a.config) else pairing.tied,
         "vocab_size": None if vocabulary.n_rows == a.config.get("vocab_size") else vocabulary.n_rows,
@@ -169,14 +185,18 @@ def _config_changes(
 
 def _tensors(
     pairs: Sequence[TensorPair], settings: MergeSettings, vocabulary: _Vocabulary
-) -> tuple[tuple[TensorPlan, ...], tuple[Shard, ...]]:
+) -> tuple[tuple[TensorPlan, ...], tuple[Shard, ...], list[str]]:
     wanted = [_wanted(pair, settings, vocabulary.rows.get(pair.name)) for pair in pairs]
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     by_name = {pair.name: pair for pair in pairs}
+    t_of = t_by_name(by_name, settings.schedule, settings.layer_slices)
+    without = [name for name, t in t_of.items() if t is None]
+    remarks = [f"no entry of t matches, parent a is kept: {listed(without, 3)}"] if without else []
     tensors = (
-        _tensor(by_name[slot.name], slot, settings.t, vocabulary.rows.get(slot.name)) for slot in slots
+        _tensor(by_name[slot.name], slot, t_of[slot.name] or 0.0, vocabulary.rows.get(slot.name))
+        for slot in slots
     )
-    return tuple(tensors), tuple(shards)
+    return tuple(tensors), tuple(shards), remarks
 
 
 def _wanted(pair: TensorPair, settings: MergeSettings, rows: RowMap | None) -> Tensor:

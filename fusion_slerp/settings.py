@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import isfinite
 from numbers import Real
@@ -20,6 +20,8 @@ from fusion_slerp.errors import (
     raise_all,
     unknown_names_error,
 )
+from fusion_slerp.schedule import Schedule, parse_schedule
+from fusion_slerp.slices import Slice, parse_slices
 from fusion_slerp.vocabulary.token_sources import TokenSource, parse_token_sources
 
 Missing = Literal["error", "copy"]
@@ -38,7 +40,11 @@ class MergeSettings:
 
     Attributes:
         t: Where between the parents, a number in [0, 1], both ends included: 0 is parent a (the
-            first), 1 is parent b. At an end the child's tensors are that parent's bytes.
+            first), 1 is parent b. At an end the child's tensors are that parent's bytes. A list of
+            numbers is a gradient from the first layer to the last; a list of entries with `filter`
+            (or `glob`, or `regex`) and `value` gives tensors their own; see `schedule`.
+        slices: The child's layers, stacked from ranges of the parents': `[{"a": [0, 16],
+            "b": [0, 16], "t": 0.3}]`; None takes all layers in place.
         DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
             SLERP wherever the parents have an angle. The capitals are the host's spelling.
         epsilon: Norm up to which a tensor counts as null and is interpolated linearly; at least 0.
@@ -72,7 +78,8 @@ class MergeSettings:
         show_pbar: Show bytes done, rate and time left on standard error.
     """
 
-    t: float = 0.5
+    t: Any = 0.5
+    slices: Any = None
     DOT_THRESHOLD: float = 0.9995
     epsilon: float = 1e-8
     dtype: str | None = None
@@ -93,8 +100,8 @@ class MergeSettings:
         if isinstance(self.direct_io, bool):  # how YAML reads a bare on or off
             object.__setattr__(self, "direct_io", "on" if self.direct_io else "off")
         raise_all(_problems(self))
+        object.__setattr__(self, "t", _plain(self.t))
         plain = {
-            "t": float,
             "DOT_THRESHOLD": float,
             "epsilon": float,
             "threads": int,
@@ -114,6 +121,16 @@ class MergeSettings:
     def memory_nbytes(self) -> int | None:
         """`memory_budget` in bytes; None if it is left open."""
         return parse_nbytes(self.memory_budget)
+
+    @property
+    def schedule(self) -> Schedule:
+        """`t`, read."""
+        return parse_schedule(self.t)
+
+    @property
+    def layer_slices(self) -> tuple[Slice, ...] | None:
+        """`slices`, read."""
+        return None if self.slices is None else parse_slices(self.slices)
 
     @property
     def token_sources(self) -> dict[str, TokenSource]:
@@ -160,16 +177,23 @@ def parse_nbytes(size: object) -> int | None:
     return nbytes if nbytes > 0 else None
 
 
-def check_t(t: object) -> Problem | None:
-    """The problem with `t`, if it is not a finite number in [0, 1]."""
-    if _is_number(t) and 0 <= t <= 1:  # type: ignore[operator]
-        return None
-    return _wrong("t", t, "a number in [0, 1]", "0.5")
+def _plain(value: Any) -> Any:
+    """The same of Python's own numbers, lists and mappings: numpy's cannot be written to the card's YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    is_foreign = isinstance(value, Real) and type(value) not in (int, float, bool)
+    return float(value) if is_foreign else value
 
 
 def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
     s = settings
-    found: list[Problem | FusionSlerpError | None] = [check_t(s.t)]
+    found: list[Problem | FusionSlerpError | None] = [
+        _refusal(parse_schedule, s.t),
+        _refusal(parse_token_sources, {} if s.tokens is None else s.tokens),
+        None if s.slices is None else _refusal(parse_slices, s.slices),
+    ]
     if not (_is_number(s.DOT_THRESHOLD) and 0 <= s.DOT_THRESHOLD <= 1):
         found.append(_wrong("DOT_THRESHOLD", s.DOT_THRESHOLD, "a number in [0, 1]", "0.9995"))
     if not (_is_number(s.epsilon) and s.epsilon >= 0):
@@ -193,7 +217,6 @@ def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
     ):
         if getattr(s, name) not in choices:
             found.append(_wrong(name, getattr(s, name), f"one of {', '.join(choices)}", example))
-    found += _wrong_tokens(s.tokens)
     multiple = s.pad_vocab_to_multiple_of
     if multiple is not None and not (_is_number(multiple) and multiple == int(multiple) >= 1):
         needed = "a whole number, at least 1, or null"
@@ -204,12 +227,12 @@ def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
     return [problem for problem in found if problem is not None]
 
 
-def _wrong_tokens(tokens: object) -> list[FusionSlerpError]:
+def _refusal(parse: Callable[[Any], object], value: object) -> SettingsError | None:
     try:
-        parse_token_sources({} if tokens is None else tokens)
+        parse(value)
     except SettingsError as error:
-        return [error]
-    return []
+        return error
+    return None
 
 
 def _is_number(value: object) -> bool:

@@ -10,10 +10,11 @@ import numpy as np
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
-from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem
+from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem, SettingsError
 from fusion_slerp.methods import slerp as method
 from fusion_slerp.methods.slerp import NotFiniteError
 from fusion_slerp.report import TensorReport
+from fusion_slerp.schedule import is_t
 from fusion_slerp.settings import MergeSettings
 
 if TYPE_CHECKING:
@@ -45,12 +46,15 @@ def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float 
         CheckpointError: An element is infinite or NaN (unless t is 0 or 1).
         OutputError: v0's type cannot hold an element of the result.
     """
-    settings = MergeSettings(t=t, DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
-    return interpolate(v0, v1, settings, "v0, v1")[0]
+    if not is_t(t):
+        fields = (("found", f"{t!r} ({type(t).__name__})"), ("needed", "a number in [0, 1]"))
+        raise Problem(SettingsError, "t is not usable", fields, "set t: 0.5").error()
+    settings = MergeSettings(DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
+    return interpolate(v0, v1, t, settings, "v0, v1")[0]
 
 
-def interpolate(v0: T, v1: T, settings: MergeSettings, name: str) -> tuple[T, TensorReport]:
-    """`slerp` with all settings (of which dtype is heeded too) and a name; also reports.
+def interpolate(v0: T, v1: T, t: float, settings: MergeSettings, name: str) -> tuple[T, TensorReport]:
+    """`slerp` with other settings (of which dtype is heeded too) and a name; also reports.
 
     Raises:
         FusionSlerpError: As `slerp`, with the name in the message.
@@ -62,7 +66,7 @@ def interpolate(v0: T, v1: T, settings: MergeSettings, name: str) -> tuple[T, Te
     a, b = _words(v0, name), _words(v1, name)
     dtype = BY_NAME[settings.dtype] if settings.dtype else _dtype_of(v0, name)
     out = np.empty(a.size, dtype.word)
-    report, overflowed = _interpolate(a, b, out, settings, name)
+    report, overflowed = _interpolate(a, b, out, t, settings, name)
     if overflowed:
         found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
         wider = dtype.further_reaching
@@ -73,25 +77,25 @@ def interpolate(v0: T, v1: T, settings: MergeSettings, name: str) -> tuple[T, Te
 
 
 def _interpolate(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, s: MergeSettings, name: str
+    a: np.ndarray, b: np.ndarray, out: np.ndarray, t: float, s: MergeSettings, name: str
 ) -> tuple[TensorReport, int]:
     """Fills `out`; also returns how many of its elements are not finite (0 for a copy of words)."""
-    if s.t in (0, 1):
-        report = TensorReport(name, "copy b" if s.t else "copy a", s.t, a.size)
-        source = b if s.t else a
+    if t in (0, 1):
+        report = TensorReport(name, "copy b" if t else "copy a", t, a.size)
+        source = b if t else a
         if source.dtype != out.dtype:
             return report, kernels.convert(source, out)
         out[:] = source
         return report, 0
     sums = [method.measure(x, y) for x, y in _chunks(a, b)]
     try:
-        found, stats = method.find_coefficients(s.t, sums, lambda: _chunks(a, b), s.DOT_THRESHOLD, s.epsilon)
+        found, stats = method.find_coefficients(t, sums, lambda: _chunks(a, b), s.DOT_THRESHOLD, s.epsilon)
     except NotFiniteError:
         fix = "replace such elements before merging"
         fields = (("tensor", name),)
         raise Problem(CheckpointError, "NaN or infinity in a tensor", fields, fix).error() from None
     overflowed = kernels.combine(a, b, found.s0, found.s1, out)
-    report = TensorReport(name, found.rule, s.t, a.size, found.angle_deg, stats.norm_a, stats.norm_b)
+    report = TensorReport(name, found.rule, t, a.size, found.angle_deg, stats.norm_a, stats.norm_b)
     return report, overflowed
 
 

@@ -442,7 +442,7 @@ def values_that_float16_cannot_hold(w):
 
 # --- settings -------------------------------------------------------------------------------------------
 
-for value in (-0.5, 1.5, 2, math.nan, math.inf, True, "0.5", "abc", None, [0.1, 0.9]):
+for value in (-0.5, 1.5, 2, math.nan, math.inf, True, "0.5", "abc", None, [0.1, 1.9]):
 
     def wrong_t(w, value=value):
         w.options["t"] = value

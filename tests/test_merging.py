@@ -296,6 +296,7 @@ def test_card_of_two_local_models(tmp_path, parents):
     assert configuration["method"] == {
         "_target_": "fusion_slerp.SlerpForCausalLM",
         "t": 0.3,
+        "slices": None,
         "DOT_THRESHOLD": 0.9995,
         "epsilon": 1e-8,
         "dtype": "float16",

@@ -12,13 +12,18 @@ from safetensors.numpy import load_file
 
 from fusion_slerp import MergeSettings, SettingsError, merge, plan_merge
 from fusion_slerp.memory import READERS, WRITERS
-from fusion_slerp.settings import available_cpus, check_t, parse_nbytes, settings_from
+from fusion_slerp.settings import available_cpus, parse_nbytes, settings_from
 from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
 NUMBERS_IN_0_1 = [-0.1, 1.1, -math.inf, math.inf, math.nan, 10**400, True, None, "0.5", "abc", [0.5], 1j]
 
 WRONG = {
-    "t": (NUMBERS_IN_0_1, "a number in [0, 1]", "0.5"),
+    "t": (
+        [*(value for value in NUMBERS_IN_0_1 if value != [0.5]), [], [0, 2], [0.5, "1"], [[0.5]]],
+        "a number in [0, 1], a list of them, or entries",
+        "0.5",
+    ),
+    "slices": ([3, [], "0-16"], "a list of slices", "[{a: [0, 16], b: [0, 16]}]"),
     "DOT_THRESHOLD": (NUMBERS_IN_0_1, "a number in [0, 1]", "0.9995"),
     "epsilon": ([-1e-9, math.inf, math.nan, True, None, "1e-8"], "a number, at least 0", "1e-8"),
     "dtype": (
@@ -122,8 +127,6 @@ def test_ends_are_included():
     for name in ("t", "DOT_THRESHOLD"):
         assert [getattr(MergeSettings(**{name: end}), name) for end in (0, 1, 0.0, 1.0)] == [0, 1, 0, 1]
     assert MergeSettings(epsilon=0).epsilon == 0
-    assert check_t(0.5) is None
-    assert check_t(1.5) is not None
 
 
 def test_numbers_of_numpy_become_plain_ones():

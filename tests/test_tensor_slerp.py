@@ -311,13 +311,13 @@ def test_a_result_beyond_the_type_is_refused():
 
 def test_the_error_and_the_report_of_a_named_tensor_carry_its_name():
     v0, v1 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
-    result, report = interpolate(v0, v1, MergeSettings(t=0.5, dtype="float16"), "model.norm.weight")
+    result, report = interpolate(v0, v1, 0.5, MergeSettings(dtype="float16"), "model.norm.weight")
     assert result.dtype == torch.float16
     assert (report.name, report.rule, report.t, report.n_elements) == ("model.norm.weight", "slerp", 0.5, 2)
     assert (report.angle_deg, report.norm_a, report.norm_b) == (90.0, 1.0, 2.0)
     v1[0] = float("nan")
     with pytest.raises(CheckpointError, match=r"tensor: model\.norm\.weight"):
-        interpolate(v0, v1, MergeSettings(), "model.norm.weight")
+        interpolate(v0, v1, 0.5, MergeSettings(), "model.norm.weight")
 
 
 # Against FusionBench's own function.

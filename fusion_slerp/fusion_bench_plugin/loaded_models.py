@@ -19,6 +19,7 @@ from fusion_slerp.child_config import GENERATION_CONFIG
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
+from fusion_slerp.layers import depths
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.publish.model_card import CardParent, model_card
 from fusion_slerp.publish.side_files import side_files, write_side_files
@@ -125,11 +126,12 @@ def _merge_state_dicts(
 ) -> tuple[list[TensorReport], dict[str, Tensor]]:
     raise_all(_differences(a, b))
     report, merged = [], {}
+    t_of = {name: settings.schedule.t(name, depth) or 0.0 for name, depth in depths(a).items()}
     for name, tensor in a.items():
         if BY_NAME[_dtype_name(tensor)].is_mergeable:
-            merged[name], row = interpolate(tensor, b[name], settings, name)
+            merged[name], row = interpolate(tensor, b[name], t_of[name], settings, name)
         else:
-            merged[name], row = _copied(name, tensor, b[name], settings)
+            merged[name], row = _copied(name, tensor, b[name], t_of[name])
         report.append(row)
     return report, merged
 
@@ -166,13 +168,13 @@ def _types_fit(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _copied(name: str, a: Tensor, b: Tensor, settings: MergeSettings) -> tuple[Tensor, TensorReport]:
-    rule = "copy b" if settings.t == 1 else "copy a" if settings.t == 0 else "copy if equal"
+def _copied(name: str, a: Tensor, b: Tensor, t: float) -> tuple[Tensor, TensorReport]:
+    rule = "copy b" if t == 1 else "copy a" if t == 0 else "copy if equal"
     if rule == "copy if equal" and not torch.equal(a, b.to(a.device)):
         fields = (("tensor", f"{name} ({_dtype_name(a)})"), ("found", "different values"))
         fix = "integers and booleans are copied, never interpolated; make them equal, or set t: 0"
         raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
-    return (b if settings.t == 1 else a).clone(), TensorReport(name, rule, settings.t, a.numel())
+    return (b if t == 1 else a).clone(), TensorReport(name, rule, t, a.numel())
 
 
 def _save(

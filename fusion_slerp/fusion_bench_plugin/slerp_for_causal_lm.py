@@ -35,12 +35,14 @@ class SlerpForCausalLM(BaseAlgorithm):
     their files and never loaded; entries of the pool that build a model are loaded.
 
     Args:
-        t: Where between the models, a number in [0, 1], both ends included.
+        t: Where between the models: a number in [0, 1], both ends included; a list of numbers for a
+            gradient over the layers; or a list of entries with `filter` and `value`.
         DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1].
         epsilon: Norm up to which a tensor counts as null and is interpolated linearly.
         model_save_path: Folder that the child is streamed to; None merges into memory. With a
             path, the child is loaded back only if the program evaluates or saves it.
         show_pbar: Show bytes done, rate and time left.
+        slices: The child's layers, stacked from ranges of the models'; None takes all in place.
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
         vocab_fill: Rows that only one model has, or none: `"owner"`, `"mean"`, `"gradient"`, `"zeros"`, or
@@ -60,17 +62,18 @@ class SlerpForCausalLM(BaseAlgorithm):
 
     __module__ = "fusion_slerp"  # where configurations name it, and where it serialises itself
 
-    t: float
+    t: Any
     model_save_path: str | None
 
     def __init__(
         self,
-        t: float,
+        t: Any,
         DOT_THRESHOLD: float = 0.9995,
         epsilon: float = 1e-8,
         model_save_path: str | None = None,
         show_pbar: bool = False,
         *,
+        slices: Any = None,
         dtype: str | None = None,
         max_shard_size: int | str = "5GB",
         vocab_fill: VocabFill = "owner",
@@ -96,8 +99,9 @@ class SlerpForCausalLM(BaseAlgorithm):
         """The engine's settings from this method's attributes."""
         names = [field.name for field in fields(MergeSettings) if field.name != "tokenizer"]
         values: dict[str, Any] = {name: getattr(self, name) for name in names}
-        if OmegaConf.is_config(values["tokens"]):
-            values["tokens"] = OmegaConf.to_container(values["tokens"], resolve=True)
+        for name in ("t", "slices", "tokens"):
+            if OmegaConf.is_config(values[name]):
+                values[name] = OmegaConf.to_container(values[name], resolve=True)
         return MergeSettings(**values)
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride] (the host's returns nothing)

@@ -82,7 +82,7 @@ with [FusionBench](https://github.com/tanganke/fusion_bench) and fusion_slerp {f
 | 0 | {parents[0].name} | {parents[0].revision or "local"} |
 | 1 | {parents[1].name} | {parents[1].revision or "local"} |
 
-This model lies at t = {settings.t}.
+{_position(settings)}
 
 ## Configuration
 
@@ -95,6 +95,12 @@ This model lies at t = {settings.t}.
 |---|---|
 {rules}
 """
+
+
+def _position(settings: MergeSettings) -> str:
+    if settings.schedule.number is None:
+        return "t varies from tensor to tensor; the configuration below says how."
+    return f"This model lies at t = {settings.t}."
 
 
 def _metadata(parents: Sequence[CardParent]) -> dict[str, Any]:
