@@ -23,6 +23,12 @@ def chunks_of(n_elements: int) -> list[Chunk]:
     return [(start, min(CHUNK_ELEMENTS, n_elements - start)) for start in starts]
 
 
+def chunks_of_rows(n_elements: int, width: int) -> list[Chunk]:
+    """The chunks of a matrix, as many whole rows each as fit, at least one."""
+    step = max(1, CHUNK_ELEMENTS // width) * width
+    return [(start, min(step, n_elements - start)) for start in range(0, n_elements, step)]
+
+
 def whole_pages(nbytes: int) -> int:
     """The bytes of as many pages as hold so many bytes."""
     return -(-nbytes // PAGE_NBYTES) * PAGE_NBYTES

@@ -12,7 +12,7 @@ from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.memory import PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings import Granularity, MergeSettings
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.rows import RowMap
 
@@ -33,6 +33,7 @@ class TensorPlan:
         out: Its place in the child.
         rows: Where each of its rows comes from, if the vocabularies differ; the action is then that of
             the rows that both parents have. None where all rows are treated alike, in place.
+        granularity: What has an angle of its own: the tensor, each of its rows, or each column.
     """
 
     action: Action
@@ -41,6 +42,7 @@ class TensorPlan:
     b: TensorEntry
     out: Slot
     rows: RowMap | None = None
+    granularity: Granularity = "tensor"
 
     @property
     def takes_both(self) -> bool:
@@ -111,7 +113,11 @@ class MergePlan:
         return self.nbytes_in + sum(self._nbytes_read_again(tensor) for tensor in self.tensors)
 
     def _nbytes_read_again(self, tensor: TensorPlan) -> int:
-        if tensor.action != "merge" or (tensor.out.n_elements <= CHUNK_ELEMENTS and tensor.rows is None):
+        if tensor.granularity == "row" or tensor.action != "merge":
+            return 0
+        if tensor.granularity == "column":
+            return tensor.nbytes_in
+        if tensor.out.n_elements <= CHUNK_ELEMENTS and tensor.rows is None:
             return 0
         n_again = max(0, tensor.out.n_elements - self.memory.kept_chunks * CHUNK_ELEMENTS)
         return n_again * sum(source.dtype.itemsize for source in tensor.sources)

@@ -17,7 +17,7 @@ from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot, Tensor, lay_out
 from fusion_slerp.child_config import child_configs
-from fusion_slerp.chunks import chunks_of
+from fusion_slerp.chunks import CHUNK_ELEMENTS, chunks_of
 from fusion_slerp.comparison import compare_configs, compare_tensors
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.errors import FusionSlerpError, MismatchError, Problem, listed, raise_all
@@ -193,7 +193,7 @@ def _tensors(
     without = [name for name, t in t_of.items() if t is None]
     remarks = [f"no entry of t matches, parent a is kept: {listed(without, 3)}"] if without else []
     tensors = (
-        _tensor(by_name[slot.name], slot, t_of[slot.name] or 0.0, vocabulary.rows.get(slot.name))
+        _tensor(by_name[slot.name], slot, t_of[slot.name] or 0.0, vocabulary.rows.get(slot.name), settings)
         for slot in slots
     )
     return tuple(tensors), tuple(shards), remarks
@@ -214,7 +214,9 @@ def _owner(pair: TensorPair) -> TensorEntry:
     return owner
 
 
-def _tensor(pair: TensorPair, slot: Slot, t: float, rows: RowMap | None) -> TensorPlan:
+def _tensor(
+    pair: TensorPair, slot: Slot, t: float, rows: RowMap | None, settings: MergeSettings
+) -> TensorPlan:
     a, b = pair.a or _owner(pair), pair.b or _owner(pair)
     action: Action = "merge" if a.dtype.is_mergeable else "copy if equal"
     if t in (0, 1):
@@ -225,7 +227,9 @@ def _tensor(pair: TensorPair, slot: Slot, t: float, rows: RowMap | None) -> Tens
             action = "copy a" if counts.from_a >= counts.from_b else "copy b"
     elif pair.a is None or pair.b is None:
         action = "copy a" if pair.a else "copy b"
-    return TensorPlan(action, t, a, b, slot, rows)
+    is_matrix = len(a.shape) == 2 and rows is None and 0 < a.row_elements <= CHUNK_ELEMENTS
+    by_vector = action == "merge" and is_matrix
+    return TensorPlan(action, t, a, b, slot, rows, settings.granularity if by_vector else "tensor")
 
 
 def _memory(tensors: Sequence[TensorPlan], settings: MergeSettings) -> MemoryPlan:

@@ -27,6 +27,9 @@ from fusion_slerp.vocabulary.token_sources import TokenSource, parse_token_sourc
 Missing = Literal["error", "copy"]
 """What happens to a tensor that only one parent has."""
 
+Granularity = Literal["tensor", "row", "column"]
+"""What has an angle of its own."""
+
 VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
 """What becomes of rows that only one parent has, or none."""
 
@@ -47,6 +50,8 @@ class MergeSettings:
             "b": [0, 16], "t": 0.3}]`; None takes all layers in place.
         DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
             SLERP wherever the parents have an angle. The capitals are the host's spelling.
+        granularity: What has an angle of its own: `"tensor"`, or each `"row"` or `"column"` of a
+            matrix (of two dimensions, and where all rows are merged in place; others count whole).
         epsilon: Norm up to which a tensor counts as null and is interpolated linearly; at least 0.
         dtype: `"bfloat16"`, `"float16"`, `"float32"` or `"float64"` for every floating tensor of
             the child; None keeps parent a's type, tensor by tensor.
@@ -82,6 +87,7 @@ class MergeSettings:
     slices: Any = None
     DOT_THRESHOLD: float = 0.9995
     epsilon: float = 1e-8
+    granularity: Granularity = "tensor"
     dtype: str | None = None
     max_shard_size: int | str = "5GB"
     tokenizer: str = "union"
@@ -212,6 +218,7 @@ def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
         found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB, or null", "null"))
     for name, choices, example in (
         ("direct_io", get_args(DirectIO), "auto"),
+        ("granularity", get_args(Granularity), "tensor"),
         ("missing", get_args(Missing), "error"),
         ("vocab_fill", get_args(VocabFill), "owner"),
     ):

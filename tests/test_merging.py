@@ -299,6 +299,7 @@ def test_card_of_two_local_models(tmp_path, parents):
         "slices": None,
         "DOT_THRESHOLD": 0.9995,
         "epsilon": 1e-8,
+        "granularity": "tensor",
         "dtype": "float16",
         "max_shard_size": "2GB",
         "vocab_fill": "owner",

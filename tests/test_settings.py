@@ -37,6 +37,7 @@ WRONG = {
         "5GB",
     ),
     "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
+    "granularity": (["rows", None, 1], "one of tensor, row, column", "tensor"),
     "missing": (["ignore", None, True], "one of error, copy", "error"),
     "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "owner"),
     "tokens": (["<x>", 1], "a mapping like", '{"<|im_end|>": {source: b, force: true}}'),

@@ -24,6 +24,7 @@ from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of
 from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
 from fusion_slerp.execute.tensor_work import Measured, Result, TensorWork
+from fusion_slerp.execute.vector_steps import Columns, Rows
 from fusion_slerp.memory import MAX_BATCH, WRITERS
 from fusion_slerp.plan import MergePlan, TensorPlan
 from fusion_slerp.report import TensorReport
@@ -63,7 +64,7 @@ def execute(
         ThreadPoolExecutor(WRITERS, "fusion_slerp writer") as writers,
         ThreadPoolExecutor(plan.memory.workers, "fusion_slerp worker") as workers,
     ):
-        crew = _Crew(plan, inputs, sink, workers, writers)
+        crew = Crew(plan, inputs, sink, workers, writers)
         try:
             return list(_run(plan, crew, on_bytes))
         except BaseException:
@@ -71,11 +72,11 @@ def execute(
             raise
 
 
-def _run(plan: MergePlan, crew: _Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
+def _run(plan: MergePlan, crew: Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
     crew.workers.submit(crew.work.prepare, plan.tensors)
-    under_way: deque[_Batch | _Large] = deque()
+    under_way: deque[_Batch | _Large | Rows | Columns] = deque()
     for tensors in _groups(plan.tensors):
-        step = _Large(tensors[0], crew) if _is_large(tensors[0]) else _Batch(tensors, crew)
+        step = _step(tensors, crew)
         if under_way:
             under_way[-1].combine()
         while len(under_way) >= STEPS_UNDER_WAY:
@@ -88,8 +89,15 @@ def _run(plan: MergePlan, crew: _Crew, on_bytes: Callable[[int], object]) -> Ite
         yield from under_way.popleft().finish(on_bytes)
 
 
+def _step(tensors: list[TensorPlan], crew: Crew) -> _Batch | _Large | Rows | Columns:
+    by_vector = {"row": Rows, "column": Columns}.get(tensors[0].granularity)
+    if by_vector:
+        return by_vector(tensors[0], crew)
+    return _Large(tensors[0], crew) if _is_large(tensors[0]) else _Batch(tensors, crew)
+
+
 def _is_large(tensor: TensorPlan) -> bool:
-    return tensor.out.n_elements > CHUNK_ELEMENTS or tensor.rows is not None
+    return tensor.granularity != "tensor" or tensor.out.n_elements > CHUNK_ELEMENTS or tensor.rows is not None
 
 
 def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
@@ -109,7 +117,7 @@ def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
         yield group
 
 
-class _Crew:
+class Crew:
     """The threads, what they work on, and where the results go."""
 
     def __init__(
@@ -131,6 +139,10 @@ class _Crew:
         """Hands a result to a writer, which gives the buffer back; its number of bytes is promised."""
         return self._writers.submit(self._write, result)
 
+    def give_back(self, result: Result) -> None:
+        """Gives the buffer of a result back that will not be written."""
+        self._buffers.outs.give(result.buffer)
+
     def _write(self, result: Result) -> int:
         try:
             self._sink.write(result.shard, result.offset, result.data.data)
@@ -142,7 +154,7 @@ class _Crew:
 class _Batch:
     """Small neighbours: one task."""
 
-    def __init__(self, tensors: list[TensorPlan], crew: _Crew) -> None:
+    def __init__(self, tensors: list[TensorPlan], crew: Crew) -> None:
         self._tensors, self._crew = tensors, crew
 
     def start(self) -> None:
@@ -164,7 +176,7 @@ class _Batch:
 class _Large:
     """A tensor of several chunks or with a row map: a task per chunk to measure, then one to combine."""
 
-    def __init__(self, tensor: TensorPlan, crew: _Crew) -> None:
+    def __init__(self, tensor: TensorPlan, crew: Crew) -> None:
         self._tensor, self._crew = tensor, crew
         self._chunks = chunks_of(tensor.out.n_elements)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from threading import Semaphore
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from fusion_slerp.methods.slerp import Coefficients, NotFiniteError, ReadPairs, 
 from fusion_slerp.plan import TensorPlan
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class TensorWork:
     ) -> None:
         self._inputs = inputs
         self._reader = PairReader(inputs)
-        self._settings = settings
+        self.settings = settings
         self._buffers = buffers
         self._computing = Semaphore(n_computing)
 
@@ -111,12 +114,12 @@ class TensorWork:
         n, rows = tensor.out.n_elements, None if tensor.rows is None else tensor.rows.counts
         if tensor.action != "merge":
             return None, TensorReport(tensor.out.name, tensor.action, tensor.t, n, rows=rows)
-        s = self._settings
+        s = self.settings
         read_again = read_again or (lambda: self._pairs(tensor))
         try:
             found, stats = slerp.find_coefficients(tensor.t, sums, read_again, s.DOT_THRESHOLD, s.epsilon)
         except NotFiniteError:
-            raise self._not_finite(tensor) from None
+            raise self.not_finite(tensor) from None
         norms = stats.norm_a, stats.norm_b
         return found, TensorReport(tensor.out.name, found.rule, tensor.t, n, found.angle_deg, *norms, rows)
 
@@ -126,7 +129,7 @@ class TensorWork:
             return None
         buffer = self._buffers.pairs.take()
         try:
-            return RowFiller(tensor, found, self._settings.vocab_fill, self._inputs, buffer)
+            return RowFiller(tensor, found, self.settings.vocab_fill, self._inputs, buffer)
         finally:
             self._buffers.pairs.give(buffer)
 
@@ -158,19 +161,42 @@ class TensorWork:
             result = self._result(tensor, start * itemsize, count * itemsize)
             try:
                 if tensor.rows is None or tensor.takes_both:
-                    read = self._reader.read if kept is None else None
-                    words = read(tensor, chunk, pair) if read else split(tensor, count, pair)
+                    again = kept is None
+                    words = self._reader.read(tensor, chunk, pair) if again else split(tensor, count, pair)
                     with self._computing:
                         _fill(tensor, words, start, found, result.data)
                 if filler is not None:
                     out = result.data.view(tensor.out.dtype.word)
-                    _refuse_overflow(tensor, filler.fill(chunk, pair, out))
+                    refuse_overflow(tensor, filler.fill(chunk, pair, out))
             except BaseException:
                 self._buffers.outs.give(result.buffer)
                 raise
         finally:
             self._buffers.pairs.give(pair)
         return result
+
+    def with_pair(self, tensor: TensorPlan, chunk: Chunk, use: Callable[[np.ndarray, np.ndarray], R]) -> R:
+        """Returns what `use` makes of the words of both parents, which it must not keep."""
+        pair = self._buffers.pairs.take()
+        try:
+            a, b = self._reader.read(tensor, chunk, pair)
+            with self._computing:
+                return use(a, b)
+        finally:
+            self._buffers.pairs.give(pair)
+
+    def fill_pair(
+        self, tensor: TensorPlan, chunk: Chunk, fill: Callable[[np.ndarray, np.ndarray, np.ndarray], R]
+    ) -> tuple[Result, R]:
+        """Has `fill` make one chunk from the words of both parents; also returns what it returns."""
+        itemsize = tensor.out.dtype.itemsize
+        result = self._result(tensor, chunk[0] * itemsize, chunk[1] * itemsize)
+        out = result.data.view(tensor.out.dtype.word)
+        try:
+            return result, self.with_pair(tensor, chunk, lambda a, b: fill(a, b, out))
+        except BaseException:
+            self._buffers.outs.give(result.buffer)
+            raise
 
     def batch(self, tensors: Sequence[TensorPlan]) -> tuple[Result, list[TensorReport]]:
         """Makes neighbours in a file, one chunk together at most; reads each parent once."""
@@ -217,7 +243,7 @@ class TensorWork:
         finally:
             self._buffers.pairs.give(buffer)
 
-    def _not_finite(self, tensor: TensorPlan) -> FusionSlerpError:
+    def not_finite(self, tensor: TensorPlan) -> FusionSlerpError:
         """Reads the tensor once more to say where and how often."""
         counts, firsts, start = [0, 0], [-1, -1], 0
         for pair in self._pairs(tensor):
@@ -241,14 +267,14 @@ def _fill(tensor: TensorPlan, words: Words, start: int, found: Coefficients | No
     if found is not None:
         a, b = words
         overflowed = kernels.combine(a, b, found.s0, found.s1, out.view(tensor.out.dtype.word))
-        _refuse_overflow(tensor, overflowed)
+        refuse_overflow(tensor, overflowed)
     elif tensor.action == "copy if equal":
         _refuse_difference(tensor, words, start)
         out[:] = words[0]
     elif tensor.sources[0].dtype == tensor.out.dtype:
         out[:] = words[0].view(np.uint8)
     else:
-        _refuse_overflow(tensor, kernels.convert(words[0], out.view(tensor.out.dtype.word)))
+        refuse_overflow(tensor, kernels.convert(words[0], out.view(tensor.out.dtype.word)))
 
 
 def _refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
@@ -266,7 +292,8 @@ def _refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
     raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
 
 
-def _refuse_overflow(tensor: TensorPlan, count: int) -> None:
+def refuse_overflow(tensor: TensorPlan, count: int) -> None:
+    """Raises OutputError if a result holds elements that are not finite."""
     if not count:
         return
     name = tensor.out.dtype.name

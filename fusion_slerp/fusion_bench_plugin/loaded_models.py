@@ -74,8 +74,10 @@ def merge_loaded(
 
     Raises:
         MismatchError: The models are of different classes, names, shapes or types.
-        SettingsError: `save_path` is given and the model has no `save_pretrained`.
+        SettingsError: `save_path` is given and the model has no `save_pretrained`, or a setting needs
+            checkpoints.
     """
+    _check_settings(settings)
     a, b = (_load(pool, model) for model in models)
     if type(a) is not type(b):
         fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
@@ -93,6 +95,20 @@ def merge_loaded(
     if target is not None:
         _save(child, target, pool, models, settings, report)
     return child
+
+
+def _check_settings(settings: MergeSettings) -> None:
+    """Refuses what only a merge of checkpoints can do."""
+    defaults = MergeSettings()
+    for name in ("granularity", "slices", "tokens", "pad_vocab_to_multiple_of"):
+        value = getattr(settings, name)
+        if value != getattr(defaults, name):
+            fields = (
+                ("found", f"{value!r}"),
+                ("needed", "checkpoints in the pool, not models that it builds"),
+            )
+            fix = "name the folders or hub ids of the models, or leave the setting out"
+            raise Problem(SettingsError, f"{name} needs checkpoints", fields, fix).error()
 
 
 def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:

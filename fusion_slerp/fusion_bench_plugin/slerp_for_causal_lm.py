@@ -22,7 +22,7 @@ from fusion_slerp.fusion_bench_plugin.loaded_models import (
 )
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, tokenizer_source, two_models
 from fusion_slerp.merging import merge, plan_merge, run_in_memory
-from fusion_slerp.settings import MergeSettings, Missing, VocabFill
+from fusion_slerp.settings import Granularity, MergeSettings, Missing, VocabFill
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         model_save_path: Folder that the child is streamed to; None merges into memory. With a
             path, the child is loaded back only if the program evaluates or saves it.
         show_pbar: Show bytes done, rate and time left.
+        granularity: What has an angle of its own: `"tensor"`, or each `"row"` or `"column"` of a matrix.
         slices: The child's layers, stacked from ranges of the models'; None takes all in place.
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
@@ -73,6 +74,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         model_save_path: str | None = None,
         show_pbar: bool = False,
         *,
+        granularity: Granularity = "tensor",
         slices: Any = None,
         dtype: str | None = None,
         max_shard_size: int | str = "5GB",

@@ -118,6 +118,22 @@ def test_counters_that_differ_are_refused_by_name():
         SlerpForCausalLM(t=0.5).run(BaseModelPool({"x": a, "y": b}))
 
 
+@pytest.mark.parametrize(
+    "setting", [{"granularity": "row"}, {"slices": [{"a": [0, 1], "b": [0, 1]}]}, {"tokens": {"x": "a"}}]
+)
+def test_what_only_checkpoints_can_do_is_refused_for_loaded_models(setting):
+    pool = BaseModelPool({"x": nn.Linear(2, 2), "y": nn.Linear(2, 2)})
+    with pytest.raises(SettingsError, match=f"{next(iter(setting))} needs checkpoints"):
+        SlerpForCausalLM(t=0.5, **setting).run(pool)
+
+
+def test_loaded_models_heed_a_schedule():
+    pool = BaseModelPool({"x": nn.Linear(2, 2), "y": nn.Linear(2, 2)})
+    child = SlerpForCausalLM(t=[{"filter": "bias", "value": 1}, {"value": 0}]).run(pool)
+    assert torch.equal(child.bias, pool._models["y"].bias)
+    assert torch.equal(child.weight, pool._models["x"].weight)
+
+
 def test_modules_of_two_classes_are_refused():
     pool = BaseModelPool({"x": nn.Linear(2, 2), "y": nn.Conv1d(2, 2, 1)})
     with pytest.raises(MismatchError, match=r"x: Linear\n  y: Conv1d"):
