@@ -13,21 +13,10 @@ import numpy as np
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.errors import MismatchError, Problem, listed
 from fusion_slerp.settings import MergeSettings
-from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, choose_tokenizer
+from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES, ChildTokenizer, choose_tokenizer
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.rows import RowMap, align
 from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, Vocabulary, read_tokens
-
-VOCABULARY_FILES = (
-    TOKENIZER,
-    "vocab.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-)
-"""What decides on a token's row, in the formats that are read and in those that are not."""
 
 Counts = tuple[int, int]
 """Rows of parent a's and parent b's matrix."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fusion_slerp import MismatchError, merge, plan_merge, slerp
+from fusion_slerp import CheckpointError, MismatchError, merge, plan_merge, slerp
 from fusion_slerp.merging import merge_into_memory
 from tests.models import write_json
 from tests.vocabulary.test_rows import BIAS, EMBEDDING, HEAD, WORDS, Parent, parent
@@ -208,6 +208,19 @@ def test_a_tokenizer_on_one_side_only(tmp_path, without):
     assert any("could not be compared" in warning for warning in result.plan.warnings)
     if without == "b":
         assert any(f"2 of {b.folder} left out" in warning for warning in result.plan.warnings)
+
+
+def test_a_chat_template_alone_is_no_tokenizer(tmp_path):
+    """What a has beside it decides on no token, so the child gets b's tokenizer, and b's tokens."""
+    a, b = parent(tmp_path / "a", WORDS[:28], 28), parent(tmp_path / "b", WORDS, 30)
+    (a.folder / "tokenizer.json").unlink()
+    (a.folder / "chat_template.jinja").write_text("{{ messages }}")
+    result = merge(a.folder, b.folder, out=tmp_path / "child", t=T)
+    written = tmp_path / "child/tokenizer.json"
+    assert written.read_bytes() == (b.folder / "tokenizer.json").read_bytes()
+    assert any("the child has those of" in warning for warning in result.plan.warnings)
+    with pytest.raises(CheckpointError, match="no tokenizer there"):
+        plan_merge(b.folder, a.folder, tokenizer="b")
 
 
 def test_no_tokenizer_at_all(tmp_path):
