@@ -53,7 +53,8 @@ class Alignment:
 
     def n_rows(self, counts: Counts) -> int:
         """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
-        first = counts[1] if self.settings.tokenizer == "b" else counts[0]
+        is_of_b = self.settings.tokenizer in ("b", self.sources[1].source) and self.tokenizer.giver == "b"
+        first = counts[1] if is_of_b else counts[0]
         needed = max(self.child.values(), default=-1) + 1
         least = max(first, needed) if self.child else max(counts)
         multiple = self.settings.pad_vocab_to_multiple_of or 1

@@ -106,6 +106,14 @@ def test_a_repeated_merge_stays_finite(extended, tmp_path, fill, t):
             assert len(weights[HEAD]) == 32
 
 
+def test_the_rows_of_the_parent_whose_tokenizer_it_is(tmp_path):
+    """By its label or by its name: b's padding stays, as a's would."""
+    a, b = parent(tmp_path / "a", WORDS, 30), parent(tmp_path / "b", WORDS, 40)
+    for name in ("b", str(b.folder)):
+        child, _ = merge_into_memory(a.folder, b.folder, t=T, tokenizer=name)
+        assert np.array_equal(child[HEAD][30:], b.tensors[HEAD][30:])
+
+
 @pytest.mark.parametrize(("multiple", "n_rows"), [(None, 17), (1, 17), (8, 24), (17, 17), (64, 64)])
 def test_padding_to_a_multiple(extended, tmp_path, multiple, n_rows):
     a, b = extended
