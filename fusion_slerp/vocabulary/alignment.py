@@ -77,17 +77,19 @@ class Alignment:
         rows = apply_token_sources(rows, settings.token_sources, self.child, parents, names)
         if rows.is_in_place(counts):
             return None
+        named = [self.child[token] for token in settings.token_sources if token in self.child]
         if settings.vocab_fill == "error":
-            self._refuse_lone_rows(rows)
+            self._refuse_lone_rows(rows, named)
         if settings.vocab_fill != "owner":
-            rows = rows.only_shared()
+            rows = rows.only_shared(named)
         return rows
 
-    def _refuse_lone_rows(self, rows: RowMap) -> None:
-        merged = rows.merged
-        if merged.all():
+    def _refuse_lone_rows(self, rows: RowMap, named: list[int]) -> None:
+        fine = rows.merged
+        fine[named] = True
+        if fine.all():
             return
-        lone = [repr(token) for token, row in self.child.items() if not merged[row]]
+        lone = [repr(token) for token, row in self.child.items() if not fine[row]]
         fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
         fix = "set vocab_fill: owner, which copies what one model has"
         raise Problem(MismatchError, "rows that not both models have", fields, fix).error()

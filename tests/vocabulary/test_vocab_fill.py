@@ -179,6 +179,18 @@ def made_rows(plan) -> np.ndarray:
     return next(tensor.rows.a for tensor in plan.tensors if tensor.out.name == HEAD)
 
 
+@pytest.mark.parametrize("fill", ["mean", "gradient", "zeros", "error"])
+def test_a_row_that_is_asked_for_is_not_filled(extended, fill):
+    """`tokens` names the source of every row that is not merged here: `vocab_fill` does not undo it."""
+    a, b = extended
+    lone = {f"<{p}{i}>": p for p, n in (("a", 3), ("b", 4)) for i in range(n)}
+    tokens = {**lone, SHARED: {"source": "b", "force": True}, "<b0>": {"kind": "zero"}}
+    child, _ = merge_into_memory(a.folder, b.folder, t=T, vocab_fill=fill, tokens=tokens)
+    rows = child[HEAD].numpy()
+    assert np.array_equal(rows[3], b.tensors[HEAD][6])
+    assert np.array_equal(rows[10:], lone_rows(HEAD, a, b))
+
+
 def test_a_parent_by_its_name(extended):
     a, b = extended
     tokens = {SHARED: {"source": str(b.folder), "force": True}}
