@@ -111,6 +111,7 @@ def test_rows_by_one_mapping(parents, children, name):
         np.array([row(side, name, parents) for side in column]) for column in zip(*both, strict=True)
     )
     s0, s1, _ = coefficients(of_a, of_b)
+    assert (len(ours.tensors[name]), len(theirs.tensors[name])) == (304, len(tokens))  # a is padded
     assert_close(theirs.rows(name, tokens), of_a, of_b, (s0, s1), "float32")
     assert s0 + s1 > 1.1
 
