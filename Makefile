@@ -5,7 +5,7 @@ PYTHON ?= python3
 # More arguments for installing torch. On Linux without a GPU, the CPU build saves gigabytes:
 #   make demo PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 PIP_TORCH_ARGS ?=
-# More arguments for pytest in `make test`, and for `make bench`.
+# More arguments for pytest in `make test` and `make peer`, and for `make bench`.
 ARGS ?=
 
 DEMO_ENV := .venv-demo
@@ -23,7 +23,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types docs peer bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ types: | $(READY) ## Check types
 
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
+peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit, token by token, in half a minute
+	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)

@@ -31,16 +31,13 @@ def child_configs(
     config, remarks = dict(a.config), list[str]()
     generation_from = giver if (giver.folder / GENERATION_CONFIG).is_file() else other
     generation = old_generation = _read(generation_from.folder / GENERATION_CONFIG)
+    of_a, of_b = (translator(parent, alignment.child) for parent in (alignment.a, alignment.b))
+    lost, lost_too = list[str](), list[str]()
     if alignment.is_changed:
-        translate = {
-            "a": translator(alignment.a, alignment.child),
-            "b": translator(alignment.b, alignment.child),
-        }
-        giver_config = b.config if giver is b else None
-        config, lost = with_ids_of_child(config, translate["a"], giver_config, translate["b"])
-        of_generation = translate["b" if generation_from is b else "a"]
-        generation, lost_too = with_ids_of_child(generation, of_generation)
-        remarks += dict.fromkeys([*lost, *lost_too])
+        config, lost = with_ids_of_child(config, of_a, b.config if giver is b else None, of_b)
+    if alignment.is_changed or generation_from is b:
+        generation, lost_too = with_ids_of_child(generation, of_b if generation_from is b else of_a)
+    remarks += dict.fromkeys([*lost, *lost_too])
     for key, value in changes.items():
         _set(config, key, value)
     files: dict[str, Path | bytes] = {CONFIG: _file(a.folder / CONFIG, config, a.config)}

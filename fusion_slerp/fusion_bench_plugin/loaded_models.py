@@ -105,7 +105,7 @@ def _check_settings(settings: MergeSettings) -> None:
         if value != getattr(defaults, name):
             fields = (
                 ("found", f"{value!r}"),
-                ("needed", "checkpoints in the pool, not models that it builds"),
+                ("needed", "checkpoints, not models that are built"),
             )
             fix = "name the folders or hub ids of the models, or leave the setting out"
             raise Problem(SettingsError, f"{name} needs checkpoints", fields, fix).error()

@@ -13,21 +13,10 @@ import numpy as np
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.errors import MismatchError, Problem, listed
 from fusion_slerp.settings import MergeSettings
-from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, choose_tokenizer
+from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES, ChildTokenizer, choose_tokenizer
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.rows import RowMap, align
 from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, Vocabulary, read_tokens
-
-VOCABULARY_FILES = (
-    TOKENIZER,
-    "vocab.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "*.model",
-    "*.tiktoken",
-    "tekken.json",
-)
-"""What decides on a token's row, in the formats that are read and in those that are not."""
 
 Counts = tuple[int, int]
 """Rows of parent a's and parent b's matrix."""
@@ -64,7 +53,8 @@ class Alignment:
 
     def n_rows(self, counts: Counts) -> int:
         """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
-        first = counts[1] if self.settings.tokenizer == "b" else counts[0]
+        is_of_b = self.settings.tokenizer in ("b", self.sources[1].source) and self.tokenizer.giver == "b"
+        first = counts[1] if is_of_b else counts[0]
         needed = max(self.child.values(), default=-1) + 1
         least = max(first, needed) if self.child else max(counts)
         multiple = self.settings.pad_vocab_to_multiple_of or 1
@@ -89,10 +79,11 @@ class Alignment:
         rows = apply_token_sources(rows, settings.token_sources, self.child, parents, names)
         if rows.is_in_place(counts):
             return None
+        named = [self.child[token] for token in settings.token_sources if token in self.child]
         if settings.vocab_fill == "error":
-            self._refuse_lone_rows(rows)
+            self._refuse_lone_rows(rows, named)
         if settings.vocab_fill != "owner":
-            rows = rows.only_shared()
+            rows = rows.only_shared(named)
         return rows
 
     def _is_in_place(self, counts: Counts) -> bool:
@@ -100,11 +91,12 @@ class Alignment:
         one_map = self.a == self.b == self.child
         return one_map and not self.settings.token_sources and set(counts) == {self.n_rows(counts)}
 
-    def _refuse_lone_rows(self, rows: RowMap) -> None:
-        merged = rows.merged
-        if merged.all():
+    def _refuse_lone_rows(self, rows: RowMap, named: list[int]) -> None:
+        fine = rows.merged
+        fine[named] = True
+        if fine.all():
             return
-        lone = [repr(token) for token, row in self.child.items() if not merged[row]]
+        lone = [repr(token) for token, row in self.child.items() if not fine[row]]
         fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
         fix = "set vocab_fill: owner, which copies what one model has"
         raise Problem(MismatchError, "rows that not both models have", fields, fix).error()

@@ -34,6 +34,17 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*.jinja",
 )
 
+VOCABULARY_FILES = (
+    "tokenizer.json",
+    "vocab.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "*.model",
+    "*.tiktoken",
+    "tekken.json",
+)
+"""Those that decide on a token's row, in the formats that are read and in those that are not."""
+
 Parent = tuple[Checkpoint, Tokens | None]
 """A checkpoint and the tokens of its tokenizer; None if it has none that can be read."""
 
@@ -101,6 +112,11 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
     return matching_files(folder, TOKENIZER_FILES)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has a tokenizer; a chat template or a config of one alone is none."""
+    return bool(matching_files(folder, VOCABULARY_FILES))
+
+
 def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     """Returns the files of a model folder whose path in it matches a pattern."""
     inside = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
@@ -145,11 +161,11 @@ def choose_tokenizer(
 def _asked_for(a: Parent, b: Parent, setting: str) -> tuple[ChildTokenizer, list[str]]:
     (parent_a, of_a), (parent_b, of_b) = a, b
     if setting in ("a", parent_a.source):
-        remarks = [] if tokenizer_files(parent_a.folder) else [_no_tokenizer(parent_a)]
+        remarks = [] if has_tokenizer(parent_a.folder) else [_no_tokenizer(parent_a)]
         return ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a"), remarks
     is_b = setting in ("b", parent_b.source)
     folder = parent_b.folder if is_b else resolve(setting, weights=False)[0]
-    if not tokenizer_files(folder):
+    if not has_tokenizer(folder):
         fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
         fix = "set tokenizer: a, or name a folder with a tokenizer"
         raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
@@ -167,9 +183,9 @@ def _with_the_tokens_of_both(a: Parent, b: Parent, named: Sequence[str]) -> tupl
     from_a = ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a")
     from_b = ChildTokenizer(parent_b.folder, of_b and of_b.rows, "b")
     if of_a is None or of_b is None:
-        if tokenizer_files(parent_a.folder):
+        if has_tokenizer(parent_a.folder):
             return from_a, []
-        if tokenizer_files(parent_b.folder):
+        if has_tokenizer(parent_b.folder):
             return from_b, [
                 f"{parent_a.source} has no tokenizer files; the child has those of {parent_b.source}"
             ]

@@ -6,6 +6,7 @@ interpolated: SLERP's coefficients sum to more than one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,9 +98,10 @@ class RowMap:
         b = np.where(self.merged, NOBODY, self.b) if t == 0 else self.b
         return RowMap(a, b)
 
-    def only_shared(self) -> RowMap:
-        """The rows of a single parent given up, to be filled like those of none."""
+    def only_shared(self, named: Sequence[int] = ()) -> RowMap:
+        """The rows of a single parent given up, to be filled like those of none; except named ones."""
         kept = self.merged | (self.a == ZERO)
+        kept[list(named)] = True
         return RowMap(np.where(kept, self.a, NOBODY), np.where(kept, self.b, NOBODY))
 
 

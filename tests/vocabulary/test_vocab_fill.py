@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from fusion_slerp import MismatchError, merge, plan_merge, slerp
+from fusion_slerp import CheckpointError, MismatchError, merge, plan_merge, slerp
 from fusion_slerp.merging import merge_into_memory
 from tests.models import write_json
 from tests.vocabulary.test_rows import BIAS, EMBEDDING, HEAD, WORDS, Parent, parent
@@ -106,6 +106,14 @@ def test_a_repeated_merge_stays_finite(extended, tmp_path, fill, t):
             assert len(weights[HEAD]) == 32
 
 
+def test_the_rows_of_the_parent_whose_tokenizer_it_is(tmp_path):
+    """By its label or by its name: b's padding stays, as a's would."""
+    a, b = parent(tmp_path / "a", WORDS, 30), parent(tmp_path / "b", WORDS, 40)
+    for name in ("b", str(b.folder)):
+        child, _ = merge_into_memory(a.folder, b.folder, t=T, tokenizer=name)
+        assert np.array_equal(child[HEAD][30:], b.tensors[HEAD][30:])
+
+
 @pytest.mark.parametrize(("multiple", "n_rows"), [(None, 17), (1, 17), (8, 24), (17, 17), (64, 64)])
 def test_padding_to_a_multiple(extended, tmp_path, multiple, n_rows):
     a, b = extended
@@ -171,6 +179,18 @@ def made_rows(plan) -> np.ndarray:
     return next(tensor.rows.a for tensor in plan.tensors if tensor.out.name == HEAD)
 
 
+@pytest.mark.parametrize("fill", ["mean", "gradient", "zeros", "error"])
+def test_a_row_that_is_asked_for_is_not_filled(extended, fill):
+    """`tokens` names the source of every row that is not merged here: `vocab_fill` does not undo it."""
+    a, b = extended
+    lone = {f"<{p}{i}>": p for p, n in (("a", 3), ("b", 4)) for i in range(n)}
+    tokens = {**lone, SHARED: {"source": "b", "force": True}, "<b0>": {"kind": "zero"}}
+    child, _ = merge_into_memory(a.folder, b.folder, t=T, vocab_fill=fill, tokens=tokens)
+    rows = child[HEAD].numpy()
+    assert np.array_equal(rows[3], b.tensors[HEAD][6])
+    assert np.array_equal(rows[10:], lone_rows(HEAD, a, b))
+
+
 def test_a_parent_by_its_name(extended):
     a, b = extended
     tokens = {SHARED: {"source": str(b.folder), "force": True}}
@@ -208,6 +228,19 @@ def test_a_tokenizer_on_one_side_only(tmp_path, without):
     assert any("could not be compared" in warning for warning in result.plan.warnings)
     if without == "b":
         assert any(f"2 of {b.folder} left out" in warning for warning in result.plan.warnings)
+
+
+def test_a_chat_template_alone_is_no_tokenizer(tmp_path):
+    """What a has beside it decides on no token, so the child gets b's tokenizer, and b's tokens."""
+    a, b = parent(tmp_path / "a", WORDS[:28], 28), parent(tmp_path / "b", WORDS, 30)
+    (a.folder / "tokenizer.json").unlink()
+    (a.folder / "chat_template.jinja").write_text("{{ messages }}")
+    result = merge(a.folder, b.folder, out=tmp_path / "child", t=T)
+    written = tmp_path / "child/tokenizer.json"
+    assert written.read_bytes() == (b.folder / "tokenizer.json").read_bytes()
+    assert any("the child has those of" in warning for warning in result.plan.warnings)
+    with pytest.raises(CheckpointError, match="no tokenizer there"):
+        plan_merge(b.folder, a.folder, tokenizer="b")
 
 
 def test_no_tokenizer_at_all(tmp_path):
