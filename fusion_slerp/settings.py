@@ -65,7 +65,8 @@ class MergeSettings:
             there is none; `"mean"`, `"gradient"` (evenly between the rows before and after) and
             `"zeros"` do so in both cases; `"error"` refuses them.
         tokens: Where the rows of single tokens come from, by token, as mergekit's
-            `tokenizer.tokens`: `{"<|im_end|>": {"source": "b", "force": True}}`.
+            `tokenizer.tokens`: `{"<|im_end|>": {"source": "b", "force": True}}`. `vocab_fill` leaves
+            these rows alone.
         pad_vocab_to_multiple_of: Round the child's rows up to a multiple of this number, for the
             kernels of some GPUs; None does not.
         missing: What happens to a tensor that only one parent has: `"error"`, or `"copy"` it.
