@@ -64,11 +64,6 @@ class Alignment:
     is_certain: bool
     remarks: tuple[str, ...] = ()
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether a token's id in the child differs from that in parent a, or special tokens are b's."""
-        return self.tokenizer.giver == "b" or bool(self.a and self.child and self.a != self.child)
-
     def n_rows(self, counts: Counts) -> int:
         """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
         is_b_asked = self.tokenizer.giver == "b" and self.settings.tokenizer != "union"
