@@ -155,7 +155,7 @@ def _decoder(folder: Path) -> list[dict[str, Any]]:
 def _plain(folder: Path) -> list[dict[str, Any]]:
     file = folder / ADDED_TOKENS
     listed = load(file) if file.is_file() else {}
-    return [{"content": token, "id": row} for token, row in listed.items()]
+    return [{"content": token, "id": int(row)} for token, row in listed.items()]
 
 
 def _from_older(file: Path) -> Tokens:
