@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,9 @@ def _extended(
     base: Path, tokens: Tokens, more: Sequence[str], other: Path | None, of_other: Tokens | None
 ) -> ExtendedTokenizer:
     ordinary = [t for t in more if of_other and t in of_other.rows and t not in of_other.added]
-    added = [token for token in more if token not in set(ordinary)]
-    rows = {**tokens.rows, **{t: tokens.n_rows + i for i, t in enumerate([*ordinary, *added])}}
+    all_new = dict.fromkeys([*ordinary, *more])
+    added = list(all_new)[len(ordinary) :]
+    rows = {**tokens.rows, **dict(zip(all_new, count(tokens.n_rows), strict=False))}
     flags = {t: (of_other.added.get(t) if of_other else None) or dict.fromkeys(FLAGS, False) for t in added}
     written = _decoder(base, rows, flags) | _added_tokens(base, rows, tokens, flags)
     if not (base / TOKENIZER).is_file():
