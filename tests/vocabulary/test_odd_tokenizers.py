@@ -240,3 +240,12 @@ def test_every_row_of_the_child_is_made(tmp_path, parents):
     head = load_file(tmp_path / "child/model.safetensors")["lm_head.weight"]
     assert len(head) == 13
     assert np.isfinite(head).all()
+
+
+def test_equal_files_with_other_tokens_beside(parents):
+    """The same tokenizer.json, and a token that only b's added_tokens.json has."""
+    for folder in parents:
+        write_json(folder / "tokenizer.json", tokenizer_json())
+    write_json(parents[1] / "added_tokens.json", {"<late>": ROWS})
+    tokenizer = plan_merge(*parents).tokenizer
+    assert (tokenizer.giver, (tokenizer.rows or {}).get("<late>")) == ("b", ROWS)
