@@ -10,6 +10,7 @@ from typing import Any
 from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint
 from fusion_slerp.vocabulary.alignment import Alignment
 from fusion_slerp.vocabulary.special_tokens import check_special_tokens, translator, with_ids_of_child
+from fusion_slerp.vocabulary.tokens import dump
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -28,16 +29,12 @@ def child_configs(
     """
     giver = b if alignment.tokenizer.giver == "b" else a
     other = a if giver is b else b
-    config, remarks = dict(a.config), list[str]()
     generation_from = giver if (giver.folder / GENERATION_CONFIG).is_file() else other
-    generation = old_generation = _read(generation_from.folder / GENERATION_CONFIG)
+    old_generation = _read(generation_from.folder / GENERATION_CONFIG)
     of_a, of_b = (translator(parent, alignment.child) for parent in (alignment.a, alignment.b))
-    lost, lost_too = list[str](), list[str]()
-    if alignment.is_changed:
-        config, lost = with_ids_of_child(config, of_a, b.config if giver is b else None, of_b)
-    if alignment.is_changed or generation_from is b:
-        generation, lost_too = with_ids_of_child(generation, of_b if generation_from is b else of_a)
-    remarks += dict.fromkeys([*lost, *lost_too])
+    config, lost = with_ids_of_child(a.config, of_a, b.config if giver is b else None, of_b)
+    generation, more = with_ids_of_child(old_generation, of_b if generation_from is b else of_a)
+    remarks = list(dict.fromkeys([*lost, *more]))
     for key, value in changes.items():
         _set(config, key, value)
     files: dict[str, Path | bytes] = {CONFIG: _file(a.folder / CONFIG, config, a.config)}
@@ -61,7 +58,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _file(source: Path, content: Mapping[str, Any], original: Mapping[str, Any]) -> Path | bytes:
     if content == original:
         return source
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    return dump(content)
 
 
 def _set(config: dict[str, Any], key: str, value: object) -> None:

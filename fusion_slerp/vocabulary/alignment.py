@@ -16,7 +16,14 @@ from fusion_slerp.settings import MergeSettings
 from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES, ChildTokenizer, choose_tokenizer
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.rows import RowMap, align
-from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, Vocabulary, read_tokens
+from fusion_slerp.vocabulary.tokens import (
+    TOKENIZER,
+    Tokens,
+    Vocabulary,
+    added_beside,
+    read_tokens,
+    vocabulary_file,
+)
 
 Counts = tuple[int, int]
 """Rows of parent a's and parent b's matrix."""
@@ -46,15 +53,10 @@ class Alignment:
     is_certain: bool
     remarks: tuple[str, ...] = ()
 
-    @property
-    def is_changed(self) -> bool:
-        """Whether a token's id in the child differs from that in parent a, or special tokens are b's."""
-        return self.tokenizer.giver == "b" or bool(self.a and self.child and self.a != self.child)
-
     def n_rows(self, counts: Counts) -> int:
         """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
-        is_of_b = self.settings.tokenizer in ("b", self.sources[1].source) and self.tokenizer.giver == "b"
-        first = counts[1] if is_of_b else counts[0]
+        is_b_asked = self.tokenizer.giver == "b" and self.settings.tokenizer != "union"
+        first = counts[1] if is_b_asked else counts[0]
         needed = max(self.child.values(), default=-1) + 1
         least = max(first, needed) if self.child else max(counts)
         multiple = self.settings.pad_vocab_to_multiple_of or 1
@@ -72,6 +74,7 @@ class Alignment:
         settings = self.settings
         if self._is_in_place(counts):
             return None
+        self._refuse_far_rows(counts)
         rows = align(self.child, self.a, self.b, counts, self.n_rows(counts))
         parents = {"a": (self.a, counts[0]), "b": (self.b, counts[1])}
         a, b = (parent.source for parent in self.sources)
@@ -90,6 +93,21 @@ class Alignment:
         """Whether nothing has to be looked at: the usual case."""
         one_map = self.a == self.b == self.child
         return one_map and not self.settings.token_sources and set(counts) == {self.n_rows(counts)}
+
+    def _refuse_far_rows(self, counts: Counts) -> None:
+        """A row for each of both models' rows and for each token is more than any child needs."""
+        limit = sum(counts) + len(self.child)
+        far = [f"{token!r} {row}" for token, row in self.child.items() if row >= limit]
+        if not far:
+            return
+        fields = (
+            ("file", vocabulary_file(self.tokenizer.folder)),
+            ("tokens", listed(far, 3)),
+            ("needed", f"ids below {limit}: the models have {counts[0]} and {counts[1]} rows"),
+        )
+        fix = "correct the ids of these tokens, or name another tokenizer: a, b, or a folder"
+        headline = "the tokenizer's ids lie far beyond the models' rows"
+        raise Problem(MismatchError, headline, fields, fix).error()
 
     def _refuse_lone_rows(self, rows: RowMap, named: list[int]) -> None:
         fine = rows.merged
@@ -122,6 +140,7 @@ class Alignment:
             beyond = sum(row >= count for row in vocabulary.values())
             if beyond:
                 remarks.append(f"{source}: {beyond} tokens lie beyond its {count} rows")
+        remarks += _on_one_row(self.child)
         n_shared, n_least = len(self.a.keys() & self.b.keys()), min(len(self.a), len(self.b))
         if 2 * n_shared < n_least:
             remarks.append(f"the models share only {n_shared} of {n_least} tokens; are they of one family?")
@@ -139,6 +158,7 @@ def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) ->
     tokenizer, remarks = choose_tokenizer((a, tokens_a), (b, tokens_b), settings.tokenizer, named)
     if tokens_a is None or tokens_b is None:
         remarks = [*_not_compared(a, b, tokens_a, tokens_b), *remarks]
+    remarks += _moved((a, tokens_a), (b, tokens_b))
     of_a = tokens_a or tokens_b or Tokens({})
     of_b = tokens_b or of_a
     child = tokenizer.rows if tokenizer.rows is not None else of_a.rows
@@ -153,7 +173,8 @@ def _read_both(a: Path, b: Path) -> tuple[Tokens | None, Tokens | None]:
     """The tokens of both; one reading serves where the files are the same."""
     files = a / TOKENIZER, b / TOKENIZER
     of_a = read_tokens(a)
-    if all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes():
+    are_equal = all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes()
+    if are_equal and added_beside(a) == added_beside(b):
         return of_a, of_a
     return of_a, read_tokens(b)
 
@@ -171,6 +192,24 @@ def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> lis
         lost = [repr(token) for token in vocabulary if token not in child]
         if lost:
             remarks.append(f"the child has not {len(lost)} tokens of {parent.source}: {listed(lost, 3)}")
+    return remarks
+
+
+def _on_one_row(child: Vocabulary) -> list[str]:
+    last = {row: token for token, row in child.items()}
+    named = [f"{token!r} and {last[row]!r} {row}" for token, row in child.items() if last[row] != token]
+    return [f"tokens of the child share a row: {listed(named, 3)}"] if named else []
+
+
+def _moved(*parents: tuple[Checkpoint, Tokens | None]) -> list[str]:
+    remarks = []
+    for parent, tokens in parents:
+        if tokens and tokens.moved:
+            named = [f"{t!r} {row}, loaded as {tokens.rows.get(t)}" for t, row in tokens.moved.items()]
+            remarks.append(
+                f"{parent.source}: the tokenizers library numbers {len(named)} added tokens otherwise than "
+                f"their file, and rows follow the library: {listed(named, 3)}"
+            )
     return remarks
 
 

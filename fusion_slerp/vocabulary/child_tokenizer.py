@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,9 +14,17 @@ from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.source import resolve
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem
 from fusion_slerp.vocabulary.new_tokens import extend
-from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Tokens, Vocabulary, load, read_tokens
+from fusion_slerp.vocabulary.tokens import (
+    TOKENIZER_CONFIG,
+    Tokens,
+    Vocabulary,
+    load,
+    read_config,
+    read_tokens,
+)
 
 CHAT_TEMPLATE = "chat_template.jinja"
+MORE_TEMPLATES = "additional_chat_templates/"
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -31,7 +40,7 @@ TOKENIZER_FILES = (
     "tekken.json",
     CHAT_TEMPLATE,
     "chat_template.json",
-    "additional_chat_templates/*.jinja",
+    f"{MORE_TEMPLATES}*.jinja",
 )
 
 VOCABULARY_FILES = (
@@ -82,16 +91,7 @@ class ChildTokenizer:
     def chat_template(self) -> str | None:
         """The child's chat template; None if it has none."""
         written = self.written.get(CHAT_TEMPLATE)
-        return written.decode() if written else chat_template(self.folder)
-
-
-def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
-    """Returns a folder's tokenizer_config.json, or what will be written instead; empty if there is none."""
-    try:
-        value = json.loads(content) if content else load(folder / TOKENIZER_CONFIG)
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return written.decode("utf-8", "replace") if written else chat_template(self.folder)
 
 
 def chat_template(folder: Path) -> str | None:
@@ -102,9 +102,23 @@ def chat_template(folder: Path) -> str | None:
         found = read_config(folder).get("chat_template")
         if found is None and (folder / "chat_template.json").is_file():
             found = load(folder / "chat_template.json")["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if found is None or isinstance(found, str) else json.dumps(found)
+
+
+def template_files(folder: Path) -> dict[str, bytes]:
+    """Returns the chat templates of a folder as files, those in its tokenizer_config.json included."""
+    patterns = (CHAT_TEMPLATE, "chat_template.json", f"{MORE_TEMPLATES}*.jinja")
+    files = {name: path.read_bytes() for name, path in matching_files(folder, patterns).items()}
+    found = read_config(folder).get("chat_template")
+    listed = found if isinstance(found, list) else [{"name": "default", "template": found}]
+    for entry in listed:
+        name, text = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("name", "template"))
+        if isinstance(name, str) and isinstance(text, str) and re.fullmatch(r"[\w-]{1,60}", name):
+            file = CHAT_TEMPLATE if name == "default" else f"{MORE_TEMPLATES}{name}.jinja"
+            files.setdefault(file, text.encode("utf-8", "replace"))
+    return files
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -119,7 +133,7 @@ def has_tokenizer(folder: Path) -> bool:
 
 def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     """Returns the files of a model folder whose path in it matches a pattern."""
-    inside = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
+    inside = [*folder.glob("*"), *folder.glob(f"{MORE_TEMPLATES}*")]
     named = {path.relative_to(folder).as_posix(): path for path in inside if path.is_file()}
     return {
         name: path for name, path in named.items() if any(fnmatchcase(name, pattern) for pattern in patterns)
@@ -160,11 +174,12 @@ def choose_tokenizer(
 
 def _asked_for(a: Parent, b: Parent, setting: str) -> tuple[ChildTokenizer, list[str]]:
     (parent_a, of_a), (parent_b, of_b) = a, b
-    if setting in ("a", parent_a.source):
+    named = {"b": parent_b.folder, parent_b.source: parent_b.folder, parent_a.source: parent_a.folder}
+    folder = {**named, "a": parent_a.folder}.get(setting) or resolve(setting, weights=False)[0]
+    if folder.samefile(parent_a.folder):
         remarks = [] if has_tokenizer(parent_a.folder) else [_no_tokenizer(parent_a)]
         return ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a"), remarks
-    is_b = setting in ("b", parent_b.source)
-    folder = parent_b.folder if is_b else resolve(setting, weights=False)[0]
+    is_b = folder.samefile(parent_b.folder)
     if not has_tokenizer(folder):
         fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
         fix = "set tokenizer: a, or name a folder with a tokenizer"
@@ -196,20 +211,22 @@ def _with_the_tokens_of_both(a: Parent, b: Parent, named: Sequence[str]) -> tupl
         token for token, _ in sorted(of_b.rows.items(), key=lambda item: item[1]) if token not in of_a.rows
     ]
     if not more:
-        return from_a, _template_of_b_only(parent_a, parent_b)
+        return from_a, _template_left_behind(parent_a, parent_b, "b")
     if of_a.rows.keys() <= of_b.rows.keys():
-        return from_b, []
+        return from_b, _template_left_behind(parent_b, parent_a, "a")
     named = [token for token in named if token not in of_a.rows and token not in of_b.rows]
     union = extend(parent_a.folder, of_a, [*more, *named], parent_b.folder, of_b)
-    template = chat_template(parent_b.folder) if chat_template(parent_a.folder) is None else None
-    written = {**union.written, **({CHAT_TEMPLATE: template.encode()} if template else {})}
+    templates = template_files(parent_b.folder) if chat_template(parent_a.folder) is None else {}
+    written = {**union.written, **templates}
     remark = (
         f"the child's tokenizer is that of {parent_a.source} with {len(more)} tokens of {parent_b.source}"
     )
     return ChildTokenizer(parent_a.folder, union.rows, "a", written, union.omitted), [remark]
 
 
-def _template_of_b_only(a: Checkpoint, b: Checkpoint) -> list[str]:
-    if chat_template(a.folder) is not None or chat_template(b.folder) is None:
+def _template_left_behind(giver: Checkpoint, other: Checkpoint, label: str) -> list[str]:
+    if chat_template(giver.folder) is not None or chat_template(other.folder) is None:
         return []
-    return [f"only {b.source} has a chat template, and the child has none; tokenizer: b takes it along"]
+    return [
+        f"only {other.source} has a chat template, and the child has none; tokenizer: {label} takes it along"
+    ]

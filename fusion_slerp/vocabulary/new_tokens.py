@@ -10,9 +10,9 @@ has them with a row; so where that would shift them, they are put there too.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ from fusion_slerp.vocabulary.tokens import (
     TOKENIZER_CONFIG,
     Tokens,
     Vocabulary,
+    dump,
     load,
+    model_type,
+    numbered,
     ordinary_tokens,
+    read_config,
 )
 
 NEVER_MATCHED = 10.0
@@ -61,11 +65,22 @@ def extend(
         of_other: The tokens of that one.
 
     Raises:
-        MismatchError: Ordinary tokens of another kind of tokenizer, or between older formats.
+        MismatchError: Ordinary tokens of another kind of tokenizer, or between older formats, or
+            files that are no tokenizer's.
     """
+    try:
+        return _extended(base, tokens, more, other, of_other)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _no_union(base, other, more, f"a damaged file ({error!r})").error() from error
+
+
+def _extended(
+    base: Path, tokens: Tokens, more: Sequence[str], other: Path | None, of_other: Tokens | None
+) -> ExtendedTokenizer:
     ordinary = [t for t in more if of_other and t in of_other.rows and t not in of_other.added]
-    added = [token for token in more if token not in set(ordinary)]
-    rows = {**tokens.rows, **{t: tokens.n_rows + i for i, t in enumerate([*ordinary, *added])}}
+    all_new = dict.fromkeys([*ordinary, *more])
+    added = list(all_new)[len(ordinary) :]
+    rows = {**tokens.rows, **dict(zip(all_new, count(tokens.n_rows), strict=False))}
     flags = {t: (of_other.added.get(t) if of_other else None) or dict.fromkeys(FLAGS, False) for t in added}
     written = _decoder(base, rows, flags) | _added_tokens(base, rows, tokens, flags)
     if not (base / TOKENIZER).is_file():
@@ -75,10 +90,12 @@ def extend(
     content = load(base / TOKENIZER)
     if ordinary:
         _extend_model(content, base, other, rows, ordinary)
-    content["added_tokens"] += [{"id": rows[token], "content": token, **flags[token]} for token in added]
-    if ordinary or not _numbers_itself(content):
-        _fix_rows(content, rows, [token["content"] for token in content["added_tokens"]])
-    written[TOKENIZER] = _json(content)
+    listed_ = {token["content"]: token for token in content.get("added_tokens") or []}
+    for token, its_flags in (*tokens.added.items(), *flags.items()):
+        listed_.setdefault(token, {"id": None, "content": token, **its_flags})
+    content["added_tokens"] = [{**listed_[token], "id": rows[token]} for token in listed_ if token in rows]
+    _fix_rows(content, rows)
+    written[TOKENIZER] = dump(content)
     older = {path.name for pattern in (*OLDER, "merges.txt", "bpe.codes") for path in base.glob(pattern)}
     return ExtendedTokenizer(rows, written, frozenset(older if ordinary else ()))
 
@@ -87,56 +104,59 @@ def _extend_model(
     content: dict[str, Any], base: Path, other: Path | None, rows: Vocabulary, ordinary: Sequence[str]
 ) -> None:
     """Puts ordinary tokens into the model, with what produces them."""
-    model, kind = content["model"], content["model"].get("type")
-    theirs = load(other / TOKENIZER)["model"] if other and (other / TOKENIZER).is_file() else {}
-    if theirs.get("type") != kind:
-        raise _no_union(
-            base, other, ordinary, f"{theirs.get('type', 'no tokenizer.json')}, not {kind}"
-        ).error()
-    if kind == "Unigram":
+    model = content["model"]
+    theirs = load(other / TOKENIZER)["model"] if other and (other / TOKENIZER).is_file() else None
+    kind, their_kind = _kind(model), _kind(theirs) if theirs else "no tokenizer.json"
+    if theirs is None or kind != their_kind:
+        raise _no_union(base, other, ordinary, f"{their_kind}, not {kind}").error()
+    if isinstance(model["vocab"], list):
         scores = dict(theirs["vocab"])
         lowest = min(score for _, score in model["vocab"]) - NEVER_MATCHED
         token_of = {row: token for token, row in rows.items()}
-        last = rows[ordinary[-1]]
-        missing = [token_of.get(row) for row in range(len(model["vocab"]), last + 1)]
-        if None in missing:
-            raise _no_union(base, other, ordinary, "rows without a token among its added tokens").error()
+        missing = [token_of[row] for row in range(len(model["vocab"]), rows[ordinary[-1]] + 1)]
         model["vocab"] += [[token, scores.get(token, lowest)] for token in missing]
         return
     model["vocab"].update({token: rows[token] for token in ordinary})
-    if kind == "BPE":
-        wanted, as_text = set(ordinary), not model["merges"] or isinstance(model["merges"][0], str)
-        pairs = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in theirs["merges"]]
-        new = [pair for pair in pairs if "".join(pair) in wanted]
-        model["merges"] += [" ".join(pair) if as_text else list(pair) for pair in new]
+    if "merges" in model:
+        model["merges"] = _merges(model, theirs, set(ordinary))
 
 
-def _numbers_itself(content: Mapping[str, Any]) -> bool:
-    """Whether the library would give every added token the row that the file says."""
-    ordinary = ordinary_tokens(content)
-    following = len(ordinary)
-    for token in content["added_tokens"]:
-        if token["content"] not in ordinary:
-            if token["id"] != following:
-                return False
-            following += 1
-    return True
+def _kind(model: Mapping[str, Any]) -> str:
+    """The type of a model, and how it marks pieces within words and at their ends."""
+    marks = [model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix")]
+    return " ".join([model_type(model), *(repr(mark) for mark in marks if mark)])
 
 
-def _fix_rows(content: dict[str, Any], rows: Vocabulary, added: Iterable[str]) -> None:
-    if isinstance(content["model"]["vocab"], dict):
+def _merges(model: Mapping[str, Any], theirs: Mapping[str, Any], wanted: set[str]) -> list[Any]:
+    """A model's merges and, behind them, those of another that make tokens which are wanted."""
+    own, more = (
+        [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in given["merges"]]
+        for given in (model, theirs)
+    )
+    n_dropped = len(model.get("continuing_subword_prefix") or "")
+    pairs = own + [(left, right) for left, right in more if left + right[n_dropped:] in wanted]
+    are_texts = all(isinstance(merge, str) for merge in (model["merges"] or theirs["merges"])[:1])
+    if are_texts and not any(" " in piece for pair in pairs for piece in pair):
+        return [" ".join(pair) for pair in pairs]
+    return [list(pair) for pair in pairs]
+
+
+def _fix_rows(content: dict[str, Any], rows: Vocabulary) -> None:
+    """Puts the added tokens into the model's vocabulary, where the library would number them otherwise."""
+    vocab, added = content["model"]["vocab"], [token["content"] for token in content["added_tokens"]]
+    loaded = numbered(ordinary_tokens(content), len(vocab), added)
+    if isinstance(vocab, dict) and any(loaded[token] != rows[token] for token in added):
         for token in added:
-            content["model"]["vocab"].setdefault(token, rows[token])
+            vocab.setdefault(token, rows[token])
 
 
 def _decoder(base: Path, rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]) -> dict[str, bytes]:
     """tokenizer_config.json with the new tokens, where it lists the added ones."""
-    file = base / TOKENIZER_CONFIG
-    config = load(file) if file.is_file() else {}
-    if not (flags and "added_tokens_decoder" in config):
+    config = read_config(base)
+    if not (flags and config.get("added_tokens_decoder")):
         return {}
     config["added_tokens_decoder"] |= {str(rows[t]): {"content": t, **flags[t]} for t in flags}
-    return {TOKENIZER_CONFIG: _json(config)}
+    return {TOKENIZER_CONFIG: dump(config)}
 
 
 def _added_tokens(
@@ -146,12 +166,8 @@ def _added_tokens(
     file = base / ADDED_TOKENS
     if not flags or not (file.is_file() or not (base / TOKENIZER).is_file()):
         return {}
-    listed_ = load(file) if file.is_file() else {token: tokens.rows[token] for token in tokens.added}
-    return {ADDED_TOKENS: _json({**listed_, **{token: rows[token] for token in flags}})}
-
-
-def _json(content: object) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    known = load(file) if file.is_file() else {token: tokens.rows[token] for token in tokens.added}
+    return {ADDED_TOKENS: dump({**known, **{token: rows[token] for token in flags}})}
 
 
 def _no_union(base: Path, other: Path | None, ordinary: Sequence[str], found: str) -> Problem:

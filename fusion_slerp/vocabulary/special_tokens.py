@@ -15,7 +15,7 @@ from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
 _ID_KEY = re.compile(r".*_token_(?:ids?|index)|(?:begin_)?suppress_tokens")
-_MARKED = re.compile(r"<\|[\w .-]{1,60}\|>|<(?:start|end)_of_turn>|\[/?INST\]")
+_MARKED = re.compile(r"<\|[\w .-]{1,60}\|>|<｜[\w▁ .-]{1,60}｜>|<(?:start|end)_of_turn>|\[/?INST\]")
 """Tokens as chat templates write them."""
 
 Ids = int | list[int]
@@ -102,7 +102,7 @@ def _ends_unknown_to_config(
     tokenizer_config: Mapping[str, Any],
     rows: Vocabulary,
 ) -> Iterator[str]:
-    for key in ("eos", "pad"):
+    for key in ("bos", "eos", "pad", "unk"):
         token = tokenizer_config.get(f"{key}_token")
         token = token.get("content") if isinstance(token, Mapping) else token
         if not isinstance(token, str):
@@ -110,7 +110,7 @@ def _ends_unknown_to_config(
         if token not in rows:
             yield f"the tokenizer's {key}_token {token!r} is not among its tokens"
             continue
-        ids = generation.get(f"{key}_token_id", config.get(f"{key}_token_id"))
+        ids = {**_of_text(config), **_given(generation)}.get(f"{key}_token_id")
         known = ids if isinstance(ids, list) else [ids]
         if key == "eos" and ids is not None and rows[token] not in known:
             yield (
@@ -119,11 +119,21 @@ def _ends_unknown_to_config(
             )
 
 
+def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config with what it says of its language model, which may be nested, at the top."""
+    inner = config.get("text_config")
+    return {**inner, **_given(config)} if isinstance(inner, Mapping) else config
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if value is not None}
+
+
 def _ids_without_token(
     config: Mapping[str, Any], generation: Mapping[str, Any], rows: Vocabulary
 ) -> Iterator[str]:
     known = set(rows.values())
-    for file, content in (("config.json", config), ("generation_config.json", generation)):
+    for file, content in (("config.json", _of_text(config)), ("generation_config.json", generation)):
         for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
             value = content.get(key)
             if _are_ids(value):

@@ -5,11 +5,15 @@ The form is that of mergekit's `tokenizer.tokens`; see docs/reference.md for wha
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusion_slerp.errors import Problem, SettingsError, nearest
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which no file can be written with."""
 
 EXAMPLE = '{"<|im_end|>": {source: b, force: true}}'
 
@@ -44,7 +48,7 @@ def parse_token_sources(value: object) -> dict[str, TokenSource]:
 
 
 def _token(token: object) -> str:
-    if isinstance(token, str) and token:
+    if isinstance(token, str) and token and not _SURROGATE.search(token):
         return token
     raise _wrong(f"{token!r} ({type(token).__name__})", "tokens as texts")
 

@@ -6,8 +6,9 @@ Reads tokenizer files as data; no tokenizer library is needed and no code of the
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,12 @@ class Tokens:
     Attributes:
         rows: The row of every token, added ones included.
         added: The flags of the tokens that were added to the tokenizer's own vocabulary.
-        model_type: `"BPE"`, `"WordPiece"`, `"WordLevel"` or `"Unigram"`; None in the older formats.
+        moved: Tokens that are loaded with another row than their file gives them, and that row.
     """
 
     rows: Vocabulary
     added: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
-    model_type: str | None = None
+    moved: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -51,7 +52,7 @@ class Tokens:
 
 
 def read_tokens(folder: Path) -> Tokens | None:
-    """Returns the tokens of a folder's tokenizer; None if it has none that we can read.
+    """Returns the tokens of a folder's tokenizer; None if it has none, or none that we can read.
 
     Reads tokenizer.json (BPE, WordPiece, WordLevel, Unigram), else vocab.json, vocab.txt
     (WordPiece: a token per line) or a SentencePiece model, each with its added tokens.
@@ -60,10 +61,11 @@ def read_tokens(folder: Path) -> Tokens | None:
     try:
         if file is None or file.stat().st_size > MAX_NBYTES:
             return None
-        tokens = _from_tokenizer_json(load(file)) if file.name == TOKENIZER else _from_older(file)
+        tokens = _from_tokenizer_json(file) if file.name == TOKENIZER else _from_older(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return tokens if all(type(row) is int and row >= 0 for row in tokens.rows.values()) else None
+    fits = all(type(token) is str and type(row) is int and row >= 0 for token, row in tokens.rows.items())
+    return tokens if fits and tokens.rows else None
 
 
 def vocabulary_file(folder: Path) -> Path | None:
@@ -76,6 +78,31 @@ def load(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def dump(content: object) -> bytes:
+    """Returns what `load` reads: UTF-8, with lone surrogates escaped, which have no UTF-8."""
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+
+
+def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
+    """Returns a folder's tokenizer_config.json, or what will be written instead; empty if there is none."""
+    try:
+        value = json.loads(content) if content else load(folder / TOKENIZER_CONFIG)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def model_type(model: Mapping[str, Any]) -> str:
+    """`"BPE"`, `"WordPiece"`, `"WordLevel"` or `"Unigram"`; older files, as gpt2's, do not name it."""
+    if "type" in model:
+        return model["type"]
+    if "merges" in model:
+        return "BPE"
+    if isinstance(model["vocab"], list):
+        return "Unigram"
+    return "WordPiece" if "max_input_chars_per_word" in model else "WordLevel"
+
+
 def ordinary_tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     """Returns the vocabulary of a tokenizer.json's model, without the tokens added to it."""
     vocab = tokenizer["model"]["vocab"]
@@ -84,20 +111,57 @@ def ordinary_tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     return dict(vocab)
 
 
-def _from_tokenizer_json(tokenizer: dict[str, Any]) -> Tokens:
-    added = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
-    flags = {token["content"]: _flags(token) for token in tokenizer["added_tokens"]}
-    return Tokens({**ordinary_tokens(tokenizer), **added}, flags, tokenizer["model"].get("type"))
+def numbered(ordinary: Vocabulary, n_ordinary: int, added: Iterable[str]) -> dict[str, int]:
+    """Returns every token's row as the tokenizers library counts them when it loads a file.
+
+    An added token that the model's own vocabulary has keeps its row there. The others are numbered
+    from the end of that vocabulary in their order, whatever ids the file gives them.
+    """
+    rows, following = dict(ordinary), count(n_ordinary)
+    for token in added:
+        if token and token not in rows:
+            rows[token] = next(following)
+    return rows
+
+
+def _from_tokenizer_json(file: Path) -> Tokens:
+    tokenizer = load(file)
+    listed = {token["content"]: token for token in tokenizer.get("added_tokens") or []}
+    listed |= {token: entry for token, entry in added_beside(file.parent).items() if token not in listed}
+    rows = numbered(ordinary_tokens(tokenizer), len(tokenizer["model"]["vocab"]), listed)
+    moved = {token: entry["id"] for token, entry in listed.items() if entry["id"] != rows.get(token)}
+    return Tokens(rows, {token: _flags(entry) for token, entry in listed.items()}, moved)
+
+
+def added_beside(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Returns the added tokens that the files beside a tokenizer.json list, with their `id`, by row.
+
+    As in transformers, added_tokens.json counts only where tokenizer_config.json lists none. Nothing
+    comes of files that cannot be read: a tokenizer.json is complete without them.
+    """
+    try:
+        found = _decoder(folder) or _plain(folder)
+        return {entry["content"]: entry for entry in sorted(found, key=lambda entry: entry["id"])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _decoder(folder: Path) -> list[dict[str, Any]]:
+    file = folder / TOKENIZER_CONFIG
+    listed = load(file).get("added_tokens_decoder") if file.is_file() else None
+    return [{**token, "id": int(row)} for row, token in (listed or {}).items()]
+
+
+def _plain(folder: Path) -> list[dict[str, Any]]:
+    file = folder / ADDED_TOKENS
+    listed = load(file) if file.is_file() else {}
+    return [{"content": token, "id": int(row)} for token, row in listed.items()]
 
 
 def _from_older(file: Path) -> Tokens:
-    config, tokens = file.with_name(TOKENIZER_CONFIG), file.with_name(ADDED_TOKENS)
-    decoder = load(config).get("added_tokens_decoder", {}) if config.is_file() else {}
-    plain: dict[str, int] = load(tokens) if tokens.is_file() else {}
-    rows = _READERS[file.suffix](file)
-    rows = {**rows, **{token["content"]: int(row) for row, token in decoder.items()}, **plain}
-    flags = {token: _flags({}) for token in plain} | {t["content"]: _flags(t) for t in decoder.values()}
-    return Tokens(rows, flags)
+    added = [*_decoder(file.parent), *_plain(file.parent)]
+    rows = {**_READERS[file.suffix](file), **{token["content"]: token["id"] for token in added}}
+    return Tokens(rows, {token["content"]: _flags(token) for token in reversed(added)})
 
 
 def _flags(token: Mapping[str, Any]) -> dict[str, bool]:

@@ -162,6 +162,14 @@ def test_reports_count_the_rows(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("setting", "n_rows"), [("union", 40), ("a", 40), ("b", 32), ("../b", 32)])
+def test_as_many_rows_as_the_parent_whose_tokenizer_is_asked_for(tmp_path, setting, n_rows):
+    a, b = parent(tmp_path / "a", WORDS, 40), parent(tmp_path / "b", WORDS, 32)
+    setting = f"{tmp_path}/a/{setting}" if "/" in setting else setting
+    plan = plan_merge(a.folder, b.folder, tokenizer=setting)
+    assert {t.out.shape[0] for t in plan.tensors if t.out.name in (HEAD, EMBEDDING)} == {n_rows}
+
+
 # --- the map itself -------------------------------------------------------------------------------------
 
 
