@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import numpy as np
@@ -23,11 +24,14 @@ Box = tuple[tuple[int, ...], int, int]
 """Indices of the first dimensions, and a range of the next one; whole in the dimensions after it."""
 
 
+MANY_PIECES = 32
+"""From here on the loop is compiled: a vocabulary in another order has a piece for every row."""
+
 Piece = tuple[int, int, int]
 """Where some elements go, how many they are, and where they are in the flattened tensor."""
 
 
-def read_pieces(descriptor: int, entry: TensorEntry, pieces: Iterable[Piece], raw: np.ndarray) -> None:
+def read_pieces(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw: np.ndarray) -> None:
     """Fills parts of a buffer with elements from several places of the tensor.
 
     Args:
@@ -44,13 +48,23 @@ def read_pieces(descriptor: int, entry: TensorEntry, pieces: Iterable[Piece], ra
         for start, count, there in pieces:
             read_elements(descriptor, entry, there, raw[start * itemsize : (start + count) * itemsize])
         return
-    buffer, offset = raw.data, entry.offset
+    done = _read_many(descriptor, entry, pieces, raw) if len(pieces) >= MANY_PIECES else 0
     try:
-        for start, count, there in pieces:  # perhaps a hundred thousand rows: little is done for each
-            part = buffer[start * itemsize : (start + count) * itemsize]
-            read_at(descriptor, part, offset + there * itemsize)
+        for start, count, there in pieces[done:]:
+            part = raw.data[start * itemsize : (start + count) * itemsize]
+            read_at(descriptor, part, entry.offset + there * itemsize)
     except (OSError, EOFError) as error:
         raise _failed(entry, error).error() from error
+
+
+def _read_many(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw: np.ndarray) -> int:
+    """Reads rows that lie all over a file; returns how many, from the first, have come for certain."""
+    if not hasattr(os, "pread"):
+        return 0
+    from fusion_slerp import kernels
+
+    places, counts, there = np.array(pieces, np.int64).T * entry.dtype.itemsize
+    return kernels.read(descriptor, places.copy(), counts.copy(), there + entry.offset, raw)
 
 
 def read_elements(descriptor: int, entry: TensorEntry, start: int, raw: np.ndarray) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ class InputFiles:
         read_elements(self._descriptors[entry.file], entry, start, raw)
         return _words(raw, entry)
 
-    def read_pieces(self, entry: TensorEntry, pieces: Iterable[Piece], buffer: np.ndarray) -> None:
+    def read_pieces(self, entry: TensorEntry, pieces: Sequence[Piece], buffer: np.ndarray) -> None:
         """Reads elements from several places of a tensor to as many of a caller's buffer.
 
         Args:

@@ -1,4 +1,4 @@
-"""The loops over the elements of a chunk: measure two vectors, combine them, round once.
+"""The compiled loops: over the elements of a chunk (measure, combine, round once), and over rows to read.
 
 Every kernel takes flat, contiguous numpy arrays of raw words (see `dtypes.DType.word`): uint16 is
 bfloat16, int16 is float16, float32 and float64 are themselves. They release the GIL.
@@ -71,6 +71,31 @@ def combine(a: np.ndarray, b: np.ndarray, s0: float, s1: float, out: np.ndarray)
 def convert(a: np.ndarray, out: np.ndarray) -> int:
     """Writes `a` to `out` in `out`'s type, rounded once; returns how many are not finite."""
     return _run("convert", (a, out), ())
+
+
+def read(
+    descriptor: int, places: np.ndarray, counts: np.ndarray, offsets: np.ndarray, out: np.ndarray
+) -> int:
+    """Reads pieces of a file to places in memory, without Python between them (POSIX only).
+
+    Args:
+        descriptor: The file, open.
+        places: int64: where each piece goes, in bytes from the start of `out`.
+        counts: int64: the bytes of each.
+        offsets: int64: where it is in the file.
+        out: uint8, contiguous; holds every piece.
+
+    Returns:
+        Index of the first piece that came short, whose reason a further call will tell; else their number.
+    """
+    end = int((places + counts).max(initial=0))
+    arrays = (places, counts, offsets)
+    fits = all(array.dtype == np.int64 and array.flags.c_contiguous for array in arrays)
+    if not fits or end > out.nbytes or places.min(initial=0) < 0 or not out.flags.c_contiguous:
+        raise ValueError(f"read: pieces end at byte {end}, the buffer at {out.nbytes}")
+    file = np.array([descriptor], np.int64)
+    pointers = [array.ctypes.data for array in (*arrays, out, file)]
+    return _function("read")(len(places), *pointers)
 
 
 def prepare(kernel: str, *dtypes: str) -> None:

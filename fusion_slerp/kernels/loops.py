@@ -43,6 +43,26 @@ def convert(dtypes: Sequence[str]) -> ir.Module:
     return _stores("convert", dtypes, n_factors=0, value=lambda b, values, factors: values[0])
 
 
+def read(dtypes: Sequence[str]) -> ir.Module:
+    """Calls the system's pread for every piece; returns the index of the first that came short, or n."""
+    module, b, (n, places, counts, offsets, data, descriptor) = _function("read", I64, 5, 0)
+    types = [ir.IntType(32), POINTER, I64, I64]
+    pread = ir.Function(module, ir.FunctionType(I64, types), "pread")
+    file = b.trunc(b.load(descriptor, typ=I64), types[0])
+    first = b.alloca(I64)
+    b.store(n, first)
+    with _loop(b, n) as i:
+        place, count, offset = (
+            b.load(_element(b, array, i, I64), typ=I64) for array in (places, counts, offsets)
+        )
+        got = b.call(pread, [file, _element(b, data, place, ir.IntType(8)), count, offset])
+        known = b.load(first, typ=I64)
+        is_first = b.and_(b.icmp_signed("!=", got, count), b.icmp_unsigned("<", i, known))
+        b.store(b.select(is_first, i, known), first)
+    b.ret(b.load(first, typ=I64))
+    return module
+
+
 Arithmetic = Callable[[Builder, Sequence[Value], Sequence[Value]], Value]
 
 

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
-from fusion_slerp import merge, plan_merge, slerp
-from fusion_slerp.merging import merge_into_memory
+from fusion_slerp import CheckpointError, merge, plan_merge, slerp
+from fusion_slerp.merging import merge_into_memory, run_in_memory
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap, align, runs
 from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
@@ -206,3 +206,16 @@ def test_a_plan_counts_the_rows_that_are_read(tmp_path):
     assert head.nbytes_in == (20 + 30) * 8 * 4
     (head,) = (t for t in plan_merge(a.folder, b.folder, t=0).tensors if t.out.name == HEAD)
     assert (head.action, head.nbytes_in) == ("copy a", 30 * 8 * 4)
+
+
+def test_a_file_that_became_shorter_is_named(tmp_path):
+    """While a hundred rows are read from all over it."""
+    words = [f"w{i}" for i in range(100)]
+    a, b = parent(tmp_path / "a", words, 100), parent(tmp_path / "b", words[::-1], 100)
+    plan = plan_merge(a.folder, b.folder)
+    file = b.folder / "model.safetensors"
+    with file.open("rb+") as stream:
+        stream.truncate(file.stat().st_size - 5000)
+    with pytest.raises(CheckpointError, match="reading failed") as caught:
+        run_in_memory(plan)
+    assert str(file) in str(caught.value)
