@@ -195,43 +195,16 @@ def _plain(value: Any) -> Any:
 
 
 def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
-    s = settings
     found: list[Problem | FusionSlerpError | None] = [
-        _refusal(parse_schedule, s.t),
-        _refusal(parse_token_sources, {} if s.tokens is None else s.tokens),
-        None if s.slices is None else _refusal(parse_slices, s.slices),
+        _refusal(parse_schedule, settings.t),
+        _refusal(parse_token_sources, {} if settings.tokens is None else settings.tokens),
+        None if settings.slices is None else _refusal(parse_slices, settings.slices),
     ]
-    if not (_is_number(s.DOT_THRESHOLD) and 0 <= s.DOT_THRESHOLD <= 1):
-        found.append(_wrong("DOT_THRESHOLD", s.DOT_THRESHOLD, "a number in [0, 1]", "0.9995"))
-    if not (_is_number(s.epsilon) and s.epsilon >= 0):
-        found.append(_wrong("epsilon", s.epsilon, "a number, at least 0", "1e-8"))
-    names = [dtype.name for dtype in MERGEABLE]
-    if s.dtype is not None and s.dtype not in names:
-        hint = nearest(s.dtype, names) if isinstance(s.dtype, str) else ""
-        found.append(_wrong("dtype", s.dtype, f"one of {', '.join(names)}, or null{hint}", "null"))
-    if parse_nbytes(s.max_shard_size) is None:
-        found.append(_wrong("max_shard_size", s.max_shard_size, "a size such as 5GB", "5GB"))
-    if not (isinstance(s.tokenizer, str) and s.tokenizer):
-        found.append(_wrong("tokenizer", s.tokenizer, "a text: union, a, b, a folder or a hub id", "union"))
-    if s.threads is not None and not (_is_number(s.threads) and s.threads == int(s.threads) >= 1):
-        found.append(_wrong("threads", s.threads, "a whole number, at least 1, or null", "null"))
-    if s.memory_budget is not None and parse_nbytes(s.memory_budget) is None:
-        found.append(_wrong("memory_budget", s.memory_budget, "a size such as 200MB, or null", "null"))
-    for name, choices, example in (
-        ("direct_io", get_args(DirectIO), "auto"),
-        ("granularity", get_args(Granularity), "tensor"),
-        ("missing", get_args(Missing), "error"),
-        ("vocab_fill", get_args(VocabFill), "owner"),
-    ):
-        if getattr(s, name) not in choices:
-            found.append(_wrong(name, getattr(s, name), f"one of {', '.join(choices)}", example))
-    multiple = s.pad_vocab_to_multiple_of
-    if multiple is not None and not (_is_number(multiple) and multiple == int(multiple) >= 1):
-        needed = "a whole number, at least 1, or null"
-        found.append(_wrong("pad_vocab_to_multiple_of", multiple, needed, "null"))
-    for name in ("strict", "overwrite", "show_pbar"):
-        if not isinstance(getattr(s, name), bool):
-            found.append(_wrong(name, getattr(s, name), "true or false", "false"))
+    for name, is_fine, needed, example in _RULES:
+        value = getattr(settings, name)
+        if not is_fine(value):
+            hint = nearest(value, _DTYPES) if name == "dtype" and isinstance(value, str) else ""
+            found.append(_wrong(name, value, needed + hint, example))
     return [problem for problem in found if problem is not None]
 
 
@@ -256,3 +229,53 @@ def _wrong(name: str, value: object, needed: str, example: str) -> Problem:
     kind = type(value).__name__
     fields_ = (("found", f"{value!r} ({kind})"), ("needed", needed))
     return Problem(SettingsError, f"{name} is not usable", fields_, f"set {name}: {example}")
+
+
+def _is_count(value: Any) -> bool:
+    return value is None or (_is_number(value) and value == int(value) >= 1)
+
+
+def _is_budget(value: object) -> bool:
+    return value is None or parse_nbytes(value) is not None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_boolean(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _one_of(choices: object, example: str) -> tuple[Callable[[Any], bool], str, str]:
+    names = get_args(choices)
+    return lambda value: value in names, f"one of {', '.join(names)}", example
+
+
+_DTYPES = [dtype.name for dtype in MERGEABLE]
+_COUNT = (_is_count, "a whole number, at least 1, or null", "null")
+_BOOLEAN = (_is_boolean, "true or false", "false")
+
+_RULES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
+    ("DOT_THRESHOLD", lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]", "0.9995"),
+    ("epsilon", lambda v: _is_number(v) and v >= 0, "a number, at least 0", "1e-8"),
+    ("granularity", *_one_of(Granularity, "tensor")),
+    ("dtype", lambda v: v is None or v in _DTYPES, f"one of {', '.join(_DTYPES)}, or null", "null"),
+    ("max_shard_size", lambda v: parse_nbytes(v) is not None, "a size such as 5GB", "5GB"),
+    ("tokenizer", _is_text, "a text: union, a, b, a folder or a hub id", "union"),
+    ("vocab_fill", *_one_of(VocabFill, "owner")),
+    ("pad_vocab_to_multiple_of", *_COUNT),
+    ("missing", *_one_of(Missing, "error")),
+    ("strict", *_BOOLEAN),
+    ("overwrite", *_BOOLEAN),
+    ("threads", *_COUNT),
+    (
+        "memory_budget",
+        lambda v: v is None or parse_nbytes(v) is not None,
+        "a size such as 200MB, or null",
+        "null",
+    ),
+    ("direct_io", *_one_of(DirectIO, "auto")),
+    ("show_pbar", *_BOOLEAN),
+)
+"""Name, check, what is needed, and an example."""
