@@ -124,7 +124,8 @@ def _share(a: list[_Entry], b: list[_Entry], key: str, findings: Findings) -> An
         values = [0.5 if u + v < LEAST_SUM else v / (u + v) for u, v in row]
         value = values[0] if len(values) == 1 else values
         entries.append({"value": value} if pattern is None else {"filter": pattern, "value": value})
-    return entries[0]["value"] if forms[0][0][0] is None else entries
+    is_one = len(entries) == 1 and "filter" not in entries[0]
+    return entries[0]["value"] if is_one else entries
 
 
 def _spread(numbers: list[float]) -> float:

@@ -1,5 +1,6 @@
 """Recipes of mergekit's form and of ours for Hydra: what they come to, and what is refused."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fusion_slerp import MergeSettings, SettingsError
 from fusion_slerp.recipes import Recipe, from_hydra, parse_recipe, read_recipe, to_hydra, to_mergekit
+from fusion_slerp.schedule import parse_schedule
 
 LAZY = """
 slices:
@@ -569,6 +571,24 @@ def recipes(draw):
 def test_converted_and_back_it_is_the_same_recipe(recipe):
     assert parse_recipe(yaml.safe_load(to_hydra(recipe))) == recipe
     assert parse_recipe(yaml.safe_load(to_mergekit(recipe))) == recipe
+
+
+@given(recipes())
+def test_without_a_threshold_it_is_nuslerp_and_back(recipe):
+    t = recipe.options["t"]
+    own = {"slices": [each | {"t": t} for each in recipe.options.get("slices", [])]}
+    recipe = replace(recipe, options=recipe.options | {"DOT_THRESHOLD": 1.0} | (own if own["slices"] else {}))
+    text = to_mergekit(recipe)
+    assert "merge_method: nuslerp" in text
+    assert in_entries(parse_recipe(yaml.safe_load(text))) == in_entries(recipe)
+
+
+def in_entries(recipe: Recipe) -> Recipe:
+    """The recipe with t as it is understood: one number and a list of it are the same."""
+    slices = [each | {"t": parse_schedule(each["t"])} for each in recipe.options.get("slices", [])]
+    return replace(
+        recipe, options={**recipe.options, "t": parse_schedule(recipe.options["t"]), "slices": slices}
+    )
 
 
 def test_what_mergekit_cannot_say():
