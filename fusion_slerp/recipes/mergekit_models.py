@@ -78,16 +78,15 @@ def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
 
 def two_parents(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, str] | None:
     """Returns parents a and b of a recipe: a is the base, or the first where there is none."""
-    is_nuslerp = given["merge_method"] == "nuslerp"
     base = model_name(given["base_model"], "base_model", findings) if given.get("base_model") else None
-    if is_nuslerp:
+    if given["merge_method"] == "nuslerp":
         if base or any(part.base for part in parts):
             fix = "remove base_model; without one the models themselves are merged"
             findings.fault("base_model: nuslerp of differences to a base is not supported", fix)
         first = parts[0].models[0]
     else:
         first = base or _common_base(parts, findings)
-    if first is None or not _pairs_fit(parts, first, is_listed="slices" in given, findings=findings):
+    if first is None or ("slices" in given and not _pairs_fit(parts, base, findings)):
         return None
     named = [model for part in parts for model in part.models]
     models = dict.fromkeys([first, *named])
@@ -113,10 +112,8 @@ def _common_base(parts: list[Part], findings: Findings) -> str | None:
     return base
 
 
-def _pairs_fit(parts: list[Part], base: str, *, is_listed: bool, findings: Findings) -> bool:
-    """Whether every slice is made of two models, one of them its base. `models` need not name the base."""
-    if not is_listed:
-        return True
+def _pairs_fit(parts: list[Part], base: str | None, findings: Findings) -> bool:
+    """Whether every slice is made of two models, one of them its base if it has one."""
     before = len(findings.faults)
     for part in parts:
         key = join(part.key, "sources")
@@ -125,7 +122,7 @@ def _pairs_fit(parts: list[Part], base: str, *, is_listed: bool, findings: Findi
             findings.fault(f"{key} is not a pair", fix, found=found, needed="two models")
         elif part.models[0] == part.models[1]:
             findings.fault(f"{key} names one model twice", "name two models", found=part.models[0])
-        elif (part.base or base) not in part.models:
+        elif (part.base or base or part.models[0]) not in part.models:
             fix = f"name {part.base or base} there, or correct base_model: the words must be the same"
             findings.fault(f"{key} lacks the base_model", fix, found=listed(part.models))
     return len(findings.faults) == before

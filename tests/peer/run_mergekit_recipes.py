@@ -2,8 +2,8 @@
 
     python run_mergekit_recipes.py JOBS.json
 
-JOBS.json maps the folder of each child to its recipe. Prints, as the last line, JSON: for each child,
-t of every tensor as mergekit's planner has it.
+JOBS.json maps the folder of each child to its recipe; a name that starts with "plan " is only planned.
+Prints, as the last line, JSON: for each child, t of every tensor as mergekit's planner has it.
 """
 
 import json
@@ -42,7 +42,8 @@ def main() -> None:
     found = {}
     for out, recipe in json.loads(Path(sys.argv[1]).read_text()).items():
         found[out] = t_of_tensors(recipe)
-        run_merge(MergeConfiguration.model_validate(recipe), out, OPTIONS)
+        if not out.startswith("plan "):
+            run_merge(MergeConfiguration.model_validate(recipe), out, OPTIONS)
     print(json.dumps(found))
 
 
