@@ -65,7 +65,7 @@ def from_mergekit(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
 
 
 def _check_method(method: object, findings: Findings) -> None:
-    if method in METHODS:
+    if isinstance(method, str) and method in METHODS:
         return
     headline = "merge_method is missing" if method is None else f"merge_method: {method} is not supported"
     hint = nearest(str(method), METHODS) if isinstance(method, str) and method[:2] in ("sl", "nu") else ""

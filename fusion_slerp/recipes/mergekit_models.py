@@ -73,7 +73,11 @@ def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
         parts = [_slice(each, name, findings) for name, each in entries]
         return [part for part in parts if part is not None]
     sources = [_source(each, name, findings, has_layers=False) for name, each in entries]
-    return [Part("", tuple(source for source in sources if source), None, {})] if all(sources) else []
+    return (
+        [Part("", tuple(source for source in sources if source), None, {})]
+        if sources and all(sources)
+        else []
+    )
 
 
 def two_parents(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, str] | None:

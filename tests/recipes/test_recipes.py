@@ -1,5 +1,6 @@
 """Recipes of mergekit's form and of ours for Hydra: what they come to, and what is refused."""
 
+from contextlib import suppress
 from dataclasses import replace
 from itertools import permutations
 
@@ -518,6 +519,72 @@ def test_files_that_hold_no_recipe(tmp_path, content, reason):
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(SettingsError, match="no recipe\n  found: No such file"):
         read_recipe(tmp_path / "nowhere.yml")
+
+
+FULL = {
+    "merge_method": "slerp",
+    "base_model": {"model": {"path": "A", "revision": "v1"}},
+    "slices": [
+        {
+            "sources": [
+                {"model": "A@v1", "layer_range": [0, 4], "parameters": {"weight": 1}},
+                {"model": "B", "layer_range": [0, 4]},
+            ],
+            "base_model": "B",
+            "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.5}]},
+        }
+    ],
+    "parameters": {"t": [0, 1]},
+    "dtype": "float32",
+    "out_dtype": "bfloat16",
+    "tokenizer": {
+        "source": "union",
+        "tokens": {"x": {"source": {"kind": "model_token", "model": "B", "token": "y"}, "force": True}},
+        "pad_to_multiple_of": 8,
+    },
+    "chat_template": "auto",
+}
+MODELS = {
+    "merge_method": "nuslerp",
+    "models": [
+        {"model": "A", "parameters": {"weight": [{"filter": "x", "value": 1}, {"value": [1, 2]}]}},
+        {"model": "B", "parameters": {"weight": [{"filter": "x", "value": 3}, {"value": [2, 1]}]}},
+    ],
+    "parameters": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
+    "tokenizer_source": "base",
+}
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2) | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=3,
+)
+
+
+def places_in(value, path=()):
+    """The path to every node of nested mappings and lists."""
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    return [path, *(found for key, each in children for found in places_in(each, (*path, key)))]
+
+
+def replaced(value, path, by):
+    if not path:
+        return by
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = replaced(value[path[0]], path[1:], by)
+    return copy
+
+
+@pytest.mark.parametrize("valid", [FULL, MODELS, yaml.safe_load(to_hydra(parse_recipe(FULL)))])
+@given(st.data())
+def test_nonsense_in_any_place_is_an_error_of_ours_or_harmless(valid, data):
+    assert isinstance(parse_recipe(valid), Recipe)
+    broken = replaced(valid, data.draw(st.sampled_from(places_in(valid))), data.draw(ANY))
+    with suppress(SettingsError):
+        MergeSettings(**parse_recipe(broken).options)
 
 
 # --- there and back ---------------------------------------------------------------------------------------
