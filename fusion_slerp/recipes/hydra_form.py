@@ -42,7 +42,7 @@ def to_hydra(recipe: Recipe) -> str:
     content = {
         "_target_": PROGRAM,
         "_recursive_": False,
-        "method": {"_target_": METHOD, **options, "model_save_path": CHILD},
+        "method": {"_target_": METHOD, "t": MergeSettings().t, **options, "model_save_path": CHILD},
         "modelpool": {
             "_target_": POOL,
             "models": {"model_1": recipe.a, "model_2": recipe.b},
