@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 import fusion_slerp
+from fusion_slerp.schedule import parse_schedule
 from fusion_slerp.settings import MergeSettings
 from hydra_plugins import fusion_slerp_search_path as plugin
 
@@ -91,6 +92,18 @@ def test_method_yaml_is_the_signature_of_the_class():
     named["t"] = MergeSettings().t  # the host's signature gives t no default
     assert cfg == named
     assert {name: type(value) for name, value in cfg.items()} == {n: type(v) for n, v in named.items()}
+
+
+CURVES = sorted(name for name in YAML_NAMES if name.startswith("method/fusion_slerp/slerp_lm_"))
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_curves_are_the_method_with_another_t(name):
+    method = f"method={name.removeprefix('method/')}"
+    cfg = composed("fabric_model_fusion", method, "modelpool=fusion_slerp/demo").method
+    usual = OmegaConf.load(CONFIG / "method/fusion_slerp/slerp_lm.yaml")
+    assert {key for key in cfg if cfg[key] != usual[key]} == {"t"}
+    assert parse_schedule(OmegaConf.to_container(cfg.t)).number is None
 
 
 def test_task_pool_yaml_names_every_argument_of_the_class():

@@ -13,11 +13,14 @@ from safetensors.torch import load_file
 
 import fusion_slerp
 from fusion_slerp import slerp
+from fusion_slerp.recipes import parse_recipe, to_hydra
+from fusion_slerp.schedule import parse_schedule
 
 pytestmark = pytest.mark.host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = Path(fusion_slerp.__file__).parent / "demo"
+CURVE = [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0]
 PLAYS, CODE = str(DEMO / "plays"), str(DEMO / "code")
 
 
@@ -104,6 +107,47 @@ def test_multirun_gives_every_job_its_own_child(tmp_path):
     assert len(children) == 2
     for child, t in zip(children, (0.2, 0.8), strict=True):
         assert_is_merge_of_demo(child, t)
+
+
+def assert_demo_has(child, t_of, name):
+    """Whether a tensor of the demo's child was made with the t of its schedule."""
+    a, b = load_file(f"{PLAYS}/model.safetensors"), load_file(f"{CODE}/model.safetensors")
+    merged = load_file(child / "model.safetensors")
+    n_layers = 1 + max(int(key.split(".")[2]) for key in a if ".layers." in key)
+    for layer in range(n_layers):
+        key = f"model.layers.{layer}.{name}"
+        t = t_of(layer / (n_layers - 1))
+        assert merged[key].equal(a[key] if t == 0 else b[key] if t == 1 else slerp(t, a[key], b[key])), key
+
+
+def test_a_gradient_on_the_command_line(tmp_path):
+    finished(run("--config-name", "llm_slerp", "method.t=[0,0.5,1]", "~taskpool", cwd=tmp_path))
+    child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
+    assert_demo_has(child, parse_schedule([0, 0.5, 1]).entries[0].at, "mlp.up_proj.weight")
+
+
+def test_a_curve_by_name(tmp_path):
+    method = "method=fusion_slerp/slerp_lm_attention_mlp"
+    finished(run("--config-name", "llm_slerp", method, "~taskpool", cwd=tmp_path))
+    child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
+    attention, mlp = (parse_schedule(values).entries[0].at for values in CURVE)
+    assert_demo_has(child, attention, "self_attn.q_proj.weight")
+    assert_demo_has(child, mlp, "mlp.up_proj.weight")
+    assert_demo_has(child, lambda depth: 0.5, "input_layernorm.weight")
+
+
+def test_a_recipe_of_mergekit_as_a_configuration(tmp_path):
+    recipe = {
+        "merge_method": "slerp",
+        "base_model": CODE,
+        "models": [{"model": PLAYS}, {"model": CODE}],
+        "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.25}]},
+    }
+    (tmp_path / "recipe.yaml").write_text(to_hydra(parse_recipe(recipe)))
+    finished(run("--config-path", str(tmp_path), "--config-name", "recipe", cwd=tmp_path))
+    fusion_slerp.merge(CODE, PLAYS, out=tmp_path / "same", **parse_recipe(recipe).options)
+    found, same = (tmp_path / name / "model.safetensors" for name in ("merged_model", "same"))
+    assert found.read_bytes() == same.read_bytes()
 
 
 def test_the_editors_exact_command_line(tmp_path):

@@ -1,0 +1,8 @@
+"""Recipes: a merge in a file, as mergekit's YAML or as ours for Hydra."""
+
+from fusion_slerp.recipes.hydra_form import from_hydra, to_hydra
+from fusion_slerp.recipes.mergekit_writer import to_mergekit
+from fusion_slerp.recipes.reading import parse_recipe, read_recipe
+from fusion_slerp.recipes.recipe import Recipe
+
+__all__ = ["Recipe", "from_hydra", "parse_recipe", "read_recipe", "to_hydra", "to_mergekit"]

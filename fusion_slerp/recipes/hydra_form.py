@@ -1,0 +1,189 @@
+"""Our form of a recipe for Hydra: a configuration of fusion_bench that stands alone, without defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import yaml
+
+from fusion_slerp.recipes.mergekit_t import in_one_form
+from fusion_slerp.recipes.recipe import Findings, Recipe, join
+from fusion_slerp.settings import MergeSettings, settings_from
+
+HEAD = """\
+# @package _global_
+# A merge by fusion_slerp. The folder of the child is method.model_save_path.
+#
+#     fusion_bench --config-path FOLDER-OF-THIS-FILE --config-name ITS-NAME
+"""
+
+PROGRAM = "fusion_bench.programs.FabricModelFusionProgram"
+METHOD = "fusion_slerp.SlerpForCausalLM"
+POOL = "fusion_bench.modelpool.CausalLMPool"
+CHILD = "merged_model"
+
+POOL_KEYS = ("_target_", "_recursive_", "models", "tokenizer", "enable_lazy_loading")
+
+
+def is_hydra(given: Mapping[str, Any]) -> bool:
+    """Whether a mapping is of this form and not of mergekit's."""
+    return "merge_method" not in given and any(
+        key in given for key in ("_target_", "method", "modelpool", "defaults")
+    )
+
+
+def to_hydra(recipe: Recipe) -> str:
+    """Returns the YAML that `fusion_bench --config-path ... --config-name ...` runs."""
+    options = {name: value for name, value in recipe.options.items() if name != "tokenizer"}
+    tokenizer = recipe.options.get("tokenizer", "union")
+    by_name = {"union": None, "a": recipe.a, "b": recipe.b}
+    content = {
+        "_target_": PROGRAM,
+        "_recursive_": False,
+        "method": {"_target_": METHOD, "t": MergeSettings().t, **options, "model_save_path": CHILD},
+        "modelpool": {
+            "_target_": POOL,
+            "models": {"model_1": recipe.a, "model_2": recipe.b},
+            "tokenizer": by_name.get(tokenizer, tokenizer),
+            "enable_lazy_loading": True,
+        },
+    }
+    return HEAD + dumped(_escaped(content))
+
+
+def dumped(content: Mapping[str, Any]) -> str:
+    """Returns YAML in the order of the mapping, with lists of numbers on one line."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
+    in_line = all(isinstance(each, (int, float)) for each in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=in_line)
+
+
+_Dumper.add_representer(list, _list)
+
+
+def from_hydra(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
+    """Returns the recipe of a configuration that stands alone.
+
+    Raises:
+        SettingsError: It has parts that only Hydra puts together, another method or another pool than
+            ours, or wrong values; all faults at once, each with its key.
+    """
+    findings = Findings(name)
+    if given.get("defaults"):
+        fix = "run it with fusion_bench, or print it with fusion_bench ... --cfg job --resolve and use that"
+        findings.fault("defaults are put together by Hydra alone", fix, found=repr(given["defaults"]))
+        findings.raise_faults()
+    method = _section(given, "method", METHOD, findings)
+    pool = _section(given, "modelpool", POOL, findings)
+    findings.raise_faults()
+    given = {"method": method, "modelpool": pool}
+    _check_interpolations(given, "", findings)
+    findings.raise_faults()
+    given = _unescaped(given)
+    models = _models(given["modelpool"], findings)
+    options = _options(given["method"], findings)
+    tokenizer = _model(given["modelpool"].get("tokenizer") or "union", "modelpool.tokenizer", findings)
+    findings.raise_faults()
+    a, b = models
+    options["tokenizer"] = {a: "a", b: "b"}.get(tokenizer, tokenizer) if a != b else tokenizer
+    settings_from(options)
+    return Recipe(a, b, options, tuple(findings.notes))
+
+
+def _section(given: Mapping[str, Any], key: str, target: str, findings: Findings) -> Mapping[str, Any]:
+    section = given.get(key)
+    found = section.get("_target_") if isinstance(section, Mapping) else None
+    if isinstance(section, Mapping) and found in (
+        target,
+        f"{target.partition('.')[0]}.{target.rpartition('.')[2]}",
+    ):
+        return section
+    findings.fault(
+        f"{key} is not ours to run", f"set {key}._target_: {target}", found=repr(found), needed=target
+    )
+    return {}
+
+
+def _options(method: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    known = [field.name for field in fields(MergeSettings) if field.name != "tokenizer"]
+    findings.unknown_keys(method, (*known, "model_save_path", "_target_"), "method")
+    if method.get("model_save_path") not in (None, CHILD):
+        findings.note(
+            "method.model_save_path: is for fusion_bench; here the command names the child's folder"
+        )
+    options = {key: value for key, value in method.items() if key in known and value is not None}
+    options["t"] = in_one_form(options.get("t", MergeSettings().t))
+    if isinstance(options.get("tokens"), Mapping):
+        options["tokens"] = {token: _token(entry) for token, entry in options["tokens"].items()}
+    return options
+
+
+def _token(entry: Any) -> Any:
+    return entry if isinstance(entry, Mapping) and "source" in entry else {"source": entry}
+
+
+def _models(pool: Mapping[str, Any], findings: Findings) -> list[str]:
+    findings.unknown_keys(pool, POOL_KEYS, "modelpool")
+    models = pool.get("models")
+    if not isinstance(models, Mapping) or len(models) != 2:
+        found = list(models) if isinstance(models, Mapping) else models
+        findings.fault(
+            "modelpool.models is not a pair",
+            "name two models",
+            found=repr(found),
+            needed="exactly two models",
+        )
+        return []
+    return [_model(value, f"modelpool.models.{key}", findings) for key, value in models.items()]
+
+
+def _model(value: Any, key: str, findings: Findings) -> str:
+    """The path or hub id of an entry; those that build a model cannot be streamed."""
+    if isinstance(value, Mapping):
+        findings.unknown_keys(value, ("_target_", "pretrained_model_name_or_path", "revision"), key)
+        path, revision = value.get("pretrained_model_name_or_path"), value.get("revision")
+        value = f"{path}@{revision}" if path and revision else path
+    if isinstance(value, str) and value:
+        return value
+    findings.fault(f"{key} is not a model", f"set {key}: a folder or hub id", found=repr(value))
+    return ""
+
+
+def _check_interpolations(value: Any, key: str, findings: Findings) -> None:
+    """Texts like ${path.log_dir} have a value in Hydra alone."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            _check_interpolations(each, join(key, name), findings)
+    elif isinstance(value, (list, tuple)):
+        for i, each in enumerate(value):
+            _check_interpolations(each, f"{key}[{i}]", findings)
+    elif isinstance(value, str) and "${" in value.replace("\\${", ""):
+        fix = "write the value itself, or run the file with fusion_bench"
+        findings.fault(f"{key} is filled in by Hydra alone", fix, found=value)
+
+
+def _escaped(value: Any) -> Any:
+    return _in_texts(value, "${", "\\${")
+
+
+def _unescaped(value: Any) -> Any:
+    return _in_texts(value, "\\${", "${")
+
+
+def _in_texts(value: Any, old: str, new: str) -> Any:
+    """The same with a part of its texts replaced; keys are left, as OmegaConf leaves them."""
+    if isinstance(value, Mapping):
+        return {key: _in_texts(each, old, new) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_in_texts(each, old, new) for each in value]
+    return value.replace(old, new) if isinstance(value, str) else value

@@ -1,0 +1,79 @@
+"""Reads a recipe of either form from a YAML file."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.recipes.hydra_form import from_hydra, is_hydra
+from fusion_slerp.recipes.mergekit_form import from_mergekit
+from fusion_slerp.recipes.recipe import Recipe
+
+
+def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """Returns the recipe in a YAML file: mergekit's form or ours for Hydra. Reads nothing else.
+
+    Raises:
+        SettingsError: There is no such file, it is not YAML, or the recipe is wrong or not supported;
+            all faults at once, each with its key.
+    """
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
+        raise _unreadable(str(path), reason, "name a YAML file with a recipe") from None
+    try:
+        documents = list(yaml.load_all(text, _Loader))
+    except (yaml.YAMLError, RecursionError) as error:
+        raise _unreadable(str(path), f"not YAML: {error}", "correct the file") from None
+    if len(documents) > 1:
+        found = f"{len(documents)} documents"
+        raise _unreadable(str(path), found, "put each recipe in a file of its own")
+    return parse_recipe(documents[0] if documents else None, str(path))
+
+
+def parse_recipe(given: object, name: str = "recipe") -> Recipe:
+    """Returns the recipe in what a YAML file held.
+
+    Args:
+        given: A mapping, of mergekit's form or ours for Hydra.
+        name: What to call it in messages.
+
+    Raises:
+        SettingsError: As `read_recipe`.
+    """
+    if not isinstance(given, Mapping):
+        found = "nothing" if given is None else f"a {type(given).__name__}"
+        fix = "see docs/recipes.md for what a recipe looks like"
+        raise _unreadable(name, f"{found} instead of a mapping", fix)
+    return from_hydra(given, name) if is_hydra(given) else from_mergekit(given, name)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+"), list("-+0123456789")
+)  # 1e-8 is a number to Hydra; YAML 1.1 wants 1.0e-8
+
+
+def _unreadable(path: str, reason: str, fix: str) -> Exception:
+    return Problem(SettingsError, f"{path}: no recipe", (("found", reason),), fix).error()
