@@ -1,0 +1,121 @@
+"""A plan as tables: tensors that are treated alike in one line, then what the merge will take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from fusion_slerp.cli.amounts import nbytes_text
+from fusion_slerp.cli.forecast import Forecast
+from fusion_slerp.layers import layer_of
+
+if TYPE_CHECKING:
+    from fusion_slerp.plan import TensorPlan
+
+_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
+
+
+def tables(found: Forecast, every: bool = False) -> list[Table | Text]:
+    """Returns what is printed of a forecast.
+
+    Args:
+        found: What to show.
+        every: A line for each tensor, in place of one for those that are alike.
+    """
+    return [tensor_table(found.plan.tensors, every), Text(), summary(found)]
+
+
+def tensor_table(tensors: Sequence[TensorPlan], every: bool = False) -> Table:
+    """Returns tensor -> action, t, shape, type, size."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("tensor", overflow="fold")
+    if not every:
+        table.add_column("layers")
+    table.add_column("action")
+    table.add_column("t", justify="right")
+    table.add_column("shape", justify="right")
+    table.add_column("type")
+    table.add_column("size", justify="right")
+    for group in [[tensor] for tensor in tensors] if every else _groups(tensors):
+        first = group[0]
+        name = first.out.name if every else _pattern(first.out.name)
+        cells = [name, *([] if every else [_layers(group)]), _action(first), _range([t.t for t in group])]
+        shape = "×".join(map(str, first.out.shape)) or "scalar"
+        size = nbytes_text(sum(tensor.out.nbytes for tensor in group))
+        table.add_row(*map(Text, (*cells, shape, _type(first), size)))
+    return table
+
+
+def summary(found: Forecast) -> Table:
+    """Returns what the merge will take."""
+    plan = found.plan
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    n_files = len(plan.shards)
+    written = f"{nbytes_text(found.nbytes_written)}, {n_files} file{'s' * (n_files > 1)} of weights"
+    lines = {
+        "reads": nbytes_text(plan.nbytes_read),
+        "writes": written,
+        "memory": f"{nbytes_text(plan.peak_nbytes)} at most, about",
+        "disk": None
+        if found.free_nbytes is None
+        else f"{nbytes_text(found.free_nbytes)} free at {found.out}",
+        "time": found.time_text,
+        "tokenizer": _tokenizer(found),
+    }
+    for name, value in lines.items():
+        if value is not None:
+            table.add_row(name, Text(value))
+    return table
+
+
+def _tokenizer(found: Forecast) -> str:
+    tokenizer = found.plan.tokenizer
+    united = ", with tokens added" if tokenizer.written else ""
+    if tokenizer.rows is None:
+        return f"files of {tokenizer.folder}"
+    return f"{len(tokenizer.rows)} tokens, from {tokenizer.folder}{united}"
+
+
+def _groups(tensors: Sequence[TensorPlan]) -> list[list[TensorPlan]]:
+    found: dict[object, list[TensorPlan]] = {}
+    for tensor in tensors:
+        key = (_pattern(tensor.out.name), _action(tensor), tensor.out.shape, _type(tensor))
+        found.setdefault(key, []).append(tensor)
+    return list(found.values())
+
+
+def _pattern(name: str) -> str:
+    """The name with every number in it as a star."""
+    return _NUMBER.sub("*", name)
+
+
+def _layers(group: Sequence[TensorPlan]) -> str:
+    layers = sorted({layer[1] for tensor in group if (layer := layer_of(tensor.out.name))})
+    if not layers:
+        return ""
+    is_run = layers == list(range(layers[0], layers[-1] + 1))
+    if len(layers) == 1:
+        return str(layers[0])
+    return f"{layers[0]}-{layers[-1]}" if is_run else f"{len(layers)} of {layers[0]}-{layers[-1]}"
+
+
+def _action(tensor: TensorPlan) -> str:
+    return tensor.action if tensor.rows is None else f"{tensor.rows.counts}"
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.4g}", f"{max(values):.4g}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _type(tensor: TensorPlan) -> str:
+    before = dict.fromkeys(source.dtype.name for source in tensor.sources)
+    after = tensor.out.dtype.name
+    return after if list(before) in ([], [after]) else f"{', '.join(before)} -> {after}"
