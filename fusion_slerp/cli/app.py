@@ -126,3 +126,41 @@ def plan(
     for line in (*request.notes, *found.plan.warnings):
         output.warn(line)
     output.give(lambda: forecast.as_fields(found, request))
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(
+    first: First,
+    second: Second = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what is in a checkpoint; with B, how far apart the two are.
+
+    Angles in degrees and norms by layer and module, and what stands against a merge or is doubtful.
+    With B, both are read once; the exit code is 0 even if they cannot be merged.
+    """
+    from fusion_slerp.cli.inspecting import inspect_models
+
+    inspect_models([first] if second is None else [first, second], Output(json, quiet))
+
+
+@app.command(epilog=EXIT_CODES)
+def convert(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file of mergekit, or one of ours.")],
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", metavar="FILE", help="Write there; must not exist.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FORM", help="hydra or mergekit. Default: the other one than it is."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Turn a mergekit recipe into our Hydra YAML, or the other way round."""
+    from fusion_slerp.cli.converting import convert_recipe
+
+    convert_recipe(recipe, out, to, Output(json, quiet))

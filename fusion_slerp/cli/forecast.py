@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fusion_slerp.plan import MergePlan, TensorPlan
 
 GUESSED_RATE = 1e9
-"""Bytes per second, read and written, of a merge where none was timed: what a plain solid-state disk gives."""
+"""Bytes per second, read and written, where no merge was timed: what a plain solid-state disk gives."""
 
 START_S = 0.4
 """Seconds of every merge: Python, the compiler of the kernels (measured on two cores of an EPYC)."""

@@ -63,9 +63,7 @@ def summary(found: Forecast) -> Table:
         "reads": nbytes_text(plan.nbytes_read),
         "writes": written,
         "memory": f"{nbytes_text(plan.peak_nbytes)} at most, about",
-        "disk": None
-        if found.free_nbytes is None
-        else f"{nbytes_text(found.free_nbytes)} free at {found.out}",
+        "disk": f"{nbytes_text(found.free_nbytes)} free at {found.out}" if found.free_nbytes else None,
         "time": found.time_text,
         "tokenizer": _tokenizer(found),
     }

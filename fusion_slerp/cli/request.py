@@ -1,4 +1,4 @@
-"""What is to be merged: two models and options, from the command line or from a recipe; and how to say it again."""
+"""What is to be merged, from the command line or from a recipe, and how to say it again."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
 
 @contextmanager
 def stops_cleanly(target: Path, command: str) -> Iterator[None]:
-    """Ends the command after Ctrl-C or SIGTERM, when the merge has cleaned up, with what is left and how to go on."""
+    """Ends the command after Ctrl-C or SIGTERM, with what is left and how to go on."""
     try:
         with _sigterm_raises():
             yield

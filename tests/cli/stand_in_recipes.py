@@ -1,8 +1,9 @@
-"""Stands in for `fusion_slerp.recipes` where that is not there: the same names, for the form `a: ..., b: ...` alone."""
+"""The names of `fusion_slerp.recipes`, for tests where that is not there; reads `a: ..., b: ...` alone."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,7 +20,7 @@ class Recipe:
 
 
 def read_recipe(path) -> Recipe:
-    value = yaml.safe_load(open(path, encoding="utf-8").read())
+    value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if not isinstance(value, dict) or not {"a", "b"} <= value.keys():
         raise SettingsError(f"{path}: not a recipe\nFix: write a: and b:")
     rest = {key: each for key, each in value.items() if key not in ("a", "b", "merge_method")}
