@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def nbytes_text(nbytes: float) -> str:
     """Bytes in decimal units: `3.8 MB`."""
-    return f"{_scaled(nbytes, ('bytes', 'kB', 'MB', 'GB', 'TB'))}"
+    return _scaled(nbytes, ("bytes", "kB", "MB", "GB", "TB"))
 
 
 def count_text(count: float) -> str:
@@ -18,6 +20,12 @@ def seconds_text(seconds: float) -> str:
     if seconds < 1:
         return "under a second"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def path_text(path: Path) -> str:
+    """A path, from the working folder if it lies in it."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if here in path.parents else str(path)
 
 
 def _scaled(value: float, units: tuple[str, ...]) -> str:

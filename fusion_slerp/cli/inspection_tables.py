@@ -116,4 +116,4 @@ def summary(found: Difference) -> Text:
 
 def _cells(found: Cell) -> tuple[str, str, str]:
     ratio = "" if found.ratio is None else f"{found.ratio:.3f}"
-    return f"{found.angle_deg:.2f}", f"{found.norm_a:.4g}", ratio
+    return f"{found.angle_deg:.2f}", f"{found.norm_a:.2f}", ratio

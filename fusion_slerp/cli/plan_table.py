@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from fusion_slerp.cli.amounts import nbytes_text
+from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
 from fusion_slerp.layers import layer_of
 
@@ -63,7 +63,7 @@ def summary(found: Forecast) -> Table:
         "reads": nbytes_text(plan.nbytes_read),
         "writes": written,
         "memory": f"{nbytes_text(plan.peak_nbytes)} at most, about",
-        "disk": f"{nbytes_text(found.free_nbytes)} free at {found.out}" if found.free_nbytes else None,
+        "disk": _disk(found),
         "time": found.time_text,
         "tokenizer": _tokenizer(found),
     }
@@ -71,6 +71,12 @@ def summary(found: Forecast) -> Table:
         if value is not None:
             table.add_row(name, Text(value))
     return table
+
+
+def _disk(found: Forecast) -> str | None:
+    if found.out is None or found.free_nbytes is None:
+        return None
+    return f"{nbytes_text(found.free_nbytes)} free for {path_text(found.out)}"
 
 
 def _tokenizer(found: Forecast) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fusion_slerp.cli import recent
-from fusion_slerp.cli.amounts import nbytes_text
+from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.output import FAILED, INTERRUPTED, TERMINATED, Output, console, exit_on_error
 from fusion_slerp.cli.request import Request
 
@@ -58,7 +58,7 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
     rules = ", ".join(f"{count} {rule}" for rule, count in result.counts.items())
     size = f"{nbytes_text(result.plan.nbytes_written)} in {result.elapsed_s:.1f} s"
     output.show(
-        Text.assemble(("Done. ", "bold green"), f"{result.out}: {len(result.report)} tensors, {size}"),
+        Text.assemble(("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"),
         Text(f"  {rules}"),
         Text("\nThe same again:", "bold"),
         Text(f"  {request.command(out)}"),
@@ -103,7 +103,7 @@ def tell_stopped(target: Path | None, command: str) -> None:
     if left:
         state = f"Left behind, to be removed: {', '.join(map(str, left))}"
     else:
-        state = f"Nothing is left of it{f', and {target} is as it was' if target else ''}."
+        state = f"Nothing is left of it{f', and {path_text(target)} is as it was' if target else ''}."
     text = Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\nTo run it again:\n  {command}")
     console(stderr=True).print(text)
 
