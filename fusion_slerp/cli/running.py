@@ -58,7 +58,9 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
     rules = ", ".join(f"{count} {rule}" for rule, count in result.counts.items())
     size = f"{nbytes_text(result.plan.nbytes_written)} in {result.elapsed_s:.1f} s"
     output.show(
-        Text.assemble(("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"),
+        Text.assemble(
+            ("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"
+        ),
         Text(f"  {rules}"),
         Text("\nThe same again:", "bold"),
         Text(f"  {request.command(out)}"),

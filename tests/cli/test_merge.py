@@ -24,7 +24,15 @@ def test_it_writes_what_the_python_call_writes(command, parents, tmp_path):
 
 
 def test_the_line_that_it_prints_does_the_same_again(command, parents, tmp_path):
-    words = ["--tokens", "{be: {source: b, force: true}}", "--epsilon", "1e-9", "--no-strict", "--threads", "1"]
+    words = [
+        "--tokens",
+        "{be: {source: b, force: true}}",
+        "--epsilon",
+        "1e-9",
+        "--no-strict",
+        "--threads",
+        "1",
+    ]
     ended = command("merge", *parents, "-t", "0.3", *words, "-o", tmp_path / "first child")
     printed = ended.out.partition("The same again:\n")[2].partition("\n\n")[0].strip()
     assert printed.startswith(f"fusion_slerp merge {parents[0]} {parents[1]} -t 0.3 ")

@@ -22,7 +22,10 @@ TYPED = {
     "max_shard_size": (["--max-shard-size", "500MiB"], "500MiB"),
     "tokenizer": (["--tokenizer", "~/on: it"], "~/on: it"),
     "vocab_fill": (["--vocab-fill", "mean"], "mean"),
-    "tokens": (["--tokens", "{'<pad>': {source: b, force: true}}"], {"<pad>": {"source": "b", "force": True}}),
+    "tokens": (
+        ["--tokens", "{'<pad>': {source: b, force: true}}"],
+        {"<pad>": {"source": "b", "force": True}},
+    ),
     "pad_vocab_to_multiple_of": (["--pad-vocab-to-multiple-of", "64"], 64),
     "missing": (["--missing", "copy"], "copy"),
     "strict": (["--strict"], True),

@@ -81,9 +81,9 @@ def test_json_has_every_tensor_and_the_amounts(command, tmp_path):
 
 
 def test_every_problem_is_told_and_the_code_is_2(command, parents, tmp_path):
-    config = {key: 99 for key in "hidden_size intermediate_size num_attention_heads head_dim n_head".split()}
-    config |= {key: 98 for key in "n_embd d_model n_layer num_layers n_inner num_heads num_experts".split()}
-    base = {key: 1 for key in config}
+    config = dict.fromkeys("hidden_size intermediate_size num_attention_heads head_dim n_head".split(), 99)
+    config |= dict.fromkeys("n_embd d_model n_layer num_layers n_inner num_heads num_experts".split(), 98)
+    base = dict.fromkeys(config, 1)
     a = write_checkpoint(tmp_path / "a", config=base)
     b = write_checkpoint(tmp_path / "b", config=config)
     (tmp_path / "child").mkdir()
