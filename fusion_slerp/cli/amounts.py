@@ -7,7 +7,7 @@ from pathlib import Path
 
 def nbytes_text(nbytes: float) -> str:
     """Bytes in decimal units: `3.8 MB`."""
-    return _scaled(nbytes, ("bytes", "kB", "MB", "GB", "TB"))
+    return _scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
 
 
 def count_text(count: float) -> str:

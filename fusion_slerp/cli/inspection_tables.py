@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -12,15 +11,20 @@ from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.difference import MODULES, Cell, Difference, by_layer, cell
 from fusion_slerp.cli.inspection import Facts
 from fusion_slerp.cli.output import error_text, every_problem
+from fusion_slerp.cli.tables import ruled
 from fusion_slerp.layers import layer_of
 from fusion_slerp.report import TensorReport
 
 SHOWN_FILES = 6
 
+LEGEND = (
+    "\nAngle between A and B in degrees (mean, weighted by elements), norm of A, norm of B over norm of A\n"
+)
+
 
 def facts_table(found: Sequence[Facts]) -> Table:
     """Returns one column of facts per checkpoint; those that differ stand out."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_header=len(found) > 1)
+    table = ruled(show_header=len(found) > 1)
     table.add_column("", style="bold", no_wrap=True)
     for label, facts in zip("AB", found, strict=False):
         table.add_column(f"{label}: {facts.source}", overflow="fold")
@@ -65,7 +69,7 @@ def difference_tables(found: Difference) -> list[Table | Text]:
     parts: list[Table | Text] = []
     measured = found.measured
     if measured:
-        parts += [layer_table(measured), outside_table(measured), summary(found)]
+        parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(found)]
     if found.error is not None:
         headline = "\nWhat stands against a merge:\n" if measured else "\nThey cannot be merged:\n"
         parts.append(Text.assemble((headline, "bold"), error_text(every_problem(found.error))))
@@ -79,8 +83,7 @@ def layer_table(measured: Sequence[TensorReport]) -> Table:
     """Returns layers by modules: mean angle, norm of a, norm of b over norm of a."""
     layers = by_layer(measured)
     modules = [m for m in MODULES if any(m in found for found in layers.values())]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", title_justify="left")
-    table.title = "Angle between A and B in degrees, norm of A, norm of B over norm of A"
+    table = ruled()
     table.add_column("layer", justify="right")
     for module in modules:
         table.add_column(f"{module}\nangle", justify="right", style="cyan")
@@ -94,7 +97,7 @@ def layer_table(measured: Sequence[TensorReport]) -> Table:
 
 def outside_table(measured: Sequence[TensorReport]) -> Table:
     """Returns the tensors that belong to no layer, one by one."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    table = ruled()
     for name in ("outside the layers", "angle", "|A|", "|B|/|A|"):
         table.add_column(name, justify="left" if name.startswith("outside") else "right")
     for report in measured:

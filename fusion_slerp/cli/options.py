@@ -79,7 +79,7 @@ def read_value(text: str, name: str) -> Any:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         fields_ = (("found", text), ("because", getattr(error, "problem", None) or error))
-        fix = f"quote it for the shell: {flag(name)} '[0, 0.5, 1]'"
+        fix = "write it as YAML, such as [0, 0.5, 1] or {a: 1}; in a shell, between single quotes"
         raise Problem(SettingsError, f"{name} is not readable as YAML", fields_, fix).error() from None
     if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value, re.IGNORECASE):
         return float(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ UNUSABLE = 2
 
 INTERRUPTED = 130
 """Exit code: stopped by Ctrl-C, as shells have it (128 + SIGINT)."""
+
+FILE_WIDTH = 160
+"""Columns of a table that goes to a file or a pipe."""
 
 TERMINATED = 143
 """Exit code: stopped by SIGTERM (128 + SIGTERM)."""
@@ -56,8 +60,9 @@ class Output:
     def show(self, *parts: Any) -> None:
         """Prints texts and tables for people; nothing if they are not to read it."""
         if self.shows:
+            screen = console()
             for part in parts:
-                console().print(part)
+                show_part(screen, part)
 
     def give(self, content: Callable[[], dict[str, Any]]) -> None:
         """Prints the one JSON object, which is made only if it was asked for."""
@@ -85,10 +90,15 @@ def console(stderr: bool = False) -> Console:
     """A console on the stream as it is now; without a terminal, lines are as long as they are."""
     from rich.console import Console
 
-    found = Console(stderr=stderr, highlight=False, soft_wrap=True)
-    if not found.is_terminal and not found._environ.get("COLUMNS"):
-        found.width = 160
-    return found
+    is_file = not (sys.stderr if stderr else sys.stdout).isatty() and not os.environ.get("COLUMNS")
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=FILE_WIDTH if is_file else None)
+
+
+def show_part(screen: Console, part: Any) -> None:
+    """Prints a text with its lines as they are, to be copied, or a table as wide as the screen."""
+    from rich.table import Table
+
+    screen.print(part, soft_wrap=not isinstance(part, Table))
 
 
 def error_text(message: str) -> Text:

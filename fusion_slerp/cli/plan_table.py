@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
-from fusion_slerp.layers import layer_of
+from fusion_slerp.cli.tables import ruled
+from fusion_slerp.errors import listed
 
 if TYPE_CHECKING:
     from fusion_slerp.plan import TensorPlan
@@ -27,15 +27,13 @@ def tables(found: Forecast, every: bool = False) -> list[Table | Text]:
         found: What to show.
         every: A line for each tensor, in place of one for those that are alike.
     """
-    return [tensor_table(found.plan.tensors, every), Text(), summary(found)]
+    return [Text(), tensor_table(found.plan.tensors, every), Text(), summary(found)]
 
 
 def tensor_table(tensors: Sequence[TensorPlan], every: bool = False) -> Table:
     """Returns tensor -> action, t, shape, type, size."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = ruled()
     table.add_column("tensor", overflow="fold")
-    if not every:
-        table.add_column("layers")
     table.add_column("action")
     table.add_column("t", justify="right")
     table.add_column("shape", justify="right")
@@ -43,8 +41,7 @@ def tensor_table(tensors: Sequence[TensorPlan], every: bool = False) -> Table:
     table.add_column("size", justify="right")
     for group in [[tensor] for tensor in tensors] if every else _groups(tensors):
         first = group[0]
-        name = first.out.name if every else _pattern(first.out.name)
-        cells = [name, *([] if every else [_layers(group)]), _action(first), _range([t.t for t in group])]
+        cells = [_name(group), _action(first), _range([tensor.t for tensor in group])]
         shape = "×".join(map(str, first.out.shape)) or "scalar"
         size = nbytes_text(sum(tensor.out.nbytes for tensor in group))
         table.add_row(*map(Text, (*cells, shape, _type(first), size)))
@@ -100,14 +97,20 @@ def _pattern(name: str) -> str:
     return _NUMBER.sub("*", name)
 
 
-def _layers(group: Sequence[TensorPlan]) -> str:
-    layers = sorted({layer[1] for tensor in group if (layer := layer_of(tensor.out.name))})
-    if not layers:
-        return ""
-    is_run = layers == list(range(layers[0], layers[-1] + 1))
-    if len(layers) == 1:
-        return str(layers[0])
-    return f"{layers[0]}-{layers[-1]}" if is_run else f"{len(layers)} of {layers[0]}-{layers[-1]}"
+def _name(group: Sequence[TensorPlan]) -> str:
+    """One name for all: `model.layers.{0-4}.mlp.up_proj.weight`."""
+    numbers = [_NUMBER.findall(tensor.out.name) for tensor in group]
+    runs = iter([_run({int(number) for number in place}) for place in zip(*numbers, strict=True)])
+    return _NUMBER.sub(lambda _: next(runs), group[0].out.name)
+
+
+def _run(numbers: set[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        return str(low)
+    if len(numbers) == high - low + 1:
+        return f"{{{low}-{high}}}"
+    return f"{{{listed([str(number) for number in sorted(numbers)], 4)}}}".replace(" ", "")
 
 
 def _action(tensor: TensorPlan) -> str:
@@ -116,7 +119,7 @@ def _action(tensor: TensorPlan) -> str:
 
 def _range(values: Sequence[float]) -> str:
     low, high = f"{min(values):.4g}", f"{max(values):.4g}"
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low}-{high}"
 
 
 def _type(tensor: TensorPlan) -> str:

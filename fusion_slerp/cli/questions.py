@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -195,8 +196,7 @@ def _prepare(request: Request, out: str) -> Any:
         _refuse(every_problem(error))
         raise typer.Exit(UNUSABLE) from None
     found = forecast.of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
-    for part in plan_table.tables(found):
-        console().print(part)
+    Output().show(*plan_table.tables(found))
     _say("")
     return prepared
 
@@ -227,8 +227,15 @@ def _agreed(question: str, default: bool) -> bool:
 
 def _line(prompt: str) -> str:
     """Reads an answer, without the quotes that a pasted path may have."""
-    text = input(prompt).strip()
+    text = input(_bold(prompt)).strip()
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _bold(prompt: str) -> str:
+    """The prompt in bold where readline can be told which characters take no room."""
+    if "readline" not in sys.modules or console().color_system is None:
+        return prompt
+    return f"\x01\x1b[1m\x02{prompt}\x01\x1b[0m\x02"
 
 
 def _in_short(facts: Facts) -> str:
