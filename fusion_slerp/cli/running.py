@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -65,7 +64,7 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
         Text("\nThe same again:", "bold"),
         Text(f"  {request.command(out)}"),
         Text("\nThe same as YAML, to keep:", "bold"),
-        Text(indent(request.recipe().rstrip(), "  ")),
+        Text(request.recipe().rstrip()),
     )
 
 

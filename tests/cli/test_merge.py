@@ -45,7 +45,7 @@ def test_the_line_that_it_prints_does_the_same_again(command, parents, tmp_path)
 def test_the_yaml_that_it_prints_does_the_same_again(command, parents, tmp_path):
     ended = command("merge", *parents, "-t", "0.3", "--dtype", "float16", "-o", tmp_path / "one")
     recipe = tmp_path / "recipe.yml"
-    recipe.write_text(ended.out.partition("to keep:\n")[2].replace("\n  ", "\n").removeprefix("  "))
+    recipe.write_text(ended.out.partition("to keep:\n")[2])
     assert command("merge", recipe, "-o", tmp_path / "two").code == 0
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
 
