@@ -17,9 +17,7 @@ from fusion_slerp.report import TensorReport
 
 SHOWN_FILES = 6
 
-LEGEND = (
-    "\nAngle between A and B in degrees (mean, weighted by elements), norm of A, norm of B over norm of A\n"
-)
+LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm of A, norm of B over that of A\n"
 
 
 def facts_table(found: Sequence[Facts]) -> Table:

@@ -31,9 +31,6 @@ INTERRUPTED = 130
 FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
 
-TERMINATED = 143
-"""Exit code: stopped by SIGTERM (128 + SIGTERM)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Output:

@@ -51,6 +51,7 @@ class Answers:
     models: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
     out: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def command(self) -> str:
         """The command that goes on from here, as far as it is known."""
@@ -70,14 +71,15 @@ def ask_and_merge() -> None:
     try:
         with completing(), warnings_to(Output()):
             request, out = _ask_everything(answers)
-            prepared = _prepare(request, out)
+            prepared = _prepare(request, out, answers.warnings)
             if not _agreed("Merge?", default=True):
                 _say(Text.assemble("Nothing was written. To do it later:\n  ", request.command(out)))
                 return
     except (KeyboardInterrupt, EOFError):
         running.tell_stopped(None, answers.command())
         raise typer.Exit(INTERRUPTED) from None
-    result = running.run(prepared, request, out, Output())
+    with warnings_to(Output(quiet=True)):  # they were told with the answers
+        result = running.run(prepared, request, out, Output())
     running.show_result(result, request, out, Output())
 
 
@@ -98,6 +100,7 @@ def _ask_everything(answers: Answers) -> tuple[Request, str]:
         except Back:
             continue
     answers.models.append(name_b)
+    answers.warnings = plan.warnings
     answers.out = _ask_out(a, b, plan, answers.options)
     answers.options["t"] = _ask_t()
     return Request(name_a, name_b, answers.options), answers.out
@@ -188,8 +191,8 @@ def _ask_t() -> Any:
     return _until("t, from 0 (the first) to 1 (the second), or a list from layer to layer", check, "0.5")
 
 
-def _prepare(request: Request, out: str) -> Any:
-    """Prepares the merge and shows the plan."""
+def _prepare(request: Request, out: str, told: tuple[str, ...]) -> Any:
+    """Prepares the merge and shows the plan, with the warnings that were not told yet."""
     try:
         prepared = running.prepare(request, out, Output())
     except FusionSlerpError as error:
@@ -197,6 +200,9 @@ def _prepare(request: Request, out: str) -> Any:
         raise typer.Exit(UNUSABLE) from None
     found = forecast.of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
     Output().show(*plan_table.tables(found))
+    for warning in prepared.plan.warnings:
+        if warning not in told:
+            _remark(warning, "yellow")
     _say("")
     return prepared
 

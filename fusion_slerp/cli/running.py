@@ -14,7 +14,7 @@ import typer
 
 from fusion_slerp.cli import recent
 from fusion_slerp.cli.amounts import nbytes_text, path_text
-from fusion_slerp.cli.output import FAILED, INTERRUPTED, TERMINATED, Output, console, exit_on_error
+from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error
 from fusion_slerp.cli.request import Request
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM)."""
+    """The process was asked to end, by the signal of that number."""
 
 
 def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
@@ -87,12 +87,24 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
 @contextmanager
 def stops_cleanly(target: Path, command: str) -> Iterator[None]:
     """Ends the command after Ctrl-C or SIGTERM, with what is left and how to go on."""
+    before = _identity(target)
     try:
-        with _sigterm_raises():
+        with _signals_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
-        tell_stopped(target, command)
-        raise typer.Exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED) from None
+        if _identity(target) not in (before, None):  # it came after the child was published
+            console(stderr=True).print(f"\nStopped, but {path_text(target)} is complete.")
+        else:
+            tell_stopped(target, command)
+        raise typer.Exit(128 + stop.args[0] if isinstance(stop, Terminated) else INTERRUPTED) from None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def tell_stopped(target: Path | None, command: str) -> None:
@@ -110,17 +122,20 @@ def tell_stopped(target: Path | None, command: str) -> None:
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Lets SIGTERM unwind the stack as Ctrl-C does, so that the unfinished folder is removed."""
+def _signals_raise() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that the unfinished folder is removed."""
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield
         return
 
     def stop(number: int, frame: object) -> None:
-        raise Terminated
+        raise Terminated(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    found = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
+    heeded = [number for number in found if number and signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

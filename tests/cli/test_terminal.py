@@ -16,7 +16,7 @@ import yaml
 from safetensors.numpy import load_file
 
 from fusion_slerp import slerp
-from tests.models import CONFIG, names_in, write_json
+from tests.models import CONFIG, names_in, write_checkpoint, write_json
 
 pexpect = pytest.importorskip("pexpect")  # there is no pseudo-terminal on Windows
 
@@ -166,6 +166,30 @@ def test_an_existing_model_is_replaced_only_after_a_question(terminal, parents, 
     assert (tmp_path / "child/model.safetensors").read_bytes() != before
 
 
+def test_warnings_are_remarks_on_the_answers_and_told_once(terminal, parents, tmp_path):
+    other = write_checkpoint(tmp_path / "models/other", seed=3, config={"rope_theta": 1.0})
+    child = terminal()
+    t = "[{filter: nothing_is_called_so, value: 1}]"
+    pairs = ((FIRST, str(parents[0])), (SECOND, str(other)), (OUT, ""), (T, t), (MERGE, ""))
+    said = answer(child, *pairs)
+    output, code = ended(child)
+    assert code == 0
+    assert "the configs differ in rope_theta" in said[2]
+    assert "no entry of t matches, parent a is kept" in said[4]
+    whole = "".join([*said, output])
+    assert whole.count("the configs differ in rope_theta") == 1
+    assert whole.count("no entry of t matches") == 1
+
+
+def test_models_that_do_not_fit_are_refused_at_the_second_question(terminal, parents, tmp_path):
+    wide = write_checkpoint(tmp_path / "models/wide", config={"hidden_size": 5})
+    child = terminal()
+    said = answer(child, (FIRST, str(parents[0])), (SECOND, str(wide)), (SECOND, str(parents[1])))
+    assert "the models differ in hidden_size" in said[2]
+    assert "an empty line goes back to the first" in said[2]
+    child.expect_exact(OUT)
+
+
 @pytest.mark.parametrize("key", ["c", "d"])
 def test_ctrl_c_and_ctrl_d_at_a_question_stop_it(key, terminal, parents, tmp_path):
     child = terminal()
@@ -231,10 +255,11 @@ def test_ctrl_c_stops_a_merge_and_leaves_nothing(slow_merge, tmp_path):
     assert "out" not in names_in(tmp_path)
 
 
-def test_so_does_sigterm(slow_merge, tmp_path):
-    slow_merge.kill(signal.SIGTERM)
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_so_do_other_signals(number, expected, slow_merge, tmp_path):
+    slow_merge.kill(number)
     output, code = ended(slow_merge)
-    assert code == 143
+    assert code == expected
     assert "Nothing is left of it" in output
     assert "out" not in names_in(tmp_path)
 
