@@ -124,10 +124,9 @@ def run(line: str, answers: tuple[tuple[str, str], ...], folder: Path) -> str:
     env = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     env = {k: v for k, v in env.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     env["XDG_STATE_HOME"] = str(folder / ".state")
-    script = str(ROOT / "tests" / "cli" / "run_command.py")
     child = pexpect.spawn(
         sys.executable,
-        [script, *words],
+        ["-m", "fusion_slerp", *words],
         cwd=str(folder),
         env=env,
         encoding="utf-8",

@@ -116,7 +116,8 @@ def tell_stopped(target: Path | None, command: str) -> None:
     if left:
         state = f"Left behind, to be removed: {', '.join(map(str, left))}"
     else:
-        state = f"Nothing is left of it{f', and {path_text(target)} is as it was' if target else ''}."
+        as_before = f"Nothing is left of it, and {path_text(target)} is as it was." if target else ""
+        state = as_before or "Nothing was written."
     text = Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\nTo run it again:\n  {command}")
     console(stderr=True).print(text)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from fusion_slerp import merge, plan_merge
 from fusion_slerp.angles import measure_pairs
@@ -145,3 +145,12 @@ def test_models_of_other_sizes_are_compared_by_their_facts_alone(command, parent
 )
 def test_modules_are_known_by_their_names(name, module):
     assert module_of(name) == module
+
+
+def test_a_weight_that_is_not_finite_is_an_error(command, parents):
+    tensors = tiny_tensors(5)
+    tensors["model.norm.weight"][2] = np.inf
+    save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
+    ended = command("inspect", *parents, "--json")
+    assert ended.code == 2
+    assert ended.json["error"]["problems"][0]["headline"] == "NaN or infinity in a weight"
