@@ -10,7 +10,7 @@ from rich.text import Text
 from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.difference import MODULES, Cell, Difference, by_layer, cell
 from fusion_slerp.cli.inspection import Facts
-from fusion_slerp.cli.output import error_text, every_problem
+from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import ruled
 from fusion_slerp.layers import layer_of
 from fusion_slerp.report import TensorReport
@@ -69,8 +69,9 @@ def difference_tables(found: Difference) -> list[Table | Text]:
     if measured:
         parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(found)]
     if found.error is not None:
-        headline = "\nWhat stands against a merge:\n" if measured else "\nThey cannot be merged:\n"
-        parts.append(Text.assemble((headline, "bold"), error_text(every_problem(found.error))))
+        headline = "\nWhat stands against a merge:" if measured else "\nThey cannot be merged:"
+        parts.append(Text(headline, "bold"))
+        parts += [Text.assemble("\n", error_text(block)) for block in problem_blocks(found.error)]
     parts += [Text.assemble(("doubtful: ", "yellow"), line) for line in found.warnings]
     if found.error is None:
         parts.append(Text.assemble(("They can be merged", "bold green"), ", with the default options."))

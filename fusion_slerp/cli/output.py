@@ -113,9 +113,14 @@ def every_problem(error: FusionSlerpError) -> str:
     """The message without its limit on the number of problems."""
     if len(error.problems) < 2:
         return str(error)
-    headline = str(error).partition("\n")[0]
-    blocks = [f"[{i}] {problem}" for i, problem in enumerate(error.problems, start=1)]
-    return "\n\n".join([headline, *blocks])
+    return "\n\n".join([str(error).partition("\n")[0], *problem_blocks(error)])
+
+
+def problem_blocks(error: FusionSlerpError) -> list[str]:
+    """The problems one by one, numbered where there are several."""
+    if len(error.problems) < 2:
+        return [str(error)]
+    return [f"[{i}] {problem}" for i, problem in enumerate(error.problems, start=1)]
 
 
 def error_fields(error: FusionSlerpError) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_
     b = write_checkpoint(tmp_path / "b", tensors=tensors, config={"rope_theta": 1.0})
     ended = command("inspect", parents[0], b)
     assert ended.code == 0
-    assert "What stands against a merge:\nthe tensor names differ" in ended.out
+    assert "What stands against a merge:\n\nthe tensor names differ" in ended.out
     assert "doubtful: the configs differ in rope_theta" in ended.out
     assert "model.norm.weight" in ended.out
     assert "They can be merged" not in ended.out
@@ -125,7 +125,7 @@ def test_models_of_other_sizes_are_compared_by_their_facts_alone(command, parent
     b = write_checkpoint(tmp_path / "b", config={"hidden_size": 5})
     ended = command("inspect", parents[0], b)
     assert ended.code == 0
-    assert "They cannot be merged:\nthe models differ in hidden_size" in ended.out
+    assert "They cannot be merged:\n\nthe models differ in hidden_size" in ended.out
 
 
 @pytest.mark.parametrize(
