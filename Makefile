@@ -23,7 +23,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs peer bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types docs recordings peer bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ types: | $(READY) ## Check types
 
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
+
+recordings: | $(READY) ## Record the pictures of docs/command.md again, from real runs
+	$(TEST_ENV)/bin/python docs/recordings.py
 
 peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit, token by token, in half a minute
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from fusion_slerp.execute.pipeline import execute
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.planning import make_plan
 from fusion_slerp.publish.model_card import card_parent, model_card
-from fusion_slerp.publish.side_files import nbytes_of, side_files, write_side_files
+from fusion_slerp.publish.side_files import SideFile, nbytes_of, side_files, write_side_files
 from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
 from fusion_slerp.report import TensorReport, count_rules
 from fusion_slerp.settings import settings_from
@@ -110,23 +110,58 @@ def merge(
         MismatchError: The parents do not belong together.
         OutputError: The child cannot be written at `out`.
     """
+    return run_merge(prepare_merge(a, b, out, **options))
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedMerge:
+    """A merge of which everything is decided and checked, and nothing is written.
+
+    Attributes:
+        target: The child's folder, an absolute real path.
+        plan: What happens to every tensor.
+        files: The files beside the weights.
+        started: When the preparation began, on `time.perf_counter`.
+    """
+
+    target: Path
+    plan: MergePlan
+    files: Mapping[str, SideFile]
+    started: float
+
+    @property
+    def nbytes_written(self) -> int:
+        """Bytes of all files of the child but its card and index."""
+        return self.plan.nbytes_written + sum(map(nbytes_of, self.files.values()))
+
+
+def prepare_merge(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+) -> PreparedMerge:
+    """Does all of `merge` that comes before the first weight; arguments and errors are the same."""
     started = time.perf_counter()
     settings = settings_from(options)
     target = Path(out).expanduser().resolve()
     parent_a, parent_b = _open_both(a, b)
     apart = check_apart(target, {parent_b.folder: "model b", parent_a.folder: "model a"})
     plan = make_plan(parent_a, parent_b, settings, also=apart + check_place(target, settings.overwrite))
-    files = side_files(plan.a, plan.tokenizer, plan.configs)
-    nbytes = plan.nbytes_written + sum(map(nbytes_of, files.values()))
-    raise_all(check_apart(target, {plan.tokenizer.folder: "the tokenizer"}) + check_room(target, nbytes))
+    prepared = PreparedMerge(target, plan, side_files(plan.a, plan.tokenizer, plan.configs), started)
+    apart = check_apart(target, {plan.tokenizer.folder: "the tokenizer"})
+    raise_all(apart + check_room(target, prepared.nbytes_written))
+    return prepared
+
+
+def run_merge(prepared: PreparedMerge) -> MergeResult:
+    """Does the rest of `merge`: reads, merges, writes and publishes."""
+    plan, target = prepared.plan, prepared.target
     _announce(plan)
     with staging(target) as folder:
         report = _write_weights(plan, folder)
-        write_side_files(files, folder)
+        write_side_files(prepared.files, folder)
         parents = [card_parent(plan.a), card_parent(plan.b)]
         card = model_card(parents, plan.settings, report, target.name)
         (folder / "README.md").write_text(card, encoding="utf-8")
-    return MergeResult(target, plan, report, time.perf_counter() - started)
+    return MergeResult(target, plan, report, time.perf_counter() - prepared.started)
 
 
 def merge_into_memory(

@@ -1,0 +1,166 @@
+"""The commands: what each takes, and in which order things happen."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from fusion_slerp.cli.options import normalized, with_settings
+from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 a merge failed, 2 arguments or models that cannot be used, 130 stopped by Ctrl-C, "
+    "143 by SIGTERM."
+)
+
+app = typer.Typer(
+    name="fusion_slerp",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalized},
+    epilog=EXIT_CODES,
+)
+
+FIRST_HELP = "The first model (t = 0): a folder, or a hub id, with @revision if wanted."
+SECOND_HELP = "The second model (t = 1)."
+First = Annotated[str, typer.Argument(metavar="A", help=FIRST_HELP)]
+FirstOrRecipe = Annotated[
+    str, typer.Argument(metavar="A", help=f"{FIRST_HELP} Or a recipe (.yml, .yaml) that names both.")
+]
+Second = Annotated[str | None, typer.Argument(metavar="B", help=SECOND_HELP, show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; as the variable NO_COLOR.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from fusion_slerp import __version__
+
+        print(f"fusion_slerp {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+    no_color: NoColor = False,
+) -> None:
+    """Merges two language models by spherical linear interpolation (SLERP) of their weights.
+
+    Without a command, in a terminal, it asks for everything.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from fusion_slerp.cli.questions import ask_and_merge
+
+        ask_and_merge()
+        return
+    context.get_help()
+    raise typer.Exit(UNUSABLE)
+
+
+@app.command(epilog=EXIT_CODES)
+@with_settings
+def merge(
+    first: FirstOrRecipe,
+    options: dict[str, Any],
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The child's folder.")],
+    second: Second = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Merge A and B into a new folder, complete or not at all.
+
+    fusion_slerp merge path/to/A owner/B -t 0.3 -o child
+    """
+    from fusion_slerp.cli import running
+    from fusion_slerp.cli.request import read_request
+
+    output = Output(json, quiet)
+    with warnings_to(output):
+        with exit_on_error(output):
+            request = read_request(first, second, options)
+            prepared = running.prepare(request, out, output)
+        for note in request.notes:
+            output.warn(note)
+        result = running.run(prepared, request, out, output)
+    running.show_result(result, request, out, output)
+    output.give(lambda: running.result_fields(result, request, out))
+
+
+@app.command(epilog=EXIT_CODES)
+@with_settings
+def plan(
+    first: FirstOrRecipe,
+    options: dict[str, Any],
+    second: Second = None,
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="FOLDER", help="Check this place for the child, too."),
+    ] = None,
+    all: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what a merge would do; write nothing.
+
+    Every tensor, what is read and written, memory, disk, time, and every problem (exit code 2).
+    """
+    from fusion_slerp.cli import forecast, plan_table
+    from fusion_slerp.cli.request import read_request
+
+    output = Output(json, quiet)
+    with warnings_to(output), exit_on_error(output, in_full=True):
+        request = read_request(first, second, options)
+        found = forecast.make(request, out)
+    output.show(*plan_table.tables(found, every=all))
+    for line in (*request.notes, *found.plan.warnings):
+        output.warn(line)
+    output.give(lambda: forecast.as_fields(found, request))
+
+
+@app.command(epilog=EXIT_CODES)
+def inspect(
+    first: First,
+    second: Second = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what is in a checkpoint; with B, how far apart the two are.
+
+    Angles in degrees and norms by layer and module, and what stands against a merge or is doubtful.
+    With B, both are read once; the exit code is 0 even if they cannot be merged.
+    """
+    from fusion_slerp.cli.inspecting import inspect_models
+
+    inspect_models([first] if second is None else [first, second], Output(json, quiet))
+
+
+@app.command(epilog=EXIT_CODES)
+def convert(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file of mergekit, or one of ours.")],
+    out: Annotated[
+        str | None, typer.Option("-o", "--out", metavar="FILE", help="Write there; must not exist.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", metavar="FORM", help="hydra or mergekit. Default: the other one than it is."),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Turn a mergekit recipe into our Hydra YAML, or the other way round."""
+    from fusion_slerp.cli.converting import convert_recipe
+
+    convert_recipe(recipe, out, to, Output(json, quiet))

@@ -1,0 +1,142 @@
+"""Runs a merge for a terminal: what is shown while it runs, when it stops, and when it is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fusion_slerp.cli import recent
+from fusion_slerp.cli.amounts import nbytes_text, path_text
+from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error
+from fusion_slerp.cli.request import Request
+
+if TYPE_CHECKING:
+    from fusion_slerp.merging import MergeResult, PreparedMerge
+
+
+class Terminated(BaseException):
+    """The process was asked to end, by the signal of that number."""
+
+
+def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
+    """Plans a merge with a progress bar where somebody sees it.
+
+    Raises:
+        FusionSlerpError: As `prepare_merge`.
+    """
+    from fusion_slerp.merging import prepare_merge
+
+    options = {"show_pbar": output.shows_progress, **request.options}
+    return prepare_merge(request.a, request.b, out, **options)
+
+
+def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
+    """Runs a prepared merge, remembers it and shows the result; ends the command if that fails."""
+    from fusion_slerp.merging import run_merge
+
+    with stops_cleanly(prepared.target, request.command(out)), exit_on_error(output, FAILED):
+        result = run_merge(prepared)
+    moved = result.plan.nbytes_read + result.plan.nbytes_written
+    recent.remember((request.a, request.b), moved, result.elapsed_s)
+    return result
+
+
+def show_result(result: MergeResult, request: Request, out: str, output: Output) -> None:
+    """Shows what was made, and how to make it again."""
+    from rich.text import Text
+
+    if not output.shows:
+        return
+    rules = ", ".join(f"{count} {rule}" for rule, count in result.counts.items())
+    size = f"{nbytes_text(result.plan.nbytes_written)} in {result.elapsed_s:.1f} s"
+    output.show(
+        Text.assemble(
+            ("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"
+        ),
+        Text(f"  {rules}"),
+        Text("\nThe same again:", "bold"),
+        Text(f"  {request.command(out)}"),
+        Text("\nThe same as YAML, to keep:", "bold"),
+        Text(request.recipe().rstrip()),
+    )
+
+
+def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, Any]:
+    """The result for machines."""
+    return {
+        "out": str(result.out),
+        "a": request.a,
+        "b": request.b,
+        "tensors": len(result.report),
+        "rules": result.counts,
+        "bytes_written": result.plan.nbytes_written,
+        "elapsed_s": round(result.elapsed_s, 3),
+        "warnings": list(result.plan.warnings),
+        "command": request.command(out),
+        "recipe": request.recipe(),
+    }
+
+
+@contextmanager
+def stops_cleanly(target: Path, command: str) -> Iterator[None]:
+    """Ends the command after Ctrl-C or SIGTERM, with what is left and how to go on."""
+    before = _identity(target)
+    try:
+        with _signals_raise():
+            yield
+    except (KeyboardInterrupt, Terminated) as stop:
+        if _identity(target) not in (before, None):  # it came after the child was published
+            console(stderr=True).print(f"\nStopped, but {path_text(target)} is complete.")
+        else:
+            tell_stopped(target, command)
+        raise typer.Exit(128 + stop.args[0] if isinstance(stop, Terminated) else INTERRUPTED) from None
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        found = folder.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def tell_stopped(target: Path | None, command: str) -> None:
+    """Says that a merge was stopped, what is left of it, and how to begin again."""
+    from rich.text import Text
+
+    own = f".{target.name}.*-{os.getpid()}-*" if target else ""
+    left = sorted(target.parent.glob(own)) if target and target.parent.is_dir() else []
+    if left:
+        state = f"Left behind, to be removed: {', '.join(map(str, left))}"
+    else:
+        as_before = f"Nothing is left of it, and {path_text(target)} is as it was." if target else ""
+        state = as_before or "Nothing was written."
+    text = Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\nTo run it again:\n  {command}")
+    console(stderr=True).print(text)
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Lets SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that the unfinished folder is removed."""
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise Terminated(number)
+
+    found = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
+    heeded = [number for number in found if number and signal.getsignal(number) != signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""What is said when a merge stops, whenever that happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+import typer
+
+from fusion_slerp.cli.running import Terminated, stops_cleanly
+
+
+def stopped(target, capsys, happens):
+    """The exit code and the message after something happened inside and Ctrl-C followed."""
+
+    def merge():
+        with stops_cleanly(target, "fusion_slerp merge a b"):
+            happens()
+            raise KeyboardInterrupt
+
+    with pytest.raises(typer.Exit) as caught:
+        merge()
+    return caught.value.exit_code, capsys.readouterr().err
+
+
+def test_nothing_is_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, message = stopped(tmp_path / "child", capsys, lambda: None)
+    assert code == 130
+    assert message == (
+        "\nStopped. Nothing is left of it, and child is as it was.\n"
+        "To run it again:\n  fusion_slerp merge a b\n"
+    )
+
+
+def test_what_could_not_be_removed_is_named(tmp_path, capsys):
+    own, other = (tmp_path / f".child.partial-{pid}-0" for pid in (os.getpid(), os.getpid() + 1))
+    code, message = stopped(tmp_path / "child", capsys, lambda: (own.mkdir(), other.mkdir()))
+    assert code == 130
+    assert f"Left behind, to be removed: {own}\n" in message
+
+
+def test_a_child_that_was_just_published_is_said_to_be_complete(tmp_path, capsys):
+    code, message = stopped(tmp_path / "child", capsys, (tmp_path / "child").mkdir)
+    assert code == 130
+    assert f"{tmp_path / 'child'} is complete" in message
+    assert "again" not in message
+
+
+def test_an_earlier_child_that_stayed_is_not_said_to_be_complete(tmp_path, capsys):
+    (tmp_path / "child").mkdir()
+    _, message = stopped(tmp_path / "child", capsys, lambda: None)
+    assert "is as it was" in message
+
+
+def test_signals_are_heeded_only_meanwhile_and_nohup_stays(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stops_cleanly(tmp_path / "child", ""):
+            assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+            with pytest.raises(Terminated):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGHUP, hangup)
+    assert signal.getsignal(signal.SIGTERM) == before

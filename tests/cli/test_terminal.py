@@ -1,0 +1,283 @@
+"""The command in a real terminal: questions, wrong answers, Ctrl-C, colours."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import struct
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from fusion_slerp import slerp
+from tests.models import CONFIG, names_in, write_checkpoint, write_json
+
+pexpect = pytest.importorskip("pexpect")  # there is no pseudo-terminal on Windows
+
+# forkpty warns where the test process has threads; the child runs another program at once.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+SCRIPT = Path(__file__).with_name("run_command.py")
+COLOUR = "\x1b[1;31m"
+
+
+@pytest.fixture
+def terminal(tmp_path):
+    """Starts the command in a terminal, in `tmp_path`; whatever runs at the end is stopped."""
+    started = []
+
+    def start(*arguments, **environment):
+        env = {**os.environ, "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", **environment}
+        env.pop("COLUMNS")
+        child = pexpect.spawn(
+            sys.executable,
+            [str(SCRIPT), *map(str, arguments)],
+            cwd=tmp_path,
+            env=env,
+            encoding="utf-8",
+            dimensions=(50, 160),
+            timeout=20,
+        )
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.close(force=True)
+
+
+def ended(child):
+    """The rest of what the command prints, and its exit code."""
+    child.expect(pexpect.EOF)
+    child.close()
+    return child.before, child.exitstatus
+
+
+def without_styles(output: str) -> str:
+    """The text alone."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", output)
+
+
+def answer(child, *pairs):
+    """Waits for each question and gives its answer; returns what was said before each question."""
+    said = []
+    for question, text in pairs:
+        child.expect_exact(question)
+        said.append(child.before)
+        child.sendline(text)
+    return said
+
+
+FIRST, SECOND, OUT = "First model (t = 0): ", "Second model (t = 1): ", "Folder to save in ["
+T, MERGE = "[0.5]: ", "Merge? [Y/n] "
+
+
+def test_the_whole_conversation_with_wrong_answers_on_the_way(terminal, parents, tmp_path):
+    (tmp_path / "empty").mkdir()
+    child = terminal()
+    said = answer(
+        child,
+        (FIRST, ""),
+        (FIRST, "modls"),
+        ("Look on the hub? [y/N] ", "n"),
+        (FIRST, "./models/c"),
+        (FIRST, "mod\ta"),  # Tab completes the folder
+        (SECOND, "empty"),
+        (SECOND, "models/b/"),
+        (OUT, "models/b"),
+        (OUT, "my child"),
+        (T, "1.5"),
+        (T, "[0, 1"),
+        (T, "0.3"),
+        (MERGE, "perhaps"),
+        (MERGE, "y"),
+    )
+    assert "a folder or a hub id is needed" in said[1]
+    assert "No folder modls here" in said[2]
+    assert "no such folder (did you mean 'a'?)" in said[4] or "no such folder" in said[4]
+    assert "LlamaForCausalLM (llama): 84 parameters in 1 layers, float32, 6 tokens" in said[5]
+    assert "no usable config.json" in said[6]
+    assert "the same architecture" in said[7]
+    assert "the same vocabulary" in said[7]
+    assert "the output is model b" in said[8]
+    assert "needed" in said[9]
+    assert "t is not usable" in said[10]
+    assert "not readable as YAML" in said[11]
+    assert "model.embed_tokens.weight" in said[12]  # the plan
+    assert "y or n" in said[13]
+    output, code = ended(child)
+    assert code == 0
+    assert "merging: 100%" in output
+    assert "fusion_slerp merge models/a models/b -t 0.3 -o 'my child'" in output
+    kept = yaml.safe_load(without_styles(output).partition("to keep:")[2].replace("\r", ""))
+    assert "0.3" in json.dumps(kept)
+    a, b = (load_file(parent / "model.safetensors") for parent in parents)
+    found = load_file(tmp_path / "my child" / "model.safetensors")
+    assert (found["model.norm.weight"] == slerp(0.3, a["model.norm.weight"], b["model.norm.weight"])).all()
+
+
+def test_earlier_models_are_offered_by_number_and_an_empty_line_goes_back(terminal, parents):
+    child = terminal("merge", *parents, "-o", "child")
+    assert ended(child)[1] == 0
+    child = terminal()
+    said = answer(
+        child,
+        (FIRST, "7"),
+        (FIRST, "2"),
+        (SECOND, ""),
+        (FIRST, "1"),
+        (SECOND, "2"),
+        (OUT, ""),
+        (T, ""),
+        (MERGE, "n"),
+    )
+    assert str(parents[0]) in said[0]
+    assert "the list ends with 2" in said[1]
+    output, code = ended(child)
+    assert code == 0
+    assert "Nothing was written" in output
+    assert f"fusion_slerp merge {parents[0]} {parents[1]} -t 0.5 -o a-b-slerp" in output.replace("\r\n", "")
+
+
+def test_an_existing_model_is_replaced_only_after_a_question(terminal, parents, tmp_path):
+    assert ended(terminal("merge", *parents, "-t", "0.1", "-o", "child"))[1] == 0
+    before = (tmp_path / "child/model.safetensors").read_bytes()
+    child = terminal()
+    answer(
+        child,
+        (FIRST, str(parents[0])),
+        (SECOND, str(parents[1])),
+        (OUT, "child"),
+        ("Replace it when the merge is done? [y/N] ", ""),
+        (OUT, "child"),
+        ("Replace it when the merge is done? [y/N] ", "y"),
+        (T, ""),
+        (MERGE, ""),
+    )
+    output, code = ended(child)
+    assert code == 0
+    assert "--overwrite" in output
+    assert (tmp_path / "child/model.safetensors").read_bytes() != before
+
+
+def test_warnings_are_remarks_on_the_answers_and_told_once(terminal, parents, tmp_path):
+    other = write_checkpoint(tmp_path / "models/other", seed=3, config={"rope_theta": 1.0})
+    child = terminal()
+    t = "[{filter: nothing_is_called_so, value: 1}]"
+    pairs = ((FIRST, str(parents[0])), (SECOND, str(other)), (OUT, ""), (T, t), (MERGE, ""))
+    said = answer(child, *pairs)
+    output, code = ended(child)
+    assert code == 0
+    assert "the configs differ in rope_theta" in said[2]
+    assert "no entry of t matches, parent a is kept" in said[4]
+    whole = "".join([*said, output])
+    assert whole.count("the configs differ in rope_theta") == 1
+    assert whole.count("no entry of t matches") == 1
+
+
+def test_models_that_do_not_fit_are_refused_at_the_second_question(terminal, parents, tmp_path):
+    wide = write_checkpoint(tmp_path / "models/wide", config={"hidden_size": 5})
+    child = terminal()
+    said = answer(child, (FIRST, str(parents[0])), (SECOND, str(wide)), (SECOND, str(parents[1])))
+    assert "the models differ in hidden_size" in said[2]
+    assert "an empty line goes back to the first" in said[2]
+    child.expect_exact(OUT)
+
+
+@pytest.mark.parametrize("key", ["c", "d"])
+def test_ctrl_c_and_ctrl_d_at_a_question_stop_it(key, terminal, parents, tmp_path):
+    child = terminal()
+    answer(child, (FIRST, str(parents[0])), (SECOND, str(parents[1])))
+    child.expect_exact(OUT)
+    child.sendcontrol(key)
+    output, code = ended(child)
+    assert code == 130
+    assert "Nothing was written." in output
+    assert f"fusion_slerp merge {parents[0]} {parents[1]} -t 0.5 -o child" in output.replace("\r\n", "")
+    assert "Traceback" not in output
+    assert names_in(tmp_path) == ["models"]
+
+
+# --- a merge that is stopped ----------------------------------------------------------------------------
+
+
+def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 14) -> Path:
+    """A model of 1 GB of zeros that takes no room on the disk: merging it takes a while."""
+    folder.mkdir(parents=True)
+    width = 1 << 10
+    nbytes = 4 * rows * width
+    header = {
+        f"model.layers.{i}.mlp.up_proj.weight": {
+            "dtype": "F32",
+            "shape": [rows, width],
+            "data_offsets": [i * nbytes, (i + 1) * nbytes],
+        }
+        for i in range(n_tensors)
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with (folder / "model.safetensors").open("wb") as stream:
+        stream.write(struct.pack("<Q", len(text)) + text)
+        stream.truncate(8 + len(text) + n_tensors * nbytes)
+    write_json(folder / "config.json", CONFIG)
+    return folder
+
+
+@pytest.fixture
+def slow_merge(terminal, tmp_path):
+    """A merge under way: its unfinished folder is there."""
+    models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
+    child = terminal("merge", *models, "-o", "out/child", "--threads", "1")
+    deadline = time.monotonic() + 20
+    while not list(tmp_path.glob("out/.child.partial-*/*.safetensors")):
+        assert child.isalive(), child.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return child
+
+
+def test_ctrl_c_stops_a_merge_and_leaves_nothing(slow_merge, tmp_path):
+    slow_merge.sendintr()
+    output, code = ended(slow_merge)
+    output = without_styles(output)
+    assert code == 130
+    assert "Stopped. Nothing is left of it, and out/child is as it was." in output
+    assert "To run it again:" in output
+    assert "-t 0.5 --threads 1 -o out/child" in output.replace("\r\n", "")
+    assert "Traceback" not in output
+    assert "out" not in names_in(tmp_path)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_so_do_other_signals(number, expected, slow_merge, tmp_path):
+    slow_merge.kill(number)
+    output, code = ended(slow_merge)
+    assert code == expected
+    assert "Nothing is left of it" in output
+    assert "out" not in names_in(tmp_path)
+
+
+# --- colours --------------------------------------------------------------------------------------------
+
+
+def test_errors_are_red_in_a_terminal(terminal):
+    output, code = ended(terminal("inspect", "./nothing"))
+    assert code == 2
+    assert f"{COLOUR}./nothing: model not found" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "environment"), [(("--no-color",), {}), ((), {"NO_COLOR": "1"})], ids=["option", "variable"]
+)
+@pytest.mark.parametrize("arguments", [("inspect", "./nothing"), ("plan", "--treads"), ("--help",)])
+def test_there_are_no_colours_if_they_are_not_wanted(terminal, arguments, words, environment):
+    output, _ = ended(terminal(*arguments, *words, **environment))
+    assert len(output) > 50
+    assert "\x1b[3" not in output
+    assert "\x1b[1;3" not in output
