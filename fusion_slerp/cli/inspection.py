@@ -12,7 +12,7 @@ from fusion_slerp.checkpoint.source import open_source
 from fusion_slerp.layers import layer_of
 from fusion_slerp.pairing import TensorPair, tied_flag
 from fusion_slerp.vocabulary.child_tokenizer import chat_template, read_config
-from fusion_slerp.vocabulary.tokens import Tokens, load, read_tokens, vocabulary_file
+from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, load, model_type, read_tokens, vocabulary_file
 
 SPECIAL = ("bos", "eos", "pad", "unk")
 """Special tokens that are looked for; others stand in the tokenizer's own files."""
@@ -112,7 +112,7 @@ def _tokenizer(checkpoint: Checkpoint, tokens: Tokens | None) -> str | None:
     file = vocabulary_file(checkpoint.folder)
     if tokens is None or file is None:
         return None
-    return f"{tokens.model_type} in {file.name}" if tokens.model_type else file.name
+    return f"{model_type(load(file)['model'])} in {file.name}" if file.name == TOKENIZER else file.name
 
 
 def _special(checkpoint: Checkpoint, tokens: Tokens | None) -> dict[str, str]:
