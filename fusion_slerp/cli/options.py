@@ -14,11 +14,11 @@ import typer
 from fusion_slerp.errors import Problem, SettingsError, raise_all
 from fusion_slerp.settings import MergeSettings
 
-RAW = ("str", "VocabFill", "Missing", "DirectIO")
+RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO")
 """Types of fields whose text is taken as it is: in YAML `on` is true, and `~` nothing."""
 
 PANELS = {
-    "Merging": ("t", "slices", "DOT_THRESHOLD", "epsilon", "missing", "strict"),
+    "Merging": ("t", "slices", "DOT_THRESHOLD", "epsilon", "granularity", "missing", "strict"),
     "Vocabulary": ("tokenizer", "vocab_fill", "tokens", "pad_vocab_to_multiple_of"),
     "Output": ("dtype", "max_shard_size", "overwrite"),
     "Machine": ("threads", "memory_budget", "direct_io", "show_pbar"),

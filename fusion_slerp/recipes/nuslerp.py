@@ -7,7 +7,7 @@ weight's share of both. Only weights whose sum is the same all over have a t of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import inf
 from types import NoneType
 from typing import Any
@@ -16,7 +16,6 @@ from fusion_slerp.recipes.mergekit_models import Part
 from fusion_slerp.recipes.mergekit_t import as_numbers, slice_of
 from fusion_slerp.recipes.recipe import Findings, join
 from fusion_slerp.schedule import EVERYTHING
-from fusion_slerp.settings import MergeSettings
 
 FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 LEAST_SUM = 1e-6
@@ -62,10 +61,6 @@ def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | Non
             findings.note(
                 f"parameters.{ROW_WISE}: has no effect in mergekit, nor here, unless {FLATTEN} is false"
             )
-        return None
-    if not any(field.name == "granularity" for field in fields(MergeSettings)):
-        fix = f"remove {FLATTEN}: false, for one angle per tensor"
-        findings.fault(f"parameters.{FLATTEN}: false is not supported", fix, needed="one angle per tensor")
         return None
     # In mergekit the switch `row_wise` moves dimension 0 to the end, so that the vectors are the columns.
     return "column" if is_row_wise else "row"

@@ -1,8 +1,6 @@
 """The command in this process, with a state folder of its own."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +9,6 @@ from typer.testing import CliRunner
 
 import fusion_slerp
 from fusion_slerp.cli.app import app
-from tests.cli import stand_in_recipes
 
 DEMO = Path(fusion_slerp.__file__).parent / "demo"
 
@@ -31,13 +28,11 @@ class Ended:
 
 @pytest.fixture(autouse=True)
 def _surroundings(tmp_path, monkeypatch):
-    """No colours, wide lines, nothing remembered; recipes where they are not there yet."""
+    """No colours, wide lines, nothing remembered."""
     for name in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    if importlib.util.find_spec("fusion_slerp.recipes") is None:
-        monkeypatch.setitem(sys.modules, "fusion_slerp.recipes", stand_in_recipes)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ TYPED = {
     "slices": (["--slices", "[{a: [0, 1], b: [0, 1]}]"], [{"a": [0, 1], "b": [0, 1]}]),
     "DOT_THRESHOLD": (["--dot-threshold", "1"], 1),
     "epsilon": (["--epsilon", "1e-6"], 1e-6),
+    "granularity": (["--granularity", "row"], "row"),
     "dtype": (["--dtype", "float16"], "float16"),
     "max_shard_size": (["--max-shard-size", "500MiB"], "500MiB"),
     "tokenizer": (["--tokenizer", "~/on: it"], "~/on: it"),

@@ -13,12 +13,12 @@ import pytest
 import fusion_slerp
 from tests.test_import import modules_after
 
-SCRIPT = Path(__file__).with_name("run_command.py")
 HEAVY = {"numpy", "torch", "transformers", "llvmlite", "yaml", "tqdm", "huggingface_hub", "fusion_bench"}
 
 
 def test_without_a_terminal_it_prints_help_and_exits_2(tmp_path):
-    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    words = [sys.executable, "-m", "fusion_slerp"]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
     assert re.findall(r"^│ (merge|plan|inspect|convert) ", done.stdout, re.MULTILINE) == [
         "merge",

@@ -23,7 +23,6 @@ pexpect = pytest.importorskip("pexpect")  # there is no pseudo-terminal on Windo
 # forkpty warns where the test process has threads; the child runs another program at once.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
-SCRIPT = Path(__file__).with_name("run_command.py")
 COLOUR = "\x1b[1;31m"
 
 
@@ -37,7 +36,7 @@ def terminal(tmp_path):
         env.pop("COLUMNS")
         child = pexpect.spawn(
             sys.executable,
-            [str(SCRIPT), *map(str, arguments)],
+            ["-m", "fusion_slerp", *map(str, arguments)],
             cwd=tmp_path,
             env=env,
             encoding="utf-8",

@@ -28,6 +28,9 @@ DRIVER = Path(__file__).with_name("run_mergekit_recipes.py")
 LAZY_T = """[{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]},
       {value: 0.5}]"""
 ALL = "slices: [{sources: [{model: A, layer_range: [0, 6]}, {model: B, layer_range: [0, 6]}]}]"
+NUSLERP = """merge_method: nuslerp
+models: [{model: A, parameters: {weight: 0.7}}, {model: B, parameters: {weight: 0.3}}]
+parameters: """
 MODELS = "models: [{model: A}, {model: B}]"
 REVERSED = "models: [{model: B}, {model: A}]"
 STACKED = """slices:
@@ -93,6 +96,8 @@ parameters: {t: 0.375}""",
         "merge_method: nuslerp\nmodels: [{model: B, parameters: {weight: [3, 1]}}, "
         "{model: A, parameters: {weight: [1, 3]}}]",
     ),
+    "nuslerp by rows": ("far float32", f"{NUSLERP}{{nuslerp_flatten: false}}"),
+    "nuslerp by columns": ("near float32", f"{NUSLERP}{{nuslerp_flatten: false, nuslerp_row_wise: true}}"),
 }
 """By name: the parents, and the recipe without merge_method: slerp and base_model: A."""
 
@@ -236,7 +241,7 @@ def test_t_of_every_tensor_is_mergekits(cases, name):
         for key in theirs:
             if any(part in key for part in (".3.", ".4.", ".5.", "model.norm", "lm_head")):
                 theirs[key] = 1 - theirs[key]
-    if name == "nuslerp":
+    if name.startswith("nuslerp"):
         theirs = pytest.approx(theirs, abs=1e-15)
     assert ours.t == theirs
 
@@ -307,9 +312,20 @@ def slerps(recipe: Recipe, t: dict[str, float], rounded=None):
         place = re.search(r"(?<=layers\.)\d+", key)
         in_a, in_b = layers[int(place[0])] if place else (0, 0)
         x, y = (re.sub(r"(?<=layers\.)\d+", str(i), key) for i in (in_a, in_b))
-        terms = slerp_terms(a[x], b[y], t[key], recipe.options.get("DOT_THRESHOLD", 0.9995))
+        threshold = recipe.options.get("DOT_THRESHOLD", 0.9995)
+        terms = vector_terms(a[x], b[y], t[key], threshold, recipe.options.get("granularity", "tensor"))
         found[key] = terms, sum(terms)
     return found
+
+
+def vector_terms(a: np.ndarray, b: np.ndarray, t: float, threshold: float, granularity: str):
+    """The terms of `slerp_terms`, for the whole or for each row or column of a matrix."""
+    if a.ndim < 2 or granularity == "tensor":
+        return slerp_terms(a, b, t, threshold)
+    if granularity == "column":
+        return tuple(term.T for term in vector_terms(a.T, b.T, t, threshold, "row"))
+    rows = [slerp_terms(x, y, t, threshold) for x, y in zip(a, b, strict=True)]
+    return tuple(np.array(terms) for terms in zip(*rows, strict=True))
 
 
 def slerp_terms(a: np.ndarray, b: np.ndarray, t: float, threshold: float) -> tuple[np.ndarray, np.ndarray]:

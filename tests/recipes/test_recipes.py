@@ -297,15 +297,10 @@ def test_nuslerp_with_weights_that_have_no_t():
         recipe_of(NUSLERP.replace("weight: 1}}]", "}}]"))
 
 
-def test_nuslerp_by_rows_needs_the_setting():
-    has = "granularity" in MergeSettings.__dataclass_fields__
+def test_nuslerp_by_rows_and_by_columns():
     for row_wise, granularity in (("false", "row"), ("true", "column")):
         text = f"{NUSLERP}parameters: {{nuslerp_flatten: false, nuslerp_row_wise: {row_wise}}}"
-        if has:
-            assert recipe_of(text).options["granularity"] == granularity
-            continue
-        with pytest.raises(SettingsError, match=r"parameters\.nuslerp_flatten: false is not supported"):
-            recipe_of(text)
+        assert recipe_of(text).options["granularity"] == granularity
     assert "granularity" not in recipe_of(f"{NUSLERP}parameters: {{nuslerp_row_wise: true}}").options
 
 
