@@ -60,6 +60,7 @@ class MergeSettings:
         tokenizer: Whose tokens, and tokenizer files, the child gets: `"a"`, `"b"`, `"union"` (the
             parent's that has the tokens of both; if neither has, a's with b's tokens added), or
             those files from a folder or hub id.
+        chat_template: The child's chat template, as Jinja text; None takes that of its tokenizer.
         vocab_fill: What becomes of the rows of embedding and head that only one parent has, or
             none: `"owner"` copies them from the one, and takes the mean of all other rows where
             there is none; `"mean"`, `"gradient"` (evenly between the rows before and after) and
@@ -92,6 +93,7 @@ class MergeSettings:
     dtype: str | None = None
     max_shard_size: int | str = "5GB"
     tokenizer: str = "union"
+    chat_template: str | None = None
     vocab_fill: VocabFill = "owner"
     tokens: Mapping[str, Any] | None = None
     pad_vocab_to_multiple_of: int | None = None
@@ -243,6 +245,10 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _is_template(value: object) -> bool:
+    return value is None or (isinstance(value, str) and "{" in value)
+
+
 def _is_boolean(value: object) -> bool:
     return isinstance(value, bool)
 
@@ -263,6 +269,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("dtype", lambda v: v is None or v in _DTYPES, f"one of {', '.join(_DTYPES)}, or null", "null"),
     ("max_shard_size", lambda v: parse_nbytes(v) is not None, "a size such as 5GB", "5GB"),
     ("tokenizer", _is_text, "a text: union, a, b, a folder or a hub id", "union"),
+    ("chat_template", _is_template, "the text of a Jinja template, or null", "null"),
     ("vocab_fill", *_one_of(VocabFill, "owner")),
     ("pad_vocab_to_multiple_of", *_COUNT),
     ("missing", *_one_of(Missing, "error")),

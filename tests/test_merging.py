@@ -302,6 +302,7 @@ def test_card_of_two_local_models(tmp_path, parents):
         "granularity": "tensor",
         "dtype": "float16",
         "max_shard_size": "2GB",
+        "chat_template": None,
         "vocab_fill": "owner",
         "tokens": None,
         "pad_vocab_to_multiple_of": None,

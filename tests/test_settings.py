@@ -39,6 +39,7 @@ WRONG = {
     "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
     "granularity": (["rows", None, 1], "one of tensor, row, column", "tensor"),
     "missing": (["ignore", None, True], "one of error, copy", "error"),
+    "chat_template": (["", "chatml", 1], "the text of a Jinja template, or null", "null"),
     "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "owner"),
     "tokens": (["<x>", 1], "a mapping like", '{"<|im_end|>": {source: b, force: true}}'),
     "pad_vocab_to_multiple_of": (

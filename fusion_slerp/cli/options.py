@@ -17,9 +17,12 @@ from fusion_slerp.settings import MergeSettings
 RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO")
 """Types of fields whose text is taken as it is: in YAML `on` is true, and `~` nothing."""
 
+TEXTS = ("chat_template",)
+"""Fields whose text may look like YAML and is not."""
+
 PANELS = {
     "Merging": ("t", "slices", "DOT_THRESHOLD", "epsilon", "granularity", "missing", "strict"),
-    "Vocabulary": ("tokenizer", "vocab_fill", "tokens", "pad_vocab_to_multiple_of"),
+    "Vocabulary": ("tokenizer", "chat_template", "vocab_fill", "tokens", "pad_vocab_to_multiple_of"),
     "Output": ("dtype", "max_shard_size", "overwrite"),
     "Machine": ("threads", "memory_budget", "direct_io", "show_pbar"),
 }
@@ -59,8 +62,8 @@ def parse_options(given: Mapping[str, Any]) -> dict[str, Any]:
     values, problems = {}, []
     for name, text in given.items():
         try:
-            is_text = isinstance(text, str) and kinds[name] not in RAW
-            values[name] = read_value(text, name) if is_text else text
+            is_yaml = isinstance(text, str) and kinds[name] not in RAW and name not in TEXTS
+            values[name] = read_value(text, name) if is_yaml else text
         except SettingsError as error:
             problems.append(error)
     raise_all(problems)

@@ -100,7 +100,7 @@ def merge_loaded(
 def _check_settings(settings: MergeSettings) -> None:
     """Refuses what only a merge of checkpoints can do."""
     defaults = MergeSettings()
-    for name in ("granularity", "slices", "tokens", "pad_vocab_to_multiple_of"):
+    for name in ("granularity", "slices", "chat_template", "tokens", "pad_vocab_to_multiple_of"):
         value = getattr(settings, name)
         if value != getattr(defaults, name):
             fields = (

@@ -46,6 +46,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         slices: The child's layers, stacked from ranges of the models'; None takes all in place.
         dtype: Type of the child's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
+        chat_template: The child's chat template, as Jinja text; None takes that of its tokenizer.
         vocab_fill: Rows that only one model has, or none: `"owner"`, `"mean"`, `"gradient"`, `"zeros"`, or
             `"error"`.
         tokens: Where the rows of single tokens come from, by token.
@@ -78,6 +79,7 @@ class SlerpForCausalLM(BaseAlgorithm):
         slices: Any = None,
         dtype: str | None = None,
         max_shard_size: int | str = "5GB",
+        chat_template: str | None = None,
         vocab_fill: VocabFill = "owner",
         tokens: Mapping[str, Any] | None = None,
         pad_vocab_to_multiple_of: int | None = None,

@@ -82,9 +82,10 @@ def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
             findings.note(f"{key}: has no effect in mergekit, nor here")
     if given.get("chat_template") == "auto":
         findings.note("chat_template: auto: the child has the chat template of the tokenizer it gets")
-    elif given.get("chat_template"):
-        fix = "remove chat_template, and change the child's chat_template.jinja"
-        findings.fault("chat_template: a template is not supported", fix, found=given["chat_template"])
+    elif given.get("chat_template") and "{" not in str(given["chat_template"]):
+        fix = "write the template itself, or remove chat_template"
+        headline = "chat_template: a name of mergekit's own templates is not supported"
+        findings.fault(headline, fix, found=given["chat_template"], needed="the text of a Jinja template")
 
 
 def _options(
@@ -95,6 +96,8 @@ def _options(
     dtype = _dtype(given, findings)
     if dtype is not None:
         options["dtype"] = dtype
+    if given.get("chat_template", "auto") not in ("auto", None):
+        options["chat_template"] = given["chat_template"]
     return options | tokenizer_options(given, parents, findings)
 
 

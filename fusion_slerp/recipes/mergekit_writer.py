@@ -12,7 +12,7 @@ from fusion_slerp.recipes.recipe import Findings, Recipe
 from fusion_slerp.schedule import parse_schedule
 from fusion_slerp.settings import MergeSettings, settings_from
 
-EXPRESSED = ("t", "slices", "dtype", "tokenizer", "tokens", "pad_vocab_to_multiple_of")
+EXPRESSED = ("t", "slices", "dtype", "tokenizer", "chat_template", "tokens", "pad_vocab_to_multiple_of")
 OF_NUSLERP = ("DOT_THRESHOLD", "granularity")
 NOT_ABOUT_THE_MERGE = (
     *("strict", "overwrite", "threads", "memory_budget", "direct_io", "show_pbar", "max_shard_size"),
@@ -40,7 +40,9 @@ def to_mergekit(recipe: Recipe) -> str:
     content = (_nuslerp if is_nuslerp else _slerp)(recipe, findings)
     findings.raise_faults()
     tokenizer = _tokenizer(recipe, settings, base=recipe.a if is_nuslerp else "base")
-    return _left_out(recipe.options) + dumped({**content, **_dtype(settings.dtype), **tokenizer})
+    template = {"chat_template": settings.chat_template} if settings.chat_template else {}
+    written = {**content, **_dtype(settings.dtype), **tokenizer, **template}
+    return _left_out(recipe.options) + dumped(written)
 
 
 def _slerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:

@@ -13,7 +13,12 @@ import numpy as np
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.errors import MismatchError, Problem, listed
 from fusion_slerp.settings import MergeSettings
-from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES, ChildTokenizer, choose_tokenizer
+from fusion_slerp.vocabulary.child_tokenizer import (
+    VOCABULARY_FILES,
+    ChildTokenizer,
+    choose_tokenizer,
+    with_template,
+)
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.rows import RowMap, align
 from fusion_slerp.vocabulary.tokens import (
@@ -156,6 +161,8 @@ def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) ->
     tokens_a, tokens_b = _read_both(a.folder, b.folder)
     named = tuple(settings.token_sources)
     tokenizer, remarks = choose_tokenizer((a, tokens_a), (b, tokens_b), settings.tokenizer, named)
+    if settings.chat_template is not None:
+        tokenizer = with_template(tokenizer, settings.chat_template)
     if tokens_a is None or tokens_b is None:
         remarks = [*_not_compared(a, b, tokens_a, tokens_b), *remarks]
     remarks += _moved((a, tokens_a), (b, tokens_b))

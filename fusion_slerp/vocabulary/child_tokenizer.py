@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from fusion_slerp.vocabulary.tokens import (
     TOKENIZER_CONFIG,
     Tokens,
     Vocabulary,
+    dump,
     load,
     read_config,
     read_tokens,
@@ -170,6 +171,15 @@ def choose_tokenizer(
     more = extend(chosen.folder, tokens, new)
     remarks.append(f"new tokens, as the setting tokens says: {', '.join(new)}")
     return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
+
+
+def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
+    """Returns the tokenizer with another chat template, in the one file that has the last word."""
+    written = {**tokenizer.written, CHAT_TEMPLATE: template.encode("utf-8", "backslashreplace")}
+    config = tokenizer.config
+    if config.pop("chat_template", None) is not None:
+        written[TOKENIZER_CONFIG] = dump(config)
+    return replace(tokenizer, written=written, omitted=tokenizer.omitted | {"chat_template.json"})
 
 
 def _asked_for(a: Parent, b: Parent, setting: str) -> tuple[ChildTokenizer, list[str]]:

@@ -22,6 +22,7 @@ TYPED = {
     "dtype": (["--dtype", "float16"], "float16"),
     "max_shard_size": (["--max-shard-size", "500MiB"], "500MiB"),
     "tokenizer": (["--tokenizer", "~/on: it"], "~/on: it"),
+    "chat_template": (["--chat-template", "{{ messages }}"], "{{ messages }}"),
     "vocab_fill": (["--vocab-fill", "mean"], "mean"),
     "tokens": (
         ["--tokens", "{'<pad>': {source: b, force: true}}"],

@@ -231,6 +231,12 @@ def test_what_has_no_effect_is_noted(text, note):
     assert with_t(text).notes == (note,)
 
 
+def test_a_chat_template_is_taken_as_it_is():
+    assert (
+        with_t("chat_template: \"{{ '<|im_start|>' }}\"").options["chat_template"] == "{{ '<|im_start|>' }}"
+    )
+
+
 def test_parameters_without_effect_are_noted_with_their_place():
     recipe = sliced(
         ", residual_weight: 0.1, parameters: {t: 1, density: 0.5}", "parameters: {t: 0.5, embed_slerp: true}"
@@ -436,8 +442,8 @@ WRONG = {
     ),
     "template": (
         f"{T}chat_template: chatml",
-        "chat_template: a template is not supported",
-        "remove chat_template",
+        "chat_template: a name of mergekit's own templates is not supported",
+        "write the template itself, or remove chat_template",
     ),
     "two tokenizers": (
         f"{T}tokenizer_source: base\ntokenizer: {{source: A}}",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fusion_slerp import plan_merge
+from fusion_slerp import merge, plan_merge
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.special_tokens import check_special_tokens
@@ -273,3 +273,17 @@ def test_several_chat_templates_of_b(tmp_path):
         "chat_template.jinja": MARK["b"].encode(),
         "additional_chat_templates/tool_use.jinja": b"tools",
     }
+
+
+@pytest.mark.parametrize("place", ["file", "config"])
+def test_a_template_of_the_users_own(tmp_path, place):
+    """It has the last word: no other file says another one."""
+    for name in "ab":
+        config = {"chat_template": MARK[name]} if place == "config" else {}
+        parent(tmp_path / name, TOKENS, template=MARK[name] if place == "file" else None, **config)
+    own = "{{ 'mine <|im_end|>' }}"
+    merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "child", chat_template=own)
+    assert (tmp_path / "child/chat_template.jinja").read_text() == own
+    config = json.loads((tmp_path / "child/tokenizer_config.json").read_text())
+    assert "chat_template" not in config
+    assert config["eos_token"] == "</s>"
