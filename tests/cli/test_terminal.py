@@ -42,6 +42,8 @@ def terminal(tmp_path):
             encoding="utf-8",
             dimensions=(50, 160),
             timeout=20,
+            # what a shell has started in the background ignores Ctrl-C, and so would its children
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         started.append(child)
         return child
