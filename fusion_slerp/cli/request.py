@@ -40,12 +40,12 @@ class Request:
                 words += _words(name, value)
         return shlex.join(words + (["-o", out] if out else []))
 
-    def recipe(self) -> str:
-        """Returns the YAML that does the same in FusionBench, and here."""
+    def recipe(self, out: str) -> str:
+        """Returns the YAML that does the same in FusionBench, and here; `out` is the child's folder."""
         from fusion_slerp.recipes import Recipe, to_hydra
 
         options = {name: value for name, value in self.options.items() if name != "show_pbar"}
-        return to_hydra(Recipe(a=self.a, b=self.b, options=options, notes=()))
+        return to_hydra(Recipe(a=self.a, b=self.b, options=options, notes=()), out)
 
 
 def is_recipe(text: str) -> bool:

@@ -64,7 +64,7 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
         Text("\nThe same again:", "bold"),
         Text(f"  {request.command(out)}"),
         Text("\nThe same as YAML, to keep:", "bold"),
-        Text(request.recipe().rstrip()),
+        Text(request.recipe(out).rstrip()),
     )
 
 
@@ -80,7 +80,7 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
         "elapsed_s": round(result.elapsed_s, 3),
         "warnings": list(result.plan.warnings),
         "command": request.command(out),
-        "recipe": request.recipe(),
+        "recipe": request.recipe(out),
     }
 
 

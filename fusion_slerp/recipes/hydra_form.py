@@ -34,15 +34,15 @@ def is_hydra(given: Mapping[str, Any]) -> bool:
     )
 
 
-def to_hydra(recipe: Recipe) -> str:
-    """Returns the YAML that `fusion_bench --config-path ... --config-name ...` runs."""
+def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
+    """Returns the YAML that `fusion_bench --config-path ... --config-name ...` runs; the child's folder is `out`."""
     options = {name: value for name, value in recipe.options.items() if name != "tokenizer"}
     tokenizer = recipe.options.get("tokenizer", "union")
     by_name = {"union": None, "a": recipe.a, "b": recipe.b}
     content = {
         "_target_": PROGRAM,
         "_recursive_": False,
-        "method": {"_target_": METHOD, "t": MergeSettings().t, **options, "model_save_path": CHILD},
+        "method": {"_target_": METHOD, "t": MergeSettings().t, **options, "model_save_path": out},
         "modelpool": {
             "_target_": POOL,
             "models": {"model_1": recipe.a, "model_2": recipe.b},
