@@ -35,7 +35,7 @@ def is_hydra(given: Mapping[str, Any]) -> bool:
 
 
 def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
-    """Returns YAML that `fusion_bench --config-path ... --config-name ...` runs; it makes the folder `out`."""
+    """Returns YAML that `fusion_bench --config-path ... --config-name ...` runs into the folder `out`."""
     options = {name: value for name, value in recipe.options.items() if name != "tokenizer"}
     tokenizer = recipe.options.get("tokenizer", "union")
     by_name = {"union": None, "a": recipe.a, "b": recipe.b}
