@@ -159,7 +159,7 @@ def _not_loaded(skeleton: BinaryIO, error: Exception) -> _Refused:
     skeleton.seek(0)
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(skeleton)  # pyright: ignore[reportArgumentType]
-    except Exception:
+    except Exception:  # whatever stopped torch may stop this, too
         names = []
     if names:
         found = f"a pickle that calls {_printable(listed(sorted(names), 3))}; it was not executed"
