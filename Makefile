@@ -61,7 +61,7 @@ docs: | $(READY) ## Build the documentation into site/; a warning is an error
 recordings: | $(READY) ## Record the pictures of docs/command.md again, from real runs
 	$(TEST_ENV)/bin/python docs/recordings.py
 
-peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit, token by token, in half a minute
+peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabularies, token by token
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
