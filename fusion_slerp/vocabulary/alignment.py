@@ -136,17 +136,18 @@ class Alignment:
             *(
                 f"{lost} of {name} left out"
                 for name, used, count in ((a, rows.a, counts[0]), (b, rows.b, counts[1]))
-                if (lost := count - len(np.unique(used[used >= 0])))
+                if (lost := count - _n_different(used, count))
             ),
         )
         told = ", ".join(part for part in parts if part)
         remarks = [f"vocabularies of {counts[0]} and {counts[1]} rows, {len(rows)} in the child: {told}"]
         for source, vocabulary, count in ((a, self.a, counts[0]), (b, self.b, counts[1])):
-            beyond = sum(row >= count for row in vocabulary.values())
+            beyond = 0 if Tokens(vocabulary).n_rows <= count else sum(r >= count for r in vocabulary.values())
             if beyond:
                 remarks.append(f"{source}: {beyond} tokens lie beyond its {count} rows")
         remarks += _on_one_row(self.child)
-        n_shared, n_least = len(self.a.keys() & self.b.keys()), min(len(self.a), len(self.b))
+        n_least = min(len(self.a), len(self.b))
+        n_shared = n.merged if 2 * n.merged >= n_least else len(self.a.keys() & self.b.keys())
         if 2 * n_shared < n_least:
             remarks.append(f"the models share only {n_shared} of {n_least} tokens; are they of one family?")
         return remarks
@@ -193,10 +194,18 @@ def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:
     return {**own, **child} if own else child
 
 
+def _n_different(rows: np.ndarray, n_rows: int) -> int:
+    """How many of a parent's rows occur."""
+    occurs = np.zeros(n_rows, bool)
+    occurs[rows[rows >= 0]] = True
+    return int(occurs.sum())
+
+
 def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> list[str]:
     remarks = []
     for parent, vocabulary in parents:
-        lost = [repr(token) for token in vocabulary if token not in child]
+        same = vocabulary is child
+        lost = [] if same else [repr(token) for token in vocabulary if token not in child]
         if lost:
             remarks.append(f"the child has not {len(lost)} tokens of {parent.source}: {listed(lost, 3)}")
     return remarks

@@ -217,9 +217,8 @@ def _with_the_tokens_of_both(a: Parent, b: Parent, named: Sequence[str]) -> tupl
         return from_a, [
             f"neither {parent_a.source} nor {parent_b.source} has tokenizer files, so the child has none"
         ]
-    more = [
-        token for token, _ in sorted(of_b.rows.items(), key=lambda item: item[1]) if token not in of_a.rows
-    ]
+    missing = [token for token in of_b.rows if token not in of_a.rows]
+    more = sorted(missing, key=of_b.rows.__getitem__)
     if not more:
         return from_a, _template_left_behind(parent_a, parent_b, "b")
     if of_a.rows.keys() <= of_b.rows.keys():

@@ -127,17 +127,23 @@ def _find(child: Vocabulary, parent: Vocabulary, n_rows: int, n_child: int) -> n
     n_both = min(n_rows, n_child)
     padding = np.flatnonzero(~_used(child, n_both) & ~_used(parent, n_both))
     found[padding] = padding
-    for token, row in child.items():
-        there = parent.get(token, n_rows)
-        if there < n_rows and row < n_child:
-            found[row] = there
+    rows = _rows(child)
+    places = (parent.get(token, n_rows) for token in child)
+    there = rows if parent is child else np.fromiter(places, np.int64, len(child))
+    fits = (there < n_rows) & (rows < n_child)
+    found[rows[fits]] = there[fits]
     return found
+
+
+def _rows(vocabulary: Vocabulary) -> np.ndarray:
+    return np.fromiter(vocabulary.values(), np.int64, len(vocabulary))
 
 
 def _used(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
     """Which of the first rows hold a token."""
     used = np.zeros(n_rows, bool)
-    used[[row for row in vocabulary.values() if row < n_rows]] = True
+    rows = _rows(vocabulary)
+    used[rows[rows < n_rows]] = True
     return used
 
 

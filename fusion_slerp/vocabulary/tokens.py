@@ -24,6 +24,9 @@ ADDED_TOKENS = "added_tokens.json"
 MAX_NBYTES = 200_000_000
 """No tokenizer is larger; a larger file is not read."""
 
+MAX_ROW = 1 << 62
+"""Beyond every matrix, and still a number that arrays can hold."""
+
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 """What a tokenizer knows of an added token beside its row."""
 
@@ -64,7 +67,7 @@ def read_tokens(folder: Path) -> Tokens | None:
         tokens = _from_tokenizer_json(file) if file.name == TOKENIZER else _from_older(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    fits = all(type(token) is str and type(row) is int and row >= 0 for token, row in tokens.rows.items())
+    fits = all(type(t) is str and type(row) is int and 0 <= row < MAX_ROW for t, row in tokens.rows.items())
     return tokens if fits and tokens.rows else None
 
 

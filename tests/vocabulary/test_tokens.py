@@ -99,6 +99,7 @@ UNREADABLE = {
     "added tokens without rows": '{"model": {"vocab": {}}, "added_tokens": [{"content": "x"}]}',
     "a row of no number": '{"model": {"vocab": {"a": "0"}}, "added_tokens": []}',
     "a negative row": '{"model": {"vocab": {"a": -1}}, "added_tokens": []}',
+    "a row beyond every number": '{"model": {"vocab": {"a": 99999999999999999999}}, "added_tokens": []}',
     "deep": "[" * 100_000,
     "not UTF-8": "\udcff",
 }
