@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint
 from fusion_slerp.vocabulary.alignment import Alignment
 from fusion_slerp.vocabulary.special_tokens import check_special_tokens, translator, with_ids_of_child
-from fusion_slerp.vocabulary.tokens import dump
+from fusion_slerp.vocabulary.tokens import dump, read_object
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -30,7 +29,7 @@ def child_configs(
     giver = b if alignment.tokenizer.giver == "b" else a
     other = a if giver is b else b
     generation_from = giver if (giver.folder / GENERATION_CONFIG).is_file() else other
-    old_generation = _read(generation_from.folder / GENERATION_CONFIG)
+    old_generation = read_object(generation_from.folder / GENERATION_CONFIG)
     of_a, of_b = (translator(parent, alignment.child) for parent in (alignment.a, alignment.b))
     config, lost = with_ids_of_child(a.config, of_a, b.config if giver is b else None, of_b)
     generation, more = with_ids_of_child(old_generation, of_b if generation_from is b else of_a)
@@ -45,14 +44,6 @@ def child_configs(
     if alignment.tokenizer.rows:
         remarks += check_special_tokens(config, generation, alignment.tokenizer)
     return files, remarks
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _file(source: Path, content: Mapping[str, Any], original: Mapping[str, Any]) -> Path | bytes:

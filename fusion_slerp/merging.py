@@ -101,8 +101,7 @@ def merge(
         a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
         b: Parent b (t = 1).
         out: The child's folder; must not exist unless `overwrite=True`.
-        **options: The fields of `MergeSettings`: t, DOT_THRESHOLD, epsilon, dtype,
-            max_shard_size, tokenizer, overwrite, threads, show_pbar.
+        **options: The fields of `MergeSettings`.
 
     Raises:
         SettingsError: An option is unknown or has no usable value.

@@ -276,12 +276,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
     ("strict", *_BOOLEAN),
     ("overwrite", *_BOOLEAN),
     ("threads", *_COUNT),
-    (
-        "memory_budget",
-        lambda v: v is None or parse_nbytes(v) is not None,
-        "a size such as 200MB, or null",
-        "null",
-    ),
+    ("memory_budget", _is_budget, "a size such as 200MB, or null", "null"),
     ("direct_io", *_one_of(DirectIO, "auto")),
     ("show_pbar", *_BOOLEAN),
 )

@@ -21,9 +21,8 @@ def options_of_t(
     given: Mapping[str, Any], parts: list[Part], parents: tuple[str, str], findings: Findings
 ) -> dict[str, Any]:
     """Returns `t`, and `slices` where the recipe has them."""
-    parameters = given.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
-        findings.fault("parameters is not a mapping", "set parameters: {t: 0.5}", found=repr(parameters))
+    parameters = parameters_of(given, "{t: 0.5}", findings)
+    if parameters is None:
         return {}
     everywhere = read_t(parameters, "parameters", findings)
     for part in parts:
@@ -48,6 +47,15 @@ def options_of_t(
             for part, t in zip(parts, own, strict=True)
         ]
     return options
+
+
+def parameters_of(given: Mapping[str, Any], example: str, findings: Findings) -> Mapping[str, Any] | None:
+    """Returns the parameters of the whole recipe; None after a fault."""
+    parameters = given.get("parameters") or {}
+    if isinstance(parameters, Mapping):
+        return parameters
+    findings.fault("parameters is not a mapping", f"set parameters: {example}", found=repr(parameters))
+    return None
 
 
 def slice_of(part: Part, parents: tuple[str, str], t: Any) -> dict[str, Any]:

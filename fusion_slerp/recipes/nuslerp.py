@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from fusion_slerp.recipes.mergekit_models import Part
-from fusion_slerp.recipes.mergekit_t import as_numbers, slice_of
+from fusion_slerp.recipes.mergekit_t import as_numbers, parameters_of, slice_of
 from fusion_slerp.recipes.recipe import Findings, join
 from fusion_slerp.schedule import EVERYTHING
 
@@ -34,9 +34,8 @@ def nuslerp_options(
     given: Mapping[str, Any], parts: list[Part], parents: tuple[str, str], findings: Findings
 ) -> dict[str, Any]:
     """Returns `t`, `DOT_THRESHOLD`, and `slices` and `granularity` where the recipe asks for them."""
-    parameters = given.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
-        findings.fault("parameters is not a mapping", "set parameters: {weight: 0.5}", found=repr(parameters))
+    parameters = parameters_of(given, "{weight: 0.5}", findings)
+    if parameters is None:
         return {}
     findings.unknown_keys(parameters, ("weight", FLATTEN, ROW_WISE), "parameters")
     found = [_t(part, parents, parameters, findings) for part in parts]

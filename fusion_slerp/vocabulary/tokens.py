@@ -88,8 +88,13 @@ def dump(content: object) -> bytes:
 
 def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
     """Returns a folder's tokenizer_config.json, or what will be written instead; empty if there is none."""
+    return read_object(folder / TOKENIZER_CONFIG, content)
+
+
+def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
+    """Returns the JSON object in a file, or in what will be written instead; empty if there is none."""
     try:
-        value = json.loads(content) if content else load(folder / TOKENIZER_CONFIG)
+        value = json.loads(content) if content else load(file)
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
