@@ -23,7 +23,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs recordings peer bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types docs recordings peer safety bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ recordings: | $(READY) ## Record the pictures of docs/command.md again, from rea
 
 peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabularies, token by token
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
+
+safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (a quarter of an hour)
+	FUSION_SLERP_TRIALS=full $(RUN) pytest tests/safety tests/hostile $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)

@@ -24,6 +24,31 @@ def fusion_slerp(parent_b: str = "b", **options: object) -> Command:
     return command
 
 
+def without_safety(max_shard_size: str) -> Command:
+    """The same merge without digests, journal, lock, manifest, fsync and rename: the engine alone."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from fusion_slerp.checkpoint.shards import ShardWriter\n"
+        "from fusion_slerp.execute.pipeline import execute\n"
+        "from fusion_slerp.merging import plan_merge\n"
+        "from fusion_slerp.publish.model_card import card_parent, model_card\n"
+        "from fusion_slerp.publish.side_files import side_files, write_side_files\n"
+        "a, b, out = map(Path, sys.argv[1:])\n"
+        f"plan = plan_merge(a, b, t={T}, max_shard_size={max_shard_size!r})\n"
+        "out.mkdir()\n"
+        "class Unsynced(ShardWriter):\n"
+        "    def finish(self, shard):\n"
+        "        pass\n"
+        "with Unsynced(out, plan.shards) as writer:\n"
+        "    reports = execute(plan, writer)\n"
+        "write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), out)\n"
+        "card = model_card([card_parent(plan.a), card_parent(plan.b)], plan.settings, reports, out.name)\n"
+        "(out / 'README.md').write_text(card)\n"
+    )
+    return lambda a, b, out: [sys.executable, "-c", code, str(a), str(b), str(out)]
+
+
 def io_floor(a: Path, b: Path, out: Path) -> list[str]:
     """Reading both inputs and writing the output, and nothing else."""
     return [sys.executable, str(Path(__file__).with_name("io_floor.py")), str(a), str(b), str(out)]

@@ -27,6 +27,8 @@ OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
 VOCABULARIES = ("b", "b-32-more", "b-own", "b-permuted")
 """Parents b of `checkpoints.py`: the tokens of a, more, some of their own, and all in other rows."""
 
+CHECKSUMS = ("xxh3_128", "blake3", "sha256")
+
 LAYERS = ("3", "11", "22", "65")
 """Of TinyLlama's shape: 0.26, 0.6, 1.1 and 3.0 billion parameters."""
 
@@ -93,6 +95,21 @@ def vocabularies(bench: Bench) -> list[dict[str, object]]:
     return [bench.compare("vocabularies", dict(commands))]
 
 
+def safety(bench: Bench) -> list[dict[str, object]]:
+    """1.1 billion parameters, warm, in one file and in twenty-two: with and without what makes it safe."""
+    found = []
+    for size in ("5GB", "100MB"):
+        commands = {
+            f"without safety, {size}": contenders.without_safety(size),
+            **{
+                f"{name}, {size}": contenders.fusion_slerp(checksum=name, max_shard_size=size)
+                for name in CHECKSUMS
+            },
+        }
+        found.append(bench.compare("22", dict(commands)))
+    return found
+
+
 def threads(bench: Bench) -> list[dict[str, object]]:
     """One thread and two: the speed-up, and the same bytes."""
     commands = {f"threads={n}": contenders.fusion_slerp(threads=n) for n in (1, 2)}
@@ -115,7 +132,7 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
-    run.__name__: run for run in (peers, sizes, cold, shapes, vocabularies, threads, kernels)
+    run.__name__: run for run in (peers, sizes, cold, shapes, vocabularies, safety, threads, kernels)
 }
 
 

@@ -23,6 +23,8 @@ import pexpect
 from rich.console import Console
 from rich.text import Text
 
+from fusion_slerp import merge
+
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = ROOT / "fusion_slerp" / "demo"
 IMAGES = ROOT / "docs" / "images"
@@ -50,6 +52,10 @@ class Recording:
 RECORDINGS = (
     Recording("merge", ("fusion_slerp merge plays code -t 0.3 -o child",)),
     Recording("plan", ("fusion_slerp plan plays code -t '[0.2, 0.8]' -o child",)),
+    Recording(
+        "verify",
+        ("fusion_slerp verify merged --inputs --recompute 5", "fusion_slerp verify damaged"),
+    ),
     Recording("inspect", ("fusion_slerp inspect plays code",)),
     Recording("convert", ("fusion_slerp convert recipe.yml",)),
     Recording("error", ("fusion_slerp plan plays wide",)),
@@ -96,7 +102,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Makes what the commands name: two models, one that does not fit, and a recipe."""
+    """Makes what the commands name: models, one that does not fit, a child, one with a flipped bit, a recipe."""
     for name in ("plays", "code"):
         (folder / name).symlink_to(DEMO / name)
     shutil.copytree(DEMO / "code", folder / "wide")
@@ -104,6 +110,13 @@ def prepare(folder: Path) -> None:
     config |= {"hidden_size": 320, "num_attention_heads": 10}
     (folder / "wide/config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "recipe.yml").write_text(RECIPE, encoding="utf-8")
+    merge(folder / "plays", folder / "code", t=0.3, out=folder / "merged")
+    shutil.copytree(folder / "merged", folder / "damaged")
+    with (folder / "damaged/model.safetensors").open("r+b") as stream:
+        stream.seek(1_000_000)
+        (byte,) = stream.read(1)
+        stream.seek(1_000_000)
+        stream.write(bytes([byte ^ 1]))
 
 
 def save(recording: Recording, folder: Path) -> None:

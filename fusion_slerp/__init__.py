@@ -12,8 +12,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "merge": "fusion_slerp.merging",
     "plan_merge": "fusion_slerp.merging",
+    "verify": "fusion_slerp.verifying",
+    "clean": "fusion_slerp.publish.unfinished",
     "MergeResult": "fusion_slerp.merging",
     "MergeSettings": "fusion_slerp.settings",
+    "Verification": "fusion_slerp.verification.findings",
     "MergePlan": "fusion_slerp.plan",
     "slerp": "fusion_slerp.tensor_slerp",
     "SlerpForCausalLM": "fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm",
@@ -36,9 +39,12 @@ __all__ = [
     "PerplexityTaskPool",
     "SettingsError",
     "SlerpForCausalLM",
+    "Verification",
+    "clean",
     "merge",
     "plan_merge",
     "slerp",
+    "verify",
 ]
 
 if TYPE_CHECKING:
@@ -53,8 +59,11 @@ if TYPE_CHECKING:
     from fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm import SlerpForCausalLM
     from fusion_slerp.merging import MergeResult, merge, plan_merge
     from fusion_slerp.plan import MergePlan
+    from fusion_slerp.publish.unfinished import clean
     from fusion_slerp.settings import MergeSettings
     from fusion_slerp.tensor_slerp import slerp
+    from fusion_slerp.verification.findings import Verification
+    from fusion_slerp.verifying import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, repeat
 
-from fusion_slerp.chunks import chunks_of
 from fusion_slerp.execute.buffers import Buffers
 from fusion_slerp.execute.input_files import InputFiles
 from fusion_slerp.execute.tensor_work import Measured, TensorWork
@@ -46,7 +45,7 @@ def measure_pairs(plan: MergePlan) -> Iterator[Measurement]:
         CheckpointError: A weight is not finite, or a file cannot be read.
     """
     with (
-        InputFiles({entry.file for tensor in plan.tensors for entry in tensor.sources}) as inputs,
+        InputFiles.of(plan) as inputs,
         ThreadPoolExecutor(plan.memory.workers, "fusion_slerp worker") as workers,
     ):
         work = TensorWork(inputs, plan.settings, Buffers(plan.memory), plan.memory.threads)
@@ -69,7 +68,7 @@ def _measured(plan: MergePlan, work: TensorWork, workers: ThreadPoolExecutor) ->
             yield Measurement(report, first.nbytes_in if futures else 0)
         if tensor is None:
             return
-        chunks = chunks_of(tensor.out.n_elements) if tensor.action == "merge" else []
+        chunks = tensor.chunks if tensor.action == "merge" else []
         futures = [workers.submit(work.measure, tensor, chunk, False) for chunk in chunks]
         waiting.append((tensor, futures))
         n_waiting += len(futures)

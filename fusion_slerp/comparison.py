@@ -12,7 +12,7 @@ from typing import Any
 from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.dtypes import EXACT_COPY_CODES
-from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed
+from fusion_slerp.errors import SHOWN_NAME, CheckpointError, MismatchError, Problem, listed, printable
 from fusion_slerp.pairing import TensorPair
 
 Entries = Sequence[tuple[TensorEntry, TensorEntry]]
@@ -39,11 +39,17 @@ MAY_DIFFER = frozenset(
 ABSENT_IS_OFF = frozenset({"rope_type", "factor", "sliding_window"})
 """Config keys whose absence is a value: no scaling, no window."""
 
+MAX_PREFIX = 200
+"""Characters of nested keys; deeper ones are compared as a whole, as each key would repeat those above it."""
+
+SHOWN_KEYS = 100
+"""Of each kind of difference; two models of one family have a handful."""
+
 
 def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[Problem], list[str]]:
     """Returns the problems that forbid a merge and the warnings for softer differences."""
     flat_a, flat_b = _flattened(a.config), _flattened(b.config)
-    problems, warnings = [], []
+    grave, soft = [], []
     for key in sorted(flat_a.keys() | flat_b.keys()):
         name = key.rpartition(".")[2]
         in_a, in_b = flat_a.get(key), flat_b.get(key)
@@ -51,10 +57,11 @@ def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[Problem], list[s
             continue
         if None in (in_a, in_b) and name not in ABSENT_IS_OFF:
             continue  # written by another release, which spells out more defaults or fewer
-        if name in MUST_AGREE:
-            problems.append(_other_meaning(a, b, key, in_a, in_b))
-        else:
-            warnings.append(f"the configs differ in {key}: {in_a!r} (a), {in_b!r} (b)")
+        (grave if name in MUST_AGREE else soft).append(key)
+    problems = [_other_meaning(a, b, key, flat_a.get(key), flat_b.get(key)) for key in grave[:SHOWN_KEYS]]
+    warnings = [_differ(key, flat_a.get(key), flat_b.get(key)) for key in soft[:SHOWN_KEYS]]
+    if len(soft) > SHOWN_KEYS:
+        warnings.append(f"the configs differ in {len(soft) - SHOWN_KEYS} more keys")
     return problems, warnings
 
 
@@ -62,27 +69,37 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested keys joined by dots; the rope settings of older and newer transformers alike."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and len(prefix) + len(key) <= MAX_PREFIX:
             flat.update(_flattened(value, f"{prefix}{key}."))
         elif value is not None:
             flat[f"{prefix}{key}"] = value
-    for scaling in ("rope_parameters.", "rope_scaling."):
-        for key in [key for key in flat if key.startswith(prefix + scaling)]:
-            plain = prefix + key.removeprefix(prefix + scaling)
+    for scaling in ("rope_parameters", "rope_scaling"):
+        if not isinstance(config.get(scaling), Mapping):
+            continue
+        for key in [key for key in flat if key.startswith(f"{prefix}{scaling}.")]:
+            plain = prefix + key.removeprefix(f"{prefix}{scaling}.")
             flat.setdefault("rope_type" if plain == "type" else plain, flat.pop(key))
     if flat.get(f"{prefix}rope_type") == "default":
         del flat[f"{prefix}rope_type"]
     return flat
 
 
+def _differ(key: str, in_a: Any, in_b: Any) -> str:
+    return f"the configs differ in {printable(key, SHOWN_NAME)}: {_shown(in_a)} (a), {_shown(in_b)} (b)"
+
+
+def _shown(value: object) -> str:
+    return printable(repr(value), SHOWN_NAME)
+
+
 def _other_meaning(a: Checkpoint, b: Checkpoint, key: str, in_a: Any, in_b: Any) -> Problem:
     fields = (
-        ("key", key),
-        ("a", f"{in_a!r} in {a.folder / CONFIG}"),
-        ("b", f"{in_b!r} in {b.folder / CONFIG}"),
+        ("key", printable(key, SHOWN_NAME)),
+        ("a", f"{_shown(in_a)} in {a.folder / CONFIG}"),
+        ("b", f"{_shown(in_b)} in {b.folder / CONFIG}"),
     )
     fix = "merge two models of one architecture and size, fine-tuned from the same ancestor"
-    return Problem(MismatchError, f"the models differ in {key}", fields, fix)
+    return Problem(MismatchError, f"the models differ in {printable(key, SHOWN_NAME)}", fields, fix)
 
 
 def compare_tensors(a: Checkpoint, b: Checkpoint, pairs: Iterable[TensorPair]) -> list[Problem]:
@@ -143,7 +160,7 @@ def _both_sides(pairs: Entries, describe: Callable[[TensorEntry], object]) -> tu
     """The first differing tensor with both files, then the names of the others."""
     (entry, other), *more = pairs
     fields: list[tuple[str, object]] = [
-        ("tensor", entry.name),
+        ("tensor", printable(entry.name, SHOWN_NAME)),
         ("a", f"{describe(entry)} in {entry.file}"),
         ("b", f"{describe(other)} in {other.file}"),
     ]

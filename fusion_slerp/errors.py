@@ -9,8 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
 
 SHOWN_PROBLEMS = 10
+
+SHOWN_LINE = 5000
+"""Characters of one line of a message: more than the longest path of an operating system."""
+
+SHOWN_NAME = 200
+"""Characters of one name or value within a line."""
+
+COMPARED_NAME, COMPARISONS = 200, 1_600_000
+"""Longer names get no suggestion; the known ones are compared as long as that takes less than a second."""
 
 
 class FusionSlerpError(Exception):
@@ -56,10 +66,10 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [self.headline]
-        lines += [f"  {name}: {value}" for name, value in self.fields]
+        lines = [printable(self.headline)]
+        lines += [f"  {name}: {printable(value)}" for name, value in self.fields]
         if self.fix:
-            lines.append(f"Fix: {self.fix}")
+            lines.append(f"Fix: {printable(self.fix)}")
         return "\n".join(lines)
 
     def error(self) -> FusionSlerpError:
@@ -97,17 +107,42 @@ def _numbered(problems: Sequence[Problem | FusionSlerpError], so: str) -> str:
     return "\n\n".join([headline, *blocks, *more])
 
 
+def printable(text: object, limit: int = SHOWN_LINE) -> str:
+    """Returns a text as one line of bounded length that cannot command a terminal.
+
+    Names and values come from files of strangers. What is not printable is escaped (control
+    characters, marks that turn the direction of writing, lone surrogates), and the middle of a longer
+    text is left out.
+    """
+    line = str(text)
+    if len(line) > limit:
+        half = limit // 2
+        line = f"{line[:half]}... ({len(line) - 2 * half} characters) ...{line[-half:]}"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
+def quoted(text: str) -> str:
+    """Returns a name from a file between quotes, escaped and shortened."""
+    half = SHOWN_NAME // 2
+    return repr(text if len(text) <= SHOWN_NAME else f"{text[:half]}...{text[-half:]}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `" (did you mean 'x'?)"` for the closest known name, or an empty string."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
+    if not 0 < len(name) <= COMPARED_NAME:
+        return ""
+    fitting = (candidate for candidate in known if len(candidate) <= COMPARED_NAME)
+    by_lower = {c.lower(): c for c in islice(fitting, COMPARISONS // len(name) ** 2)}
     matches = get_close_matches(name.lower(), by_lower, n=1)
     return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
 
 
 def listed(names: Sequence[str], limit: int = SHOWN_PROBLEMS) -> str:
-    """Returns the first names joined by commas, and how many were left out."""
+    """Returns the first names joined by commas, each escaped and shortened, and how many were left out."""
     more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(printable(name, SHOWN_NAME) for name in names[:limit]) + more
 
 
 def unknown_names_error(unknown: Iterable[str], known: Iterable[str], what: str) -> SettingsError:

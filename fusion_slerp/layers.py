@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_LAYER = re.compile(r"(?:^|(?<=\.))(\d+)(?=\.)")
-"""The first part of a name that is a number: `model.layers.3.mlp...`, `transformer.h.3.attn...`."""
+_LAYER = re.compile(r"(?:^|(?<=\.))(\d{1,9})(?=\.)")
+"""The first part of a name that is a number: `model.layers.3.mlp...`, `transformer.h.3.attn...`.
+
+One of thousands of digits, which Python does not read, is no layer.
+"""
 
 
 def layer_of(name: str) -> tuple[str, int] | None:

@@ -24,6 +24,9 @@ KEPT_CHUNKS = 6
 MAX_NBYTES = 200_000_000
 """Without a budget, there are no more threads than need this much, but at least one."""
 
+STEPS_UNDER_WAY = 8
+"""Tensors or batches that may be in work at once: enough that no thread runs dry."""
+
 MAX_BATCH = 1024
 """Small tensors that are read into one buffer."""
 

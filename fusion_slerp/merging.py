@@ -5,25 +5,32 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.shards import ShardWriter
 from fusion_slerp.checkpoint.source import open_source
-from fusion_slerp.errors import FusionSlerpError, raise_all
+from fusion_slerp.child_files import write_beside, write_manifest, write_records, write_weights
+from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, raise_all
 from fusion_slerp.execute.memory_sink import MemorySink
 from fusion_slerp.execute.pipeline import execute
+from fusion_slerp.execute.progress import progress
+from fusion_slerp.interruption import dies_by_signals
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.planning import make_plan
-from fusion_slerp.publish.model_card import card_parent, model_card
-from fusion_slerp.publish.side_files import SideFile, nbytes_of, side_files, write_side_files
-from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
+from fusion_slerp.publish.identity import merge_identity
+from fusion_slerp.publish.journal import Identity
+from fusion_slerp.publish.manifest import weight_rows
+from fusion_slerp.publish.model_card import card_parent
+from fusion_slerp.publish.place import check_apart, check_place, check_room
+from fusion_slerp.publish.side_files import SideFile, nbytes_of, side_files
+from fusion_slerp.publish.staging import staging
+from fusion_slerp.publish.unfinished import check_unfinished, find_unfinished
 from fusion_slerp.report import TensorReport, count_rules
-from fusion_slerp.settings import settings_from
+from fusion_slerp.resources import check_resources
+from fusion_slerp.settings import MergeSettings, settings_from
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +47,14 @@ class MergeResult:
         plan: What was decided before any weight was read.
         report: What happened to each tensor, in the order of the child's files.
         elapsed_s: Wall time in seconds, reading headers to the published folder.
+        n_resumed: Weight files that an interrupted run of the same merge had finished.
     """
 
     out: Path
     plan: MergePlan
     report: tuple[TensorReport, ...]
     elapsed_s: float
+    n_resumed: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -70,15 +79,17 @@ def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: 
         FusionSlerpError: As `merge`.
     """
     settings = settings_from(options)
-    return make_plan(*_open_both(a, b), settings)
+    return make_plan(*_open_both(a, b, settings), settings)
 
 
-def _open_both(a: str | os.PathLike[str], b: str | os.PathLike[str]) -> tuple[Checkpoint, Checkpoint]:
+def _open_both(
+    a: str | os.PathLike[str], b: str | os.PathLike[str], settings: MergeSettings
+) -> tuple[Checkpoint, Checkpoint]:
     """Opens both parents; what is wrong with either is raised together."""
     opened, failures = [], []
     for source in (a, b):
         try:
-            opened.append(open_source(source))
+            opened.append(open_source(source, settings.follow_links))
         except FusionSlerpError as error:
             failures.append(error)
     raise_all(failures)
@@ -94,8 +105,8 @@ def merge(
 ) -> MergeResult:
     """Merges two causal language models into the folder `out`, streaming.
 
-    The folder appears complete or not at all. Memory use depends neither on the size of the
-    models nor on that of their largest tensor.
+    The folder appears complete or not at all. If the merge is interrupted, the same call goes on where
+    it stopped. Memory use depends neither on the size of the models nor on that of their largest tensor.
 
     Args:
         a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
@@ -118,19 +129,28 @@ class PreparedMerge:
 
     Attributes:
         target: The child's folder, an absolute real path.
+        parents: Both, with all their layers.
         plan: What happens to every tensor.
         files: The files beside the weights.
+        identity: What an interrupted merge must have in common with this one to be gone on with.
         started: When the preparation began, on `time.perf_counter`.
     """
 
     target: Path
+    parents: tuple[Checkpoint, Checkpoint]
     plan: MergePlan
     files: Mapping[str, SideFile]
+    identity: Identity
     started: float
 
     @property
+    def fingerprints(self) -> dict[str, Any]:
+        """What the parents are recognised by."""
+        return {side: self.identity[side] for side in ("a", "b")}
+
+    @property
     def nbytes_written(self) -> int:
-        """Bytes of all files of the child but its card and index."""
+        """Bytes of all files of the child but its card, manifest, report and index."""
         return self.plan.nbytes_written + sum(map(nbytes_of, self.files.values()))
 
 
@@ -141,26 +161,45 @@ def prepare_merge(
     started = time.perf_counter()
     settings = settings_from(options)
     target = Path(out).expanduser().resolve()
-    parent_a, parent_b = _open_both(a, b)
-    apart = check_apart(target, {parent_b.folder: "model b", parent_a.folder: "model a"})
-    plan = make_plan(parent_a, parent_b, settings, also=apart + check_place(target, settings.overwrite))
-    prepared = PreparedMerge(target, plan, side_files(plan.a, plan.tokenizer, plan.configs), started)
-    apart = check_apart(target, {plan.tokenizer.folder: "the tokenizer"})
-    raise_all(apart + check_room(target, prepared.nbytes_written))
+    parents = _open_both(a, b, settings)
+    folders = {parents[1].folder: "model b", parents[0].folder: "model a"}
+    problems = check_apart(target, folders) + check_place(target, settings.overwrite)
+    try:
+        plan = make_plan(*parents, settings)
+        files = side_files(plan.a, plan.tokenizer, plan.configs)
+        identity = merge_identity(parents, plan, files)
+        prepared = PreparedMerge(target, parents, plan, files, identity, started)
+    except FusionSlerpError as error:
+        raise_all([error, *problems])
+        raise
+    except OSError as error:
+        fields = (("file", error.filename), ("found", error.strerror))
+        fix = "check the disk and the file's permissions, or copy it again"
+        raise Problem(CheckpointError, "a model's file cannot be read", fields, fix).error() from error
+    problems += check_apart(target, {plan.tokenizer.folder: "the tokenizer"})
+    problems += check_unfinished(target, identity, settings.overwrite)
+    left = find_unfinished(target)  # its room is gone on with, or given back before anything is written
+    needed = prepared.nbytes_written - (left.nbytes if left else 0)
+    raise_all(problems + check_room(target, needed) + check_resources(plan))
     return prepared
 
 
 def run_merge(prepared: PreparedMerge) -> MergeResult:
-    """Does the rest of `merge`: reads, merges, writes and publishes."""
-    plan, target = prepared.plan, prepared.target
+    """Does the rest of `merge`: reads, merges, writes and publishes; goes on where it was interrupted."""
+    plan, target, settings = prepared.plan, prepared.target, prepared.plan.settings
     _announce(plan)
-    with staging(target) as folder:
-        report = _write_weights(plan, folder)
-        write_side_files(prepared.files, folder)
-        parents = [card_parent(plan.a), card_parent(plan.b)]
-        card = model_card(parents, plan.settings, report, target.name)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-    return MergeResult(target, plan, report, time.perf_counter() - prepared.started)
+    with dies_by_signals(), staging(target, prepared.identity, settings.checksum) as staged:
+        n_before = len(staged.finished)
+        write_weights(plan, staged)
+        weights = [staged.finished[shard.file_name] for shard in plan.shards]
+        report = tuple(row for file in weights for row in file.reports)
+        write_beside(prepared, staged.files)
+        cards = [card_parent(parent) for parent in prepared.parents]
+        write_records(staged.files, cards, settings, report, target.name)
+        rows = weight_rows(weights, plan.shards, plan.slots, settings.checksum)
+        digest = write_manifest(staged.files, prepared.fingerprints, settings, *rows)
+        staged.publish(digest, settings.overwrite)
+    return MergeResult(target, plan, report, time.perf_counter() - prepared.started, n_before)
 
 
 def merge_into_memory(
@@ -196,22 +235,3 @@ def _announce(plan: MergePlan) -> None:
     log.info("merging %s (a, t = 0) and %s (b, t = 1) at t = %s", a, b, t)
     for warning in plan.warnings:
         log.warning("%s", warning)
-
-
-def _write_weights(plan: MergePlan, folder: Path) -> tuple[TensorReport, ...]:
-    writer = ShardWriter(folder, plan.slots, plan.shards, plan.settings.direct_io)
-    with writer, progress(plan) as on_bytes:
-        return tuple(execute(plan, writer, on_bytes))
-
-
-@contextmanager
-def progress(plan: MergePlan) -> Iterator[Callable[[int], object]]:
-    """Shows bytes done, rate and time left on standard error, if `show_pbar` asks for it."""
-    if not plan.settings.show_pbar:
-        yield lambda nbytes: None
-        return
-    from tqdm import tqdm
-
-    total = sum(tensor.out.nbytes for tensor in plan.tensors)
-    with tqdm(total=total, unit="B", unit_scale=True, desc="merging", mininterval=0.2) as bar:
-        yield bar.update

@@ -15,7 +15,7 @@ from typing import Any
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.stored_bytes import equal_bytes
-from fusion_slerp.errors import MismatchError, Problem, listed, nearest
+from fusion_slerp.errors import SHOWN_NAME, MismatchError, Problem, listed, nearest, printable
 
 PREFIXES = ("model.", "transformer.", "base_model.model.")
 """Beginnings of names that transformers adds or leaves out, depending on the class that saved."""
@@ -100,9 +100,8 @@ def _lend_heads(*parents: tuple[Checkpoint, dict[str, TensorEntry]]) -> list[str
         head, embedding = _head(other), _embedding(mine)
         if head and embedding and not _head(mine) and tied_flag(parent.config) is not False:
             mine[head] = mine[embedding]
-            remarks.append(
-                f"{parent.source} ties {head} to {embedding}, the other does not; the child does not"
-            )
+            tied = f"ties {head} to {printable(embedding, SHOWN_NAME)}"
+            remarks.append(f"{parent.source} {tied}, the other does not; the child does not")
     return remarks
 
 

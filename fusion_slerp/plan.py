@@ -10,7 +10,7 @@ from typing import Literal
 from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot
-from fusion_slerp.chunks import CHUNK_ELEMENTS
+from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of, chunks_of_rows
 from fusion_slerp.memory import PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
 from fusion_slerp.settings import Granularity, MergeSettings
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
@@ -58,6 +58,13 @@ class TensorPlan:
             found = ((self.a, self.rows.a), (self.b, self.rows.b))
             return tuple(entry for entry, rows in found if (rows >= 0).any())
         return (self.a,) if self.action == "copy a" else (self.b,)
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """The pieces that are worked on one at a time: of whole rows, where rows or columns have angles."""
+        if self.granularity == "tensor":
+            return chunks_of(self.out.n_elements)
+        return chunks_of_rows(self.out.n_elements, self.a.row_elements)
 
     @property
     def nbytes_in(self) -> int:

@@ -20,7 +20,7 @@ from fusion_slerp.child_config import child_configs
 from fusion_slerp.chunks import CHUNK_ELEMENTS, chunks_of
 from fusion_slerp.comparison import compare_configs, compare_tensors
 from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.errors import FusionSlerpError, MismatchError, Problem, listed, raise_all
+from fusion_slerp.errors import MismatchError, Problem, listed, raise_all
 from fusion_slerp.memory import MemoryPlan, plan_memory
 from fusion_slerp.pairing import Pairing, TensorPair, pair_tensors, tied_flag
 from fusion_slerp.plan import Action, MergePlan, TensorPlan
@@ -30,38 +30,28 @@ from fusion_slerp.vocabulary.alignment import Alignment, align_vocabularies
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
 
 
-def make_plan(
-    a: Checkpoint, b: Checkpoint, settings: MergeSettings, also: Sequence[Problem | FusionSlerpError] = ()
-) -> MergePlan:
+def make_plan(a: Checkpoint, b: Checkpoint, settings: MergeSettings) -> MergePlan:
     """Returns the plan for two opened checkpoints.
 
     Args:
         a: Parent a.
         b: Parent b.
         settings: The options.
-        also: Problems found elsewhere, to be raised together with those found here.
 
     Raises:
         MismatchError: The parents do not belong together; all reasons at once.
         CheckpointError: A parent holds types that cannot be interpolated.
-        FusionSlerpError: Of the class of the first of `also`.
     """
     files = a
     a, b, problems = _sliced(a, b, settings)
-    raise_all([*problems, *also] if problems else [])
+    raise_all(problems)
     problems, warnings = compare_configs(a, b)
     if settings.strict:
         problems += [_too_different(warning) for warning in warnings]
     pairing = pair_tensors(a, b, settings.missing)
     problems += [*pairing.problems, *compare_tensors(a, b, pairing.pairs)]
-    vocabulary = None
-    if not problems:
-        try:
-            vocabulary = _align(a, b, settings, pairing.pairs)
-        except FusionSlerpError as error:
-            also = [error, *also]
-    raise_all([*problems, *also])
-    assert vocabulary is not None
+    raise_all(problems)
+    vocabulary = _align(a, b, settings, pairing.pairs)
     tensors, shards, remarks = _tensors(pairing.pairs, settings, vocabulary)
     configs, more = child_configs(
         files, b, _config_changes(a, files, settings, pairing, vocabulary), vocabulary.alignment

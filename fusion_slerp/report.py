@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from fusion_slerp.vocabulary.rows import RowCounts
 
@@ -25,6 +26,7 @@ class TensorReport:
         norm_b: Euclidean norm in parent b; None where not measured.
         rows: How many rows were made in which way, where the vocabularies differ; angle and norms are
             then those of the merged rows. None where all rows were made alike.
+        digest: XXH3 (128 bits) of its bytes in the child; None where the child is not on a disk.
     """
 
     name: str
@@ -35,6 +37,24 @@ class TensorReport:
     norm_a: float | None = None
     norm_b: float | None = None
     rows: RowCounts | None = None
+    digest: str | None = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The same as plain values, without what is not known; `from_fields` turns them back."""
+        rows = None if self.rows is None else asdict(self.rows)
+        values = {**{name: getattr(self, name) for name in self.__slots__}, "rows": rows}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+def from_fields(fields: Mapping[str, Any]) -> TensorReport:
+    """Returns the report with these fields.
+
+    Raises:
+        TypeError: They are no such fields.
+    """
+    rows = fields.get("rows")
+    return TensorReport(**{**fields, "rows": None if rows is None else RowCounts(**rows)})
 
 
 def count_rules(reports: Sequence[TensorReport]) -> dict[str, int]:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
-from fusion_slerp import MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp import CheckpointError, MergeSettings, SettingsError, merge, plan_merge
 from fusion_slerp.memory import READERS, WRITERS
 from fusion_slerp.settings import available_cpus, parse_nbytes, settings_from
 from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
@@ -48,10 +48,12 @@ WRONG = {
         "null",
     ),
     "strict": ([1, 0, None, "true"], "true or false", "false"),
+    "follow_links": ([1, 0, None, "true"], "true or false", "false"),
     "overwrite": ([1, 0, None, "true"], "true or false", "false"),
     "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
     "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "null"),
     "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "auto"),
+    "checksum": (["md5", None, "SHA256"], "one of xxh3_128, blake3, sha256", "xxh3_128"),
     "show_pbar": ([1, None, "yes"], "true or false", "false"),
 }
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
@@ -224,6 +226,21 @@ def test_effect_of_tokenizer(tmp_path, parents):
         assert (tmp_path / "child/tokenizer.json").read_bytes() == expected
 
 
+def test_effect_of_follow_links(tmp_path, parents):
+    """A private file in the place of a licence, of a model's and of a third tokenizer's folder."""
+    (tmp_path / "id_rsa").write_text("secret")
+    third = write_checkpoint(tmp_path / "third")
+    (third / "merges.txt").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(CheckpointError, match="links lead out of the model's folder"):
+        merge(*parents, out=tmp_path / "child", tokenizer=str(third))
+    (parents[0] / "LICENSE").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(CheckpointError, match=f"LICENSE -> {tmp_path / 'id_rsa'}"):
+        merge(*parents, out=tmp_path / "child")
+    assert not (tmp_path / "child").exists()
+    merge(*parents, out=tmp_path / "child", tokenizer=str(third), follow_links=True)
+    assert (tmp_path / "child/LICENSE").read_text() == (tmp_path / "child/merges.txt").read_text() == "secret"
+
+
 def test_effect_of_overwrite(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", t=0)
     before = (tmp_path / "child/model.safetensors").read_bytes()
@@ -256,7 +273,7 @@ def test_effect_of_the_memory_budget(parents):
 
 
 @pytest.mark.usefixtures("direct")
-@pytest.mark.parametrize(("direct_io", "n_opened"), [("auto", 1), ("on", 1), ("off", 0)])
+@pytest.mark.parametrize(("direct_io", "n_opened"), [("auto", 2), ("on", 2), ("off", 0)])
 def test_effect_of_direct_io(tmp_path, parents, monkeypatch, direct_io, n_opened):
     opened, real = [], os.open
 

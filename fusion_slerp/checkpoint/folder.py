@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-from fusion_slerp.checkpoint.formats import FORMATS, SAFETENSORS, TORCH, Choice, choose, files_of_index
-from fusion_slerp.checkpoint.header import TensorEntry
-from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, listed, raise_all
+from fusion_slerp.checkpoint.file_state import FileState, state_of
+from fusion_slerp.checkpoint.formats import (
+    FORMATS,
+    MAX_SHARDS,
+    SAFETENSORS,
+    TORCH,
+    Choice,
+    choose,
+    files_of_index,
+)
+from fusion_slerp.checkpoint.header import REDOWNLOAD, TensorEntry
+from fusion_slerp.checkpoint.json_files import INDEX as INDEX_LIMITS
+from fusion_slerp.checkpoint.json_files import SMALL, Limits, read_json
+from fusion_slerp.checkpoint.regular_files import NotRegularError
+from fusion_slerp.errors import (
+    SHOWN_NAME,
+    CheckpointError,
+    FusionSlerpError,
+    Problem,
+    listed,
+    printable,
+    raise_all,
+)
 
 SINGLE = SAFETENSORS.single
 INDEX = SAFETENSORS.index
 CONFIG = "config.json"
+MAX_TENSORS = 300_000
+"""The largest known models have half as many."""
+
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
 """Weight files as they occur in checkpoint folders, those that are never read included."""
 
@@ -32,6 +54,7 @@ class Checkpoint:
         config: The content of its config.json.
         tensors: Every tensor by name, in the order of the files and of their data.
         warnings: What was odd but harmless, one line each.
+        files: The weight files, and what they were just before their headers were read.
     """
 
     source: str
@@ -40,6 +63,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorEntry]
     warnings: tuple[str, ...] = ()
+    files: Mapping[Path, FileState] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -51,6 +75,7 @@ class Checkpoint:
 class _Findings:
     problems: list[Problem | FusionSlerpError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    files: dict[Path, FileState] = field(default_factory=dict)
 
 
 def open_checkpoint(folder: Path, source: str = "", revision: str | None = None) -> Checkpoint:
@@ -73,32 +98,38 @@ def open_checkpoint(folder: Path, source: str = "", revision: str | None = None)
     config = read_config(folder, findings.problems)
     tensors = _read_tensors(folder, findings)
     raise_all(findings.problems)
-    return Checkpoint(source or str(folder), folder, revision, config, tensors, tuple(findings.warnings))
+    name, warnings = source or str(folder), tuple(findings.warnings)
+    return Checkpoint(name, folder, revision, config, tensors, warnings, findings.files)
 
 
 def read_config(folder: Path, problems: list[Any]) -> dict[str, Any]:
     """Returns the parsed config.json, or `{}` after adding a problem to the list."""
-    config = read_json(folder / CONFIG, problems, "a checkpoint folder has a config.json") or {}
+    config = _read_object(folder / CONFIG, SMALL, problems, "a checkpoint folder has a config.json") or {}
     for key in ("quantization_config", "compression_config"):
         value = config.get(key)
         if value is not None:
             method = value.get("quant_method", "unknown") if isinstance(value, dict) else "unknown"
-            fields = (("file", folder / CONFIG), ("found", f"{key}, method {method}"))
+            found = f"{key}, method {printable(method, SHOWN_NAME)}"
+            fields = (("file", folder / CONFIG), ("found", found))
             fix = "merge the unquantised model; dequantise it first if there is no other"
             problems.append(Problem(CheckpointError, "quantised weights cannot be merged", fields, fix))
     return config
 
 
-def read_json(file: Path, problems: list[Any], needed: str) -> dict[str, Any] | None:
+def _read_object(
+    file: Path, limits: Limits, problems: list[Any], needed: str, strict: bool = False
+) -> dict[str, Any] | None:
     """Returns a JSON object from a file, or None after adding a problem to the list."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
+        value = read_json(file, limits, strict)
         if isinstance(value, dict):
             return value
         found = f"JSON, but a {type(value).__name__} instead of an object"
     except FileNotFoundError:
         found = "no such file"
-    except (OSError, ValueError, RecursionError) as error:
+    except NotRegularError as error:
+        found = error.strerror
+    except (OSError, ValueError) as error:
         found = f"not readable as JSON: {error}"
     fix = "point to a folder saved by save_pretrained, or download the model again"
     fields = (("file", file), ("found", found), ("needed", needed))
@@ -160,15 +191,22 @@ def no_weights(place: tuple[str, object], names: list[str]) -> Problem:
 
 def _read_file(file: Path, choice: Choice, findings: _Findings) -> list[TensorEntry]:
     try:
-        return choice.format.read(file)
+        state = state_of(file)
+        entries = choice.format.read(file)
     except CheckpointError as error:
         findings.problems.append(error)
         return []
+    except OSError as error:
+        fields = (("file", file), ("found", error.strerror))
+        findings.problems.append(Problem(CheckpointError, "cannot read a weight file", fields, REDOWNLOAD))
+        return []
+    findings.files[file] = state
+    return entries
 
 
 def _read_shards(folder: Path, choice: Choice, findings: _Findings) -> dict[str, TensorEntry]:
     file = folder / choice.start
-    index = read_json(file, findings.problems, "an index with a weight_map")
+    index = _read_object(file, INDEX_LIMITS, findings.problems, "an index with a weight_map", strict=True)
     if index is None:
         return {}
     weight_map: Any = index.get("weight_map")
@@ -177,19 +215,59 @@ def _read_shards(folder: Path, choice: Choice, findings: _Findings) -> dict[str,
         fix = "download the index again"
         findings.problems.append(Problem(CheckpointError, "no usable weight_map", fields, fix))
         return {}
-    problem = _outside(file, choice.files)
+    problem = _too_many(file, set(weight_map.values())) or _outside(file, choice.files)
     if problem:
         findings.problems.append(problem)
         return {}
-    missing = [name for name in choice.files if not (folder / name).is_file()]
+    # Unlike pathlib's, this knows no errors: a name can be too long for any file.
+    missing = [name for name in choice.files if not os.path.isfile(folder / name)]
     if missing:
         found = f"{len(missing)} of {len(choice.files)} shards missing: {listed(missing)}"
         fields = (("file", file), ("found", found))
         fix = f"download the missing files into {folder}"
         findings.problems.append(Problem(CheckpointError, "missing shards", fields, fix))
-    present = [name for name in choice.files if name not in missing]
-    entries = {name: _read_file(folder / name, choice, findings) for name in present}
+    absent = set(missing)
+    present = [name for name in choice.files if name not in absent]
+    findings.problems += _one_file_twice(file, present)
+    entries = {} if findings.problems and not missing else _read_files(file, present, choice, findings)
     return _select(file, weight_map, entries, findings) if not findings.problems else {}
+
+
+def _read_files(
+    index: Path, names: Sequence[str], choice: Choice, findings: _Findings
+) -> dict[str, list[TensorEntry]]:
+    """The tensors of every file, as long as they are not more than any model has."""
+    entries: dict[str, list[TensorEntry]] = {}
+    n_tensors = 0
+    for name in names:
+        entries[name] = _read_file(index.parent / name, choice, findings)
+        n_tensors += len(entries[name])
+        if n_tensors > MAX_TENSORS:
+            fields = (("file", index), ("found", f"more than {MAX_TENSORS} tensors up to {name}"))
+            fix = "do not trust this checkpoint: no model has so many"
+            findings.problems.append(Problem(CheckpointError, "too many tensors", fields, fix))
+            break
+    return entries
+
+
+def _too_many(index: Path, shards: Collection[str]) -> Problem | None:
+    if len(shards) <= MAX_SHARDS:
+        return None
+    fields = (("file", index), ("found", f"{len(shards)} weight files"), ("needed", f"at most {MAX_SHARDS}"))
+    return Problem(CheckpointError, "too many weight files", fields, "download the index again")
+
+
+def _one_file_twice(index: Path, names: Sequence[str]) -> list[Problem]:
+    """A few files under very many names would be read as often."""
+    places: dict[tuple[int, int], list[str]] = {}
+    for name in names:
+        places.setdefault(state_of(index.parent / name).place, []).append(name)
+    twice = [" and ".join(found[:2]) for found in places.values() if len(found) > 1]
+    if not twice:
+        return []
+    fields = (("file", index), ("found", f"one file as {listed(twice, 3)}"))
+    fix = "download the shards again"
+    return [Problem(CheckpointError, "two shards are one file", fields, fix)]
 
 
 def _outside(index: Path, shards: Sequence[str]) -> Problem | None:

@@ -7,13 +7,16 @@ where an index was left behind by files that are gone.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusion_slerp.checkpoint.header import TensorEntry, read_header
+from fusion_slerp.checkpoint.json_files import INDEX, read_json
 from fusion_slerp.checkpoint.torch_archive import read_archive
+
+MAX_SHARDS = 10_000
+"""No model has more weight files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +93,8 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
 def files_of_index(index: Path) -> tuple[str, ...]:
     """The weight files that an index lists; empty if it is not one, which opening it will report."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        files = tuple(dict.fromkeys(weight_map.values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        files = tuple(dict.fromkeys(read_json(index, INDEX, strict=True)["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return ()
-    return files if all(isinstance(name, str) for name in files) else ()
+    is_usable = len(files) <= MAX_SHARDS and all(isinstance(name, str) for name in files)
+    return files if is_usable else ()

@@ -7,20 +7,33 @@ walk in that order; each has a literal-byte test in tests/checkpoint/test_header
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from reprlib import repr as shortened
-from typing import Any
+from typing import Any, BinaryIO
 
+from fusion_slerp.checkpoint.json_files import Limits, parse_json
+from fusion_slerp.checkpoint.regular_files import open_regular
 from fusion_slerp.dtypes import BY_CODE, DType
-from fusion_slerp.errors import CheckpointError, Problem, nearest
+from fusion_slerp.errors import CheckpointError, Problem, nearest, quoted
 
 LENGTH_NBYTES = 8
-MAX_HEADER_NBYTES = 100_000_000
-"""The limit of the safetensors library itself, so that whatever it writes can be read."""
+MAX_HEADER_NBYTES = 24_000_000
+"""Four times less than the safetensors library allows: a header of the most tensors has some 14 MB."""
+
+MAX_TENSORS = 100_000
+"""In one file: the largest known models have 150,000 over all their files."""
+
+HEADER = Limits(MAX_HEADER_NBYTES, 13 * MAX_TENSORS, MAX_TENSORS + 2, 4)
+"""Room for so many tensors of three dimensions.
+
+A hostile header of this size is refused within 0.6 s and 200 MB of memory.
+"""
+
+MAX_DIMENSIONS = 64
+"""As many as numpy and torch have; the product of more is not worth the time it takes."""
 
 MAX_COUNT = 2**63 - 1
 """No file has more bytes; larger numbers in a header are nonsense."""
@@ -89,7 +102,7 @@ def read_header(file: Path) -> list[TensorEntry]:
 
 
 def _load(file: Path) -> tuple[dict[str, Any], int, int]:
-    with file.open("rb") as stream:
+    with open_regular(file) as stream:
         file_nbytes = os.fstat(stream.fileno()).st_size
         if file_nbytes < LENGTH_NBYTES:
             raise _Damaged(f"{file_nbytes} bytes; even an empty file has {LENGTH_NBYTES}")
@@ -99,57 +112,57 @@ def _load(file: Path) -> tuple[dict[str, Any], int, int]:
         data_start = LENGTH_NBYTES + header_nbytes
         if data_start > file_nbytes:
             raise _Damaged(f"truncated: the header ends at byte {data_start}, the file at {file_nbytes}")
-        header = _parse(stream.read(header_nbytes))
+        header = _parse(stream, header_nbytes)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _Damaged("__metadata__ is not a map of strings to strings")
+    if not all(is_unicode(text) for pair in metadata.items() for text in pair):
+        raise _Damaged("__metadata__ holds text that is not valid Unicode")
     return header, data_start, file_nbytes - data_start
 
 
-def _parse(raw: bytes) -> dict[str, Any]:
-    if not raw.startswith(b"{"):
+def _parse(stream: BinaryIO, nbytes: int) -> dict[str, Any]:
+    if stream.read(1) != b"{":
         raise _Damaged("the header does not start with '{'")
+    stream.seek(LENGTH_NBYTES)
     try:
-        return json.loads(raw.decode("utf-8"), object_pairs_hook=_without_duplicates)
+        return parse_json(stream.read(nbytes), HEADER, strict=True)
     except UnicodeDecodeError as error:
         raise _Damaged(f"the header is not UTF-8 at byte {LENGTH_NBYTES + error.start}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _Damaged(f"the header is not valid JSON: {error}") from None
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise _Damaged(f"the header names {twice!r} twice")
-    return result
 
 
 def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
-        raise _Damaged(f"tensor {name!r} is not described by dtype, shape and data_offsets")
+        raise _Damaged(f"tensor {quoted(name)} is not described by dtype, shape and data_offsets")
     if not is_unicode(name):
-        raise _Damaged(f"the tensor name {name!r} is not valid Unicode")
+        raise _Damaged(f"the tensor name {quoted(name)} is not valid Unicode")
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(code, str) or code not in BY_CODE:
         hint = nearest(code, BY_CODE) if isinstance(code, str) else ""
-        raise _Damaged(f"tensor {name!r} has the unknown dtype {code!r}{hint}")
-    if not _are_counts(shape) or prod(shape) > MAX_COUNT:
-        raise _Damaged(f"tensor {name!r} has the shape {shortened(shape)}")
-    if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
-        raise _Damaged(f"tensor {name!r} has the data_offsets {shortened(offsets)}")
+        raise _Damaged(f"tensor {quoted(name)} has the unknown dtype {shortened(code)}{hint}")
+    if not _are_counts(shape, MAX_DIMENSIONS) or _n_addressed(shape) > MAX_COUNT // BY_CODE[code].itemsize:
+        raise _Damaged(f"tensor {quoted(name)} has the shape {shortened(shape)}")
+    if not _are_counts(offsets, 2) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _Damaged(f"tensor {quoted(name)} has the data_offsets {shortened(offsets)}")
     dtype, (begin, end) = BY_CODE[code], offsets
     if end - begin != prod(shape) * dtype.itemsize:
         needed = prod(shape) * dtype.itemsize
-        raise _Damaged(f"tensor {name!r} of {code} {shape} needs {needed} bytes, has {end - begin}")
+        found = f"tensor {quoted(name)} of {code} {shortened(shape)}"
+        raise _Damaged(f"{found} needs {needed} bytes, has {end - begin}")
     return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
 
-def _are_counts(values: object) -> bool:
-    return isinstance(values, list) and all(
-        type(value) is int and 0 <= value <= MAX_COUNT for value in values
-    )
+def _are_counts(values: object, most: int) -> bool:
+    if not isinstance(values, list) or len(values) > most:
+        return False
+    return all(type(value) is int and 0 <= value <= MAX_COUNT for value in values)
+
+
+def _n_addressed(shape: list[int]) -> int:
+    """Elements if there were some along every dimension: numpy counts so, and the library up to a zero."""
+    return prod(n or 1 for n in shape)
 
 
 def is_unicode(name: str) -> bool:
@@ -167,7 +180,7 @@ def _check_coverage(entries: list[TensorEntry], data_start: int, data_nbytes: in
     for entry in entries:
         if entry.offset != position:
             what = "a hole" if entry.offset > position else "an overlap"
-            raise _Damaged(f"{what} in the data before tensor {entry.name!r}")
+            raise _Damaged(f"{what} in the data before tensor {quoted(entry.name)}")
         position += entry.nbytes
     end = data_start + data_nbytes
     if position > end:

@@ -11,6 +11,7 @@ import ctypes
 import errno
 import logging
 import os
+import threading
 from pathlib import Path
 
 from fusion_slerp.checkpoint.positioned_io import reserve, write_at
@@ -23,7 +24,7 @@ REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class OutputFile:
-    """A new file with its room reserved.
+    """A new file with its room reserved. Closed, it opens again for the next write.
 
     Raises (all methods):
         OSError: The disk is full or failing, the file exists, or with `"on"` has no direct I/O.
@@ -32,44 +33,64 @@ class OutputFile:
     def __init__(self, path: Path, nbytes: int, direct_io: DirectIO) -> None:
         self._path = path
         self._required = direct_io == "on"
+        self._wants_direct = direct_io != "off"
+        self._cached: int | None = None
         self._direct: int | None = None
         self._retired: list[int] = []
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        self._cached = os.open(path, flags, 0o666)
+        self._opening = threading.Lock()
+        cached = self._open(os.O_CREAT | os.O_EXCL)
         try:
-            reserve(self._cached, nbytes)
-            if direct_io != "off":
-                self._direct = self._open_direct()
+            reserve(cached, nbytes)
         except OSError:
-            os.close(self._cached)
+            self.close()
             raise
 
     def write(self, data: memoryview, offset: int) -> None:
         """Writes all the data; direct where the memory lies in its page as the bytes lie in the file's."""
-        direct = self._direct
+        cached, direct = self._opened()
         if direct is None or (_address(data) - offset) % PAGE_NBYTES:
-            write_at(self._cached, data, offset)
+            write_at(cached, data, offset)
             return
         head = min(-offset % PAGE_NBYTES, data.nbytes)
         end = head + (data.nbytes - head) // PAGE_NBYTES * PAGE_NBYTES
-        self._write_pages(direct, data[head:end], offset + head)
-        write_at(self._cached, data[:head], offset)
-        write_at(self._cached, data[end:], offset + end)
+        self._write_pages(cached, direct, data[head:end], offset + head)
+        write_at(cached, data[:head], offset)
+        write_at(cached, data[end:], offset + end)
+
+    def sync(self) -> None:
+        """Brings all that was written to the disk."""
+        os.fsync(self._opened()[0])
 
     def close(self) -> None:
-        """Closes the file; bringing it to the disk is left to the caller."""
+        """Closes the file, while nobody writes to it; bringing it to the disk is left to `sync`."""
         for descriptor in (self._cached, self._direct, *self._retired):
             if descriptor is not None:
                 os.close(descriptor)
+        self._cached = self._direct = None
+        self._retired = []
 
-    def _write_pages(self, direct: int, data: memoryview, offset: int) -> None:
+    def _opened(self) -> tuple[int, int | None]:
+        with self._opening:
+            cached = self._open() if self._cached is None else self._cached
+            return cached, self._direct
+
+    def _open(self, flags: int = 0) -> int:
+        self._cached = os.open(self._path, os.O_WRONLY | getattr(os, "O_BINARY", 0) | flags, 0o666)
+        try:
+            self._direct = self._open_direct() if self._wants_direct else None
+        except OSError:
+            self.close()
+            raise
+        return self._cached
+
+    def _write_pages(self, cached: int, direct: int, data: memoryview, offset: int) -> None:
         try:
             write_at(direct, data, offset)
         except OSError as error:
             if error.errno not in REFUSALS or self._required:
                 raise
             self._give_up_direct(error)
-            write_at(self._cached, data, offset)
+            write_at(cached, data, offset)
 
     def _open_direct(self) -> int | None:
         try:
@@ -84,6 +105,7 @@ class OutputFile:
 
     def _give_up_direct(self, error: OSError) -> None:
         log.debug("no direct I/O for %s (%s): writing through the page cache", self._path, error.strerror)
+        self._wants_direct = False
         if self._direct is not None:  # other threads may be using it: closed with the file
             self._retired.append(self._direct)
             self._direct = None

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-from fusion_slerp.checkpoint.folder import INDEX, SINGLE
+from fusion_slerp.checkpoint.folder import SINGLE
 from fusion_slerp.checkpoint.header import LENGTH_NBYTES
 from fusion_slerp.checkpoint.output_file import REFUSALS, OutputFile
 from fusion_slerp.chunks import PAGE_NBYTES, DirectIO
@@ -48,6 +48,10 @@ class Slot:
     def n_elements(self) -> int:
         """Number of elements: 1 for a scalar, 0 for an empty tensor."""
         return prod(self.shape)
+
+    def follows(self, other: Slot) -> bool:
+        """Whether it begins where another one ends."""
+        return (self.shard, self.offset) == (other.shard, other.offset + other.nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,31 +148,39 @@ def index_json(slots: Sequence[Slot], shards: Sequence[Shard]) -> str:
 class ShardWriter:
     """Files being written in a folder: room reserved at once, data in any order from any thread.
 
-    Use as a context manager; leaving it closes the files. Bringing them to the disk is left to
-    the publication of the whole folder.
+    Only files that data is going to are open. Use as a context manager; leaving it closes them.
+
+    Args:
+        folder: Where to.
+        shards: The files.
+        direct_io: Whether whole pages go past the page cache.
+        done: Indexes of files that are there already, and left alone.
     """
 
     def __init__(
-        self, folder: Path, slots: Sequence[Slot], shards: Sequence[Shard], direct_io: DirectIO = "auto"
+        self,
+        folder: Path,
+        shards: Sequence[Shard],
+        direct_io: DirectIO = "auto",
+        done: Collection[int] = (),
     ) -> None:
         self._folder = folder
-        self._slots = slots
         self._shards = shards
         self._direct_io: DirectIO = direct_io
-        self._files: list[OutputFile] = []
+        self._done = done
+        self._files: dict[int, OutputFile] = {}
 
     def __enter__(self) -> ShardWriter:
-        try:
-            for shard in self._shards:
-                path = self._folder / shard.file_name
-                self._files.append(OutputFile(path, shard.nbytes, self._direct_io))
-                self._files[-1].write(memoryview(shard.header), 0)
-            if len(self._shards) > 1:
-                index = index_json(self._slots, self._shards)
-                (self._folder / INDEX).write_text(index, encoding="utf-8")
-        except OSError as error:
-            self._close()
-            raise self._problem(error, None).error() from error
+        for i, shard in enumerate(self._shards):
+            if i not in self._done:
+                try:
+                    file = OutputFile(self._folder / shard.file_name, shard.nbytes, self._direct_io)
+                    self._files[i] = file
+                    file.write(memoryview(shard.header), 0)
+                    file.close()
+                except OSError as error:
+                    self._close()
+                    raise self._problem(error, i).error() from error
         return self
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:
@@ -180,24 +192,35 @@ class ShardWriter:
         try:
             self._files[shard].write(data, len(self._shards[shard].header) + offset)
         except OSError as error:
-            raise self._problem(error, self._shards[shard].file_name).error() from error
+            raise self._problem(error, shard).error() from error
+
+    def finish(self, shard: int) -> None:
+        """Brings a file that has all its bytes to the disk, and closes it.
+
+        Raises:
+            OutputError: The disk is full or failing.
+        """
+        try:
+            self._files[shard].sync()
+            self._files[shard].close()
+        except OSError as error:
+            raise self._problem(error, shard).error() from error
 
     def __exit__(self, *exception: object) -> None:
         self._close()
 
     def _close(self) -> None:
         while self._files:
-            self._files.pop().close()
+            self._files.popitem()[1].close()
 
-    def _problem(self, error: OSError, file_name: str | None) -> Problem:
+    def _problem(self, error: OSError, shard: int) -> Problem:
         needed = sum(shard.nbytes for shard in self._shards)
         fields = (
-            ("file", self._folder / (file_name or self._shards[0].file_name)),
+            ("file", self._folder / self._shards[shard].file_name),
             ("found", error.strerror),
             ("needed", f"{needed} bytes in all; {shutil.disk_usage(self._folder).free} are free now"),
-            ("written", "nothing: the unfinished folder is removed"),
         )
-        fix = "free space or choose another output folder, then run the same again"
+        fix = "free space or choose another output folder"
         if self._direct_io == "on" and error.errno in REFUSALS:
             fix = "set direct_io: auto, which writes through the page cache where it must"
         return Problem(OutputError, "cannot write the child's weights", fields, fix)

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusion_slerp.checkpoint.folder import CONFIG, Checkpoint, no_weights, open_checkpoint
 from fusion_slerp.checkpoint.formats import choose, files_of_index
+from fusion_slerp.checkpoint.links import check_links
 from fusion_slerp.errors import CheckpointError, Problem, nearest
 
 log = logging.getLogger(__name__)
@@ -23,17 +24,20 @@ _UNREAD = re.compile(
 )
 
 
-def open_source(source: str | os.PathLike[str]) -> Checkpoint:
+def open_source(source: str | os.PathLike[str], follow_links: bool = False) -> Checkpoint:
     """Opens a parent from a local folder or a hub id; see `resolve`.
 
     Raises:
-        CheckpointError: There is no such folder, the hub does not give it, or it is damaged.
+        CheckpointError: There is no such folder, the hub does not give it, links lead out of it, or it
+            is damaged.
     """
-    folder, revision = resolve(source)
+    folder, revision = resolve(source, follow_links=follow_links)
     return open_checkpoint(folder, os.fspath(source), revision)
 
 
-def resolve(source: str | os.PathLike[str], weights: bool = True) -> tuple[Path, str | None]:
+def resolve(
+    source: str | os.PathLike[str], weights: bool = True, follow_links: bool = False
+) -> tuple[Path, str | None]:
     """Returns the local folder of a model, downloading it if need be, and its hub commit.
 
     An existing folder always wins. A hub id (`name`, `owner/name`, each with `@revision`) is
@@ -43,10 +47,18 @@ def resolve(source: str | os.PathLike[str], weights: bool = True) -> tuple[Path,
     Args:
         source: What the user calls the model.
         weights: Whether the weights are needed, or only the files beside them.
+        follow_links: Whether files may be links that lead out of the folder.
 
     Raises:
-        CheckpointError: There is no such folder, and the hub does not give it.
+        CheckpointError: There is no such folder, and the hub does not give it; or links lead out of it.
     """
+    folder, revision = _found(source, weights)
+    if not follow_links:
+        check_links(folder)
+    return folder, revision
+
+
+def _found(source: str | os.PathLike[str], weights: bool) -> tuple[Path, str | None]:
     text = os.fspath(source)
     folder = Path(text).expanduser()
     if os.path.isdir(folder):  # pathlib's own raises where a folder on the way is closed to us

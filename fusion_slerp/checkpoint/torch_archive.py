@@ -19,9 +19,12 @@ import zipfile
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fusion_slerp.checkpoint.header import MAX_HEADER_NBYTES, REDOWNLOAD, TensorEntry, is_unicode
+from fusion_slerp.checkpoint.header import MAX_DIMENSIONS, REDOWNLOAD, TensorEntry, is_unicode
+from fusion_slerp.checkpoint.pickle_check import PickleCallsError, PickleLimitError, check_pickle
+from fusion_slerp.checkpoint.regular_files import open_regular
 from fusion_slerp.checkpoint.zip_records import (
     SIGNATURE,
     ArchiveError,
@@ -30,7 +33,7 @@ from fusion_slerp.checkpoint.zip_records import (
     find_records,
 )
 from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.errors import CheckpointError, Problem, listed
+from fusion_slerp.errors import SHOWN_NAME, CheckpointError, Problem, listed, printable, quoted
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +41,15 @@ if TYPE_CHECKING:
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)
 """How files begin that torch before 1.6 wrote: its magic number, pickled."""
+
+MAX_PICKLE_NBYTES = 10_000_000
+"""Of 20,000 tensors, as many as `pickle_check` lets pass, torch writes 2 to 4 MB."""
+
+MAX_REPEATED_NBYTES = 1 << 26
+"""A tensor that was expanded takes as much in the child as it claims to have, but no more than this."""
+
+NAMED_NBYTES = 2_000_000
+"""Of a larger skeleton the names are not looked for: a second for torch to go through all of its steps."""
 
 RESERVED = "__metadata__"
 """The one name that a safetensors file, and so the child, cannot give to a tensor."""
@@ -64,7 +76,7 @@ def read_archive(file: Path) -> list[TensorEntry]:
             anything else than plain tensors by name.
     """
     try:
-        with file.open("rb") as stream:
+        with open_regular(file) as stream:
             _check_format(stream)
             pickled, records = _parts(stream)
         content, storages = _load(pickled, records)
@@ -119,8 +131,8 @@ def _parts(stream: BinaryIO) -> tuple[bytes, dict[str, Record]]:
 
 
 def _read(stream: BinaryIO, record: Record) -> bytes:
-    if record.nbytes > MAX_HEADER_NBYTES:
-        found = f"{record.name} has {record.nbytes} bytes; {MAX_HEADER_NBYTES} is the limit"
+    if record.nbytes > MAX_PICKLE_NBYTES:
+        found = f"{quoted(record.name)} has {record.nbytes} bytes; {MAX_PICKLE_NBYTES} is the limit"
         raise _Refused("damaged torch file", found, REDOWNLOAD)
     stream.seek(record.offset)
     return stream.read(record.nbytes)
@@ -136,10 +148,17 @@ def _load(pickled: bytes, records: Mapping[str, Record]) -> tuple[Any, Storages]
             archive.writestr(data + key, b"")
     stand_ins = [found for found in find_records(skeleton).values() if found.name.startswith(data)]
     storages = {found.offset: records[found.name.removeprefix(data)] for found in stand_ins}
+    try:
+        check_pickle(pickled)
+    except PickleCallsError as error:
+        raise _more_than_weights(_unsafe_names(skeleton) or [str(error)]) from None
+    except PickleLimitError as error:
+        headline, found = "a torch file with more than weights", f"a pickle with {error}"
+        raise _Refused(headline, found, f"{REDOWNLOAD}; or {SAVE_AGAIN}") from None
     return _unpickle(skeleton), storages
 
 
-def _unpickle(skeleton: BinaryIO) -> Any:
+def _unpickle(skeleton: io.BytesIO) -> Any:
     import torch
 
     skeleton.seek(0)
@@ -153,26 +172,32 @@ def _unpickle(skeleton: BinaryIO) -> Any:
         raise _not_loaded(skeleton, error) from None
 
 
-def _not_loaded(skeleton: BinaryIO, error: Exception) -> _Refused:
-    import torch
-
-    skeleton.seek(0)
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(skeleton)  # pyright: ignore[reportArgumentType]
-    except Exception:  # whatever stopped torch may stop this, too
-        names = []
-    if names:
-        found = f"a pickle that calls {_printable(listed(sorted(names), 3))}; it was not executed"
-        return _Refused("a torch file with more than weights", found, SAVE_AGAIN)
+def _not_loaded(skeleton: io.BytesIO, error: Exception) -> _Refused:
+    if names := _unsafe_names(skeleton):
+        return _more_than_weights(names)
     text = str(error).rpartition("\n\nCheck the documentation")[0] or str(error)  # torch's advice cut off
-    reason = _printable(text.splitlines()[-1]) if text else type(error).__name__
+    reason = printable(text.splitlines()[-1]) if text else type(error).__name__
     found = f"the pickle cannot be read: {reason}"
     return _Refused("damaged torch file", found, f"{REDOWNLOAD}; or {SAVE_AGAIN}")
 
 
-def _printable(text: str) -> str:
-    """Text from the file without characters that would command a terminal."""
-    return text.encode("unicode_escape").decode()
+def _unsafe_names(skeleton: io.BytesIO) -> list[str]:
+    """What torch would have to call and does not; nothing of a pickle that takes it long to go through."""
+    import torch
+
+    if skeleton.seek(0, io.SEEK_END) > NAMED_NBYTES:
+        return []
+    skeleton.seek(0)
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(skeleton)  # pyright: ignore[reportArgumentType]
+    except Exception:  # whatever stopped torch may stop this, too
+        return []
+    return sorted(names)
+
+
+def _more_than_weights(names: list[str]) -> _Refused:
+    found = f"a pickle that calls {listed(names, 3)}; it was not executed"
+    return _Refused("a torch file with more than weights", found, SAVE_AGAIN)
 
 
 def _not_plain(found: str, plain: str) -> _Refused:
@@ -190,15 +215,16 @@ def _named(content: object) -> Mapping[str, torch.Tensor]:
         raise _Refused(headline, f"a {type(content).__name__}", SAVE_AGAIN)
     for name, value in content.items():
         if not isinstance(name, str) or not is_unicode(name) or name == RESERVED:
-            raise _Refused(headline, f"{name!r}, which cannot be the name of a tensor", SAVE_AGAIN)
+            raise _Refused(headline, f"{shortened(name)}, which cannot be the name of a tensor", SAVE_AGAIN)
         if isinstance(value, dict):
-            safe = name.isidentifier()  # a command to paste holds no other text from the file
+            # A command to paste holds no other text from the file.
+            safe = name.isidentifier() and len(name) <= SHOWN_NAME
             fix = _convert(f"{LOADED}[{name!r}]") if safe else SAVE_AGAIN
-            raise _Refused(headline, f"{name!r} is a dict of its own", fix)
+            raise _Refused(headline, f"{quoted(name)} is a dict of its own", fix)
         if not isinstance(value, torch.Tensor):
             tensors = f"{{k: v for k, v in {LOADED}.items() if torch.is_tensor(v)}}"
             fix = f"{_convert(tensors)}; it leaves out what is not a tensor"
-            raise _Refused(headline, f"{name!r} is of type {type(value).__name__}", fix)
+            raise _Refused(headline, f"{quoted(name)} is of type {type(value).__name__}", fix)
     return content
 
 
@@ -207,14 +233,17 @@ def _entry(file: Path, name: str, tensor: torch.Tensor, storages: Storages) -> T
     dtype = BY_NAME.get(str(tensor.dtype).removeprefix("torch."))
     if dtype is None:
         fix = "merge a bfloat16, float16, float32 or float64 model"
-        raise _Refused("a tensor of a type that is not read", f"{name!r} is {tensor.dtype}", fix)
+        raise _Refused("a tensor of a type that is not read", f"{quoted(name)} is {tensor.dtype}", fix)
     record = _storage_of(name, tensor, storages)
     shape, itemsize = tuple(tensor.shape), dtype.itemsize
     first = int(tensor.storage_offset()) if prod(shape) else 0
     reach = sum((n - 1) * step for n, step in zip(shape, tensor.stride(), strict=True))
     if prod(shape) and (first + reach + 1) * itemsize > record.nbytes:
-        found = f"tensor {name!r} reaches beyond its storage of {record.nbytes} bytes"
+        found = f"tensor {quoted(name)} reaches beyond its storage of {record.nbytes} bytes"
         raise _Refused("damaged torch file", found, REDOWNLOAD)
+    if prod(shape) * itemsize > max(record.nbytes, MAX_REPEATED_NBYTES):
+        found = f"{quoted(name)} repeats {record.nbytes} bytes up to {prod(shape) * itemsize}"
+        raise _not_plain(found, "v.clone()")
     strides = None if tensor.is_contiguous() else tuple(tensor.stride())
     offset = record.offset + first * itemsize
     return TensorEntry(name, dtype, shape, file, offset, prod(shape) * itemsize, strides)
@@ -224,13 +253,16 @@ def _check_plain(name: str, tensor: torch.Tensor) -> None:
     import torch
 
     if tensor.layout != torch.strided:
-        raise _not_plain(f"{name!r} is {str(tensor.layout).removeprefix('torch.')}", "v.to_dense()")
+        raise _not_plain(f"{quoted(name)} is {str(tensor.layout).removeprefix('torch.')}", "v.to_dense()")
     if tensor.is_quantized:
-        raise _not_plain(f"{name!r} is quantised", DEQUANTISED)
+        raise _not_plain(f"{quoted(name)} is quantised", DEQUANTISED)
     if tensor.is_conj() or tensor.is_neg():
-        raise _not_plain(f"{name!r} is a view with other signs", "v.resolve_conj().resolve_neg()")
+        raise _not_plain(f"{quoted(name)} is a view with other signs", "v.resolve_conj().resolve_neg()")
+    if tensor.dim() > MAX_DIMENSIONS:
+        raise _Refused("damaged torch file", f"{quoted(name)} has {tensor.dim()} dimensions", REDOWNLOAD)
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise _Refused("a tensor that is no plain array of numbers", f"{name!r}: {type(tensor)}", SAVE_AGAIN)
+        found = f"{quoted(name)}: {type(tensor)}"
+        raise _Refused("a tensor that is no plain array of numbers", found, SAVE_AGAIN)
 
 
 def _storage_of(name: str, tensor: torch.Tensor, storages: Storages) -> Record:
@@ -238,8 +270,8 @@ def _storage_of(name: str, tensor: torch.Tensor, storages: Storages) -> Record:
     record = storages.get(getattr(storage, "_checkpoint_offset", -1))
     if record is None:
         fix = "save the model from a device that holds its weights; torch must be 2.7 or later to read it"
-        raise _Refused("a tensor without data", f"{name!r} has no storage in the file", fix)
+        raise _Refused("a tensor without data", f"{quoted(name)} has no storage in the file", fix)
     if storage.nbytes() != record.nbytes:
-        found = f"tensor {name!r} needs a storage of {storage.nbytes()} bytes, has {record.nbytes}"
+        found = f"tensor {quoted(name)} needs a storage of {storage.nbytes()} bytes, has {record.nbytes}"
         raise _Refused("damaged torch file", found, REDOWNLOAD)
     return record

@@ -10,9 +10,15 @@ import zipfile
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from fusion_slerp.errors import quoted
+
 SIGNATURE = b"PK\x03\x04"
 HEADER_NBYTES = 30
 ENCRYPTED = 1
+
+
+MAX_DIRECTORY_NBYTES = 6_000_000
+"""Room for some 90,000 records: torch writes about 65 bytes for each."""
 
 
 class ArchiveError(Exception):
@@ -40,7 +46,7 @@ def find_records(stream: BinaryIO) -> dict[str, Record]:
         ArchiveError: The file is cut off, or its directory and its headers contradict each other.
     """
     try:
-        archive = zipfile.ZipFile(stream)
+        archive = zipfile.ZipFile(_Bounded(stream))  # type: ignore[arg-type]
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as error:
         raise ArchiveError(f"truncated or damaged: {error}") from None
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
@@ -48,23 +54,37 @@ def find_records(stream: BinaryIO) -> dict[str, Record]:
     records: dict[str, Record] = {}
     for info, end in zip(infos, ends, strict=True):
         if info.filename in records:
-            raise ArchiveError(f"two records {info.filename!r}")
+            raise ArchiveError(f"two records {quoted(info.filename)}")
         records[info.filename] = _record(stream, info, end)
     return records
 
 
+class _Bounded:
+    """What zipfile needs of a file, for small reads alone: it takes a directory's length from the file."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, nbytes: int = -1) -> bytes:
+        if nbytes > MAX_DIRECTORY_NBYTES:
+            raise ArchiveError(f"a directory of {nbytes} bytes; {MAX_DIRECTORY_NBYTES} is the limit")
+        return self._stream.read(MAX_DIRECTORY_NBYTES if nbytes < 0 else nbytes)
+
+
 def _record(stream: BinaryIO, info: zipfile.ZipInfo, end: int) -> Record:
     """The record, which must end where the next one begins, or before."""
+    named = f"the record {quoted(info.filename)}"
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ENCRYPTED:
-        raise CompressedError(f"the record {info.filename!r} is compressed or encrypted")
+        raise CompressedError(f"{named} is compressed or encrypted")
     offset = info.header_offset + HEADER_NBYTES
     if info.header_offset < 0 or offset > end:
-        raise ArchiveError(f"no room for the record {info.filename!r} at byte {info.header_offset}")
+        raise ArchiveError(f"no room for {named} at byte {info.header_offset}")
     stream.seek(info.header_offset)
     header = stream.read(HEADER_NBYTES)
     if not header.startswith(SIGNATURE):
-        raise ArchiveError(f"no header before the record {info.filename!r} at byte {info.header_offset}")
+        raise ArchiveError(f"no header before {named} at byte {info.header_offset}")
     offset += sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))  # its name, extra fields
     if info.compress_size != info.file_size or offset + info.file_size > end:
-        raise ArchiveError(f"the record {info.filename!r} reaches into what follows it")
+        raise ArchiveError(f"{named} reaches into what follows it")
     return Record(info.filename, offset, info.file_size)

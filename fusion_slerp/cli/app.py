@@ -11,8 +11,8 @@ from fusion_slerp.cli.options import normalized, with_settings
 from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a merge failed, 2 arguments or models that cannot be used, 130 stopped by Ctrl-C, "
-    "143 by SIGTERM."
+    "Exit codes: 0 done, 1 a merge failed or a child deviates, 2 arguments or models that cannot be used, "
+    "130 stopped by Ctrl-C, 143 by SIGTERM."
 )
 
 app = typer.Typer(
@@ -126,6 +126,54 @@ def plan(
     for line in (*request.notes, *found.plan.warnings):
         output.warn(line)
     output.give(lambda: forecast.as_fields(found, request))
+
+
+@app.command(epilog=EXIT_CODES)
+def verify(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The child's folder.")],
+    inputs: Annotated[
+        bool, typer.Option("--inputs", help="Check the models it was made from, too: reads both once.")
+    ] = False,
+    recompute: Annotated[
+        str | None,
+        typer.Option(
+            "--recompute", metavar="COUNT", help="Merge so many tensors again, or all, and compare the bits."
+        ),
+    ] = None,
+    a: Annotated[
+        str | None,
+        typer.Option(
+            "--a", metavar="FOLDER", help="Where the first model is. Default: beside OUT, or the hub."
+        ),
+    ] = None,
+    b: Annotated[str | None, typer.Option("--b", metavar="FOLDER", help="Where the second model is.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Check that a child is, to the last bit, what was written.
+
+    Reads it once and names every file and tensor that deviates; the exit code is 1 then.
+    """
+    from fusion_slerp.cli.verifying import verify_child
+
+    verify_child(out, inputs, recompute, (a, b), Output(json, quiet))
+
+
+@app.command(epilog=EXIT_CODES)
+def clean(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder that a merge was to make.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Remove what an interrupted merge left beside OUT.
+
+    OUT itself and the models are not touched. An earlier OUT that had stepped aside gets its name back.
+    """
+    from fusion_slerp.cli.cleaning import clean_up
+
+    clean_up(out, Output(json, quiet))
 
 
 @app.command(epilog=EXIT_CODES)

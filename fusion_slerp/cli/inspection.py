@@ -61,13 +61,17 @@ class Facts:
     warnings: tuple[str, ...]
 
 
-def inspect_source(source: str) -> tuple[Checkpoint, Facts]:
+def inspect_source(source: str, follow_links: bool = True) -> tuple[Checkpoint, Facts]:
     """Opens a checkpoint and returns what is in it.
+
+    Args:
+        source: A folder or a hub id.
+        follow_links: Whether files may be links that lead out of the folder: to be looked at, they may.
 
     Raises:
         CheckpointError: It cannot be opened.
     """
-    checkpoint = open_source(source)
+    checkpoint = open_source(source, follow_links)
     return checkpoint, facts_of(checkpoint)
 
 

@@ -14,7 +14,7 @@ import typer
 from fusion_slerp.errors import Problem, SettingsError, raise_all
 from fusion_slerp.settings import MergeSettings
 
-RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO")
+RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO", "Checksum")
 """Types of fields whose text is taken as it is: in YAML `on` is true, and `~` nothing."""
 
 TEXTS = ("chat_template",)
@@ -25,6 +25,7 @@ PANELS = {
     "Vocabulary": ("tokenizer", "chat_template", "vocab_fill", "tokens", "pad_vocab_to_multiple_of"),
     "Output": ("dtype", "max_shard_size", "overwrite"),
     "Machine": ("threads", "memory_budget", "direct_io", "show_pbar"),
+    "Safety": ("checksum", "follow_links"),
 }
 """How the help groups them; a field that is not named here is listed under `Other`."""
 

@@ -33,7 +33,7 @@ from fusion_slerp.cli.request import Request
 from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.planning import make_plan
-from fusion_slerp.publish.staging import check_apart, check_place, check_room
+from fusion_slerp.publish.place import check_apart, check_place, check_room
 from fusion_slerp.settings import MergeSettings
 
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def _ask_model(question: str, known: list[str], may_go_back: bool = False) -> tu
         if not text and may_go_back:
             raise Back
         name = _chosen(text.rstrip("/") or text, known)
-        checkpoint, facts = inspect_source(name)
+        checkpoint, facts = inspect_source(name, follow_links=False)
         _remark(_in_short(facts))
         return name, checkpoint, facts
 

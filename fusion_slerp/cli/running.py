@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +13,10 @@ from fusion_slerp.cli import recent
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error
 from fusion_slerp.cli.request import Request
+from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
     from fusion_slerp.merging import MergeResult, PreparedMerge
-
-
-class Terminated(BaseException):
-    """The process was asked to end, by the signal of that number."""
 
 
 def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
@@ -56,6 +50,8 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
         return
     rules = ", ".join(f"{count} {rule}" for rule, count in result.counts.items())
     size = f"{nbytes_text(result.plan.nbytes_written)} in {result.elapsed_s:.1f} s"
+    if result.n_resumed:
+        size += f", {result.n_resumed} of {len(result.plan.shards)} files from an interrupted run"
     output.show(
         Text.assemble(
             ("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"
@@ -77,6 +73,7 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
         "tensors": len(result.report),
         "rules": result.counts,
         "bytes_written": result.plan.nbytes_written,
+        "files_resumed": result.n_resumed,
         "elapsed_s": round(result.elapsed_s, 3),
         "warnings": list(result.plan.warnings),
         "command": request.command(out),
@@ -89,14 +86,14 @@ def stops_cleanly(target: Path, command: str) -> Iterator[None]:
     """Ends the command after Ctrl-C or SIGTERM, with what is left and how to go on."""
     before = _identity(target)
     try:
-        with _signals_raise():
+        with signals_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
         if _identity(target) not in (before, None):  # it came after the child was published
             console(stderr=True).print(f"\nStopped, but {path_text(target)} is complete.")
         else:
             tell_stopped(target, command)
-        raise typer.Exit(128 + stop.args[0] if isinstance(stop, Terminated) else INTERRUPTED) from None
+        raise typer.Exit(128 + stop.number if isinstance(stop, Terminated) else INTERRUPTED) from None
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -108,35 +105,16 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def tell_stopped(target: Path | None, command: str) -> None:
-    """Says that a merge was stopped, what is left of it, and how to begin again."""
+    """Says that a merge was stopped, what is left of it, and how to go on."""
     from rich.text import Text
 
-    own = f".{target.name}.*-{os.getpid()}-*" if target else ""
-    left = sorted(target.parent.glob(own)) if target and target.parent.is_dir() else []
-    if left:
-        state = f"Left behind, to be removed: {', '.join(map(str, left))}"
+    from fusion_slerp.publish.unfinished import clean_command, find_unfinished
+
+    left = find_unfinished(target) if target else None
+    if left is not None and target is not None:
+        state = f"{path_text(target)} is as it was. Kept: {left}"
+        more = f"To go on from there:\n  {command}\nTo remove it:\n  {clean_command(target)}"
     else:
         as_before = f"Nothing is left of it, and {path_text(target)} is as it was." if target else ""
-        state = as_before or "Nothing was written."
-    text = Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\nTo run it again:\n  {command}")
-    console(stderr=True).print(text)
-
-
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Lets SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that the unfinished folder is removed."""
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        raise Terminated(number)
-
-    found = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))  # Windows has no SIGHUP
-    heeded = [number for number in found if number and signal.getsignal(number) != signal.SIG_IGN]  # nohup
-    before = {number: signal.signal(number, stop) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        state, more = as_before or "Nothing was written.", f"To run it again:\n  {command}"
+    console(stderr=True).print(Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\n{more}"))

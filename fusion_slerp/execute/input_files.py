@@ -3,35 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from fusion_slerp.checkpoint.elements import Piece, read_elements, read_pieces
+from fusion_slerp.checkpoint.file_state import FileState, state_of
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.positioned_io import open_for_reading
 from fusion_slerp.chunks import aligned
 from fusion_slerp.errors import CheckpointError, Problem
+from fusion_slerp.plan import MergePlan
 
 
 class InputFiles:
-    """Opens each file once, on first use; use as a context manager, which closes them."""
+    """Every file open, once; use as a context manager, which closes them.
 
-    def __init__(self, files: set[Path]) -> None:
-        self._files = sorted(files)
+    Args:
+        states: The files, and what they were when their headers were read.
+    """
+
+    def __init__(self, states: Mapping[Path, FileState]) -> None:
+        self._states = dict(sorted(states.items()))
         self._descriptors: dict[Path, int] = {}
 
+    @classmethod
+    def of(cls, plan: MergePlan) -> InputFiles:
+        """The files that a plan reads."""
+        states = {**plan.a.files, **plan.b.files}
+        return cls({entry.file: states[entry.file] for tensor in plan.tensors for entry in tensor.sources})
+
     def __enter__(self) -> InputFiles:
-        for file in self._files:
-            try:
-                self._descriptors[file] = open_for_reading(file)
-            except OSError as error:
-                self.__exit__()
-                fields = (("file", file), ("found", error.strerror))
-                fix = "check permissions, and the limit of open files (ulimit -n)"
-                raise Problem(CheckpointError, "cannot open a weight file", fields, fix).error() from error
+        try:
+            for file in self._states:
+                self._descriptors[file] = _open(file)
+            self.check_unchanged()
+        except BaseException:
+            self.__exit__()
+            raise
         return self
+
+    def check_unchanged(self) -> None:
+        """Compares the open files with what they were when their headers were read.
+
+        Raises:
+            CheckpointError: One was written to, or replaced before it was opened.
+        """
+        for file, descriptor in self._descriptors.items():
+            if state_of(descriptor) != self._states[file]:
+                raise changed(("file", file)).error()
 
     def __exit__(self, *exception: object) -> None:
         for descriptor in self._descriptors.values():
@@ -94,6 +115,21 @@ class InputFiles:
                 views.append(_words(raw[first : first + entry.nbytes], entry))
             start += aligned(nbytes)
         return views
+
+
+def changed(*where: tuple[str, object]) -> Problem:
+    """The problem with a parent that is not what it was when the merge began."""
+    fix = "let nothing write to the models while they are merged, then run the same again"
+    return Problem(CheckpointError, "a model changed while it was read", where, fix)
+
+
+def _open(file: Path) -> int:
+    try:
+        return open_for_reading(file)
+    except OSError as error:
+        fields = (("file", file), ("found", error.strerror))
+        fix = "check permissions, and the limit of open files (ulimit -n)"
+        raise Problem(CheckpointError, "cannot open a weight file", fields, fix).error() from error
 
 
 def _words(raw: np.ndarray, entry: TensorEntry) -> np.ndarray:

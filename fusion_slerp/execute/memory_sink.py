@@ -24,6 +24,9 @@ class MemorySink:
         block = self._blocks[shard]
         block[offset : offset + data.nbytes] = np.frombuffer(data, np.uint8)
 
+    def finish(self, shard: int) -> None:
+        """Nothing: what is in memory needs no finishing."""
+
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the tensors by name: views of the blocks, on the CPU."""
         import torch

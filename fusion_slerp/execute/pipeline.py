@@ -18,19 +18,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import ParamSpec, Protocol, TypeVar
 
-from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of
+from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
 from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
+from fusion_slerp.execute.output_digests import AbortedError, OutputDigests
 from fusion_slerp.execute.tensor_work import Measured, Result, TensorWork
 from fusion_slerp.execute.vector_steps import Columns, Rows
-from fusion_slerp.memory import MAX_BATCH, WRITERS
+from fusion_slerp.memory import MAX_BATCH, STEPS_UNDER_WAY, WRITERS
 from fusion_slerp.plan import MergePlan, TensorPlan
 from fusion_slerp.report import TensorReport
 
-STEPS_UNDER_WAY = 8
-"""Tensors or batches that may be in work at once: enough that no thread runs dry."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Sink(Protocol):
@@ -39,9 +41,43 @@ class Sink(Protocol):
     def write(self, shard: int, offset: int, data: memoryview) -> None:
         """Takes bytes for an offset of a shard's data section, in any order, from any thread."""
 
+    def finish(self, shard: int) -> None:
+        """Is told, from any thread, that a shard has all its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFile:
+    """A weight file that has all its bytes.
+
+    Attributes:
+        shard: Its index.
+        digest: Of the whole file, header included.
+        reports: What happened to its tensors, with their digests.
+    """
+
+    shard: int
+    digest: str
+    reports: tuple[TensorReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is kept of a merge to prove it later, and to go on after an interruption.
+
+    Attributes:
+        digests: Takes the child's bytes.
+        on_file: Called from a writer's thread after the sink has finished a file.
+    """
+
+    digests: OutputDigests
+    on_file: Callable[[FinishedFile], object]
+
 
 def execute(
-    plan: MergePlan, sink: Sink, on_bytes: Callable[[int], object] = lambda nbytes: None
+    plan: MergePlan,
+    sink: Sink,
+    on_bytes: Callable[[int], object] = lambda nbytes: None,
+    record: Record | None = None,
 ) -> list[TensorReport]:
     """Merges every tensor of the plan into the sink.
 
@@ -51,29 +87,36 @@ def execute(
         plan: What to do.
         sink: Where the results go.
         on_bytes: Called in the calling thread with the number of output bytes just finished.
+        record: Takes digests of all that is written; None spares them.
 
     Returns:
         One report per tensor, in the plan's order.
 
     Raises:
-        FusionSlerpError: A weight is not finite, a file cannot be read or written, or a result
-            does not fit its type. Work under way is finished or cancelled before it is raised.
+        FusionSlerpError: A weight is not finite, a file cannot be read or written, a result does not
+            fit its type, or a parent changed meanwhile. Work under way is finished or cancelled
+            before it is raised.
     """
     with (
-        InputFiles({entry.file for tensor in plan.tensors for entry in tensor.sources}) as inputs,
+        InputFiles.of(plan) as inputs,
         ThreadPoolExecutor(WRITERS, "fusion_slerp writer") as writers,
         ThreadPoolExecutor(plan.memory.workers, "fusion_slerp worker") as workers,
     ):
-        crew = Crew(plan, inputs, sink, workers, writers)
+        crew = Crew(plan, inputs, sink, (workers, writers), record)
         try:
-            return list(_run(plan, crew, on_bytes))
-        except BaseException:
+            reports = list(crew.file_by_file(_run(plan, crew, on_bytes)))
+            inputs.check_unchanged()
+        except BaseException as error:
+            crew.abort(error)
             workers.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, AbortedError) and record and record.digests.failure:
+                raise record.digests.failure from None  # what the threads waited for in vain
             raise
+        return reports
 
 
 def _run(plan: MergePlan, crew: Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
-    crew.workers.submit(crew.work.prepare, plan.tensors)
+    crew.submit(crew.work.prepare, plan.tensors)
     under_way: deque[_Batch | _Large | Rows | Columns] = deque()
     for tensors in _groups(plan.tensors):
         step = _step(tensors, crew)
@@ -108,7 +151,7 @@ def _groups(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
         n = tensor.out.n_elements
         alone = _is_large(tensor) or (bool(group) and _is_large(group[0]))
         fits = not alone and filled + n <= CHUNK_ELEMENTS and len(group) < MAX_BATCH
-        if group and not (fits and group[-1].out.shard == tensor.out.shard):
+        if group and not (fits and tensor.out.follows(group[-1].out)):
             yield group
             group, filled = [], 0
         group.append(tensor)
@@ -125,18 +168,64 @@ class Crew:
         plan: MergePlan,
         inputs: InputFiles,
         sink: Sink,
-        workers: ThreadPoolExecutor,
-        writers: ThreadPoolExecutor,
+        threads: tuple[ThreadPoolExecutor, ThreadPoolExecutor],
+        record: Record | None,
     ) -> None:
+        self._plan, self._inputs, self._sink, self._record = plan, inputs, sink, record
+        self._workers, self._writers = threads
         self._buffers = Buffers(plan.memory)
-        self._sink = sink
-        self._writers = writers
         self.work = TensorWork(inputs, plan.settings, self._buffers, plan.memory.threads)
-        self.workers = workers
         self.kept_chunks = plan.memory.kept_chunks
+
+    def submit(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Hands a task to the workers; if it fails, nobody waits for its results any longer."""
+
+        def run() -> R:
+            try:
+                return task(*args, **kwargs)
+            except BaseException as error:
+                self.abort(error)
+                raise
+
+        return self._workers.submit(run)
+
+    def abort(self, failure: BaseException) -> None:
+        """Releases the threads that wait for results which will not come."""
+        if self._record:
+            self._record.digests.abort(failure)
+
+    def file_by_file(self, reports: Iterator[TensorReport]) -> Iterator[TensorReport]:
+        """Finishes each file when the last of its tensors is reported; passes the reports on, completed."""
+        finishing: list[Future[list[TensorReport]]] = []
+        of_file: list[TensorReport] = []
+        following = [*(tensor.out.shard for tensor in self._plan.tensors), None][1:]
+        for tensor, report, next_shard in zip(self._plan.tensors, reports, following, strict=True):
+            of_file.append(report)
+            if tensor.out.shard != next_shard:
+                finishing.append(self._writers.submit(self._finish, tensor.out.shard, of_file))
+                of_file = []
+        for finished in finishing:
+            yield from finished.result()
+
+    def _finish(self, shard: int, reports: list[TensorReport]) -> list[TensorReport]:
+        self._sink.finish(shard)
+        if self._record is None:
+            return reports
+        self._inputs.check_unchanged()  # what is noted as finished has to be of the parents that were planned
+        digests = self._record.digests.tensors(shard)
+        complete = [replace(report, digest=digests[report.name]) for report in reports]
+        file = FinishedFile(shard, self._record.digests.file(shard), tuple(complete))
+        self._record.on_file(file)
+        return complete
 
     def write(self, result: Result) -> Future[int]:
         """Hands a result to a writer, which gives the buffer back; its number of bytes is promised."""
+        if self._record:
+            try:
+                self._record.digests.add(result.shard, result.offset, result.data)
+            except BaseException:
+                self.give_back(result)
+                raise
         return self._writers.submit(self._write, result)
 
     def give_back(self, result: Result) -> None:
@@ -158,7 +247,7 @@ class _Batch:
         self._tensors, self._crew = tensors, crew
 
     def start(self) -> None:
-        self._future = self._crew.workers.submit(self._merge)
+        self._future = self._crew.submit(self._merge)
 
     def combine(self) -> None:
         """Nothing: it is part of the one task."""
@@ -178,13 +267,13 @@ class _Large:
 
     def __init__(self, tensor: TensorPlan, crew: Crew) -> None:
         self._tensor, self._crew = tensor, crew
-        self._chunks = chunks_of(tensor.out.n_elements)
+        self._chunks = tensor.chunks
 
     def start(self) -> None:
         crew = self._crew
         chunks = self._chunks if self._tensor.action == "merge" else []
         self._measured: list[Future[Measured]] = [
-            crew.workers.submit(crew.work.measure, self._tensor, chunk, i < crew.kept_chunks)
+            crew.submit(crew.work.measure, self._tensor, chunk, i < crew.kept_chunks)
             for i, chunk in enumerate(chunks)
         ]
 
@@ -198,7 +287,7 @@ class _Large:
         def make(chunk: Chunk, kept: Buffer | None) -> Future[int]:
             return crew.write(crew.work.produce(self._tensor, chunk, found, kept, filler))
 
-        self._combined = [crew.workers.submit(make, *pair) for pair in zip(self._chunks, kept, strict=True)]
+        self._combined = [crew.submit(make, *pair) for pair in zip(self._chunks, kept, strict=True)]
 
     def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
         for combined in self._combined:

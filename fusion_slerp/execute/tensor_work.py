@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.chunks import PAGE_NBYTES, Chunk, chunks_of
+from fusion_slerp.chunks import PAGE_NBYTES, Chunk
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, OutputError, Problem
 from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
@@ -67,7 +67,11 @@ class TensorWork:
     """
 
     def __init__(
-        self, inputs: InputFiles, settings: MergeSettings, buffers: Buffers, n_computing: int
+        self,
+        inputs: InputFiles,
+        settings: MergeSettings,
+        buffers: Buffers,
+        n_computing: int,
     ) -> None:
         self._inputs = inputs
         self._reader = PairReader(inputs)
@@ -237,7 +241,7 @@ class TensorWork:
     def _pairs(self, tensor: TensorPlan) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         buffer = self._buffers.pairs.take()
         try:
-            for chunk in chunks_of(tensor.out.n_elements):
+            for chunk in tensor.chunks:
                 a, b = self._reader.read(tensor, chunk, buffer)
                 yield a, b
         finally:

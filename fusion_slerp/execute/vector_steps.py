@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_slerp.chunks import Chunk, chunks_of_rows
+from fusion_slerp.chunks import Chunk
 from fusion_slerp.execute.tensor_work import Result, refuse_overflow
 from fusion_slerp.methods.slerp import NotFiniteError, Sums
 from fusion_slerp.methods.slerp_by_vector import (
@@ -32,7 +32,7 @@ class _ByVector:
 
     def __init__(self, tensor: TensorPlan, crew: Crew) -> None:
         self._tensor, self._crew = tensor, crew
-        self._chunks = chunks_of_rows(tensor.out.n_elements, tensor.a.row_elements)
+        self._chunks = tensor.chunks
         settings = crew.work.settings
         self._method = Method(tensor.t, settings.DOT_THRESHOLD, settings.epsilon)
 
@@ -57,7 +57,7 @@ class Rows(_ByVector):
     """One task per chunk: a row needs nothing but itself."""
 
     def start(self) -> None:
-        self._made = [self._crew.workers.submit(self._make, chunk) for chunk in self._chunks]
+        self._made = [self._crew.submit(self._make, chunk) for chunk in self._chunks]
 
     def combine(self) -> None:
         """Nothing: it is part of the tasks."""
@@ -93,7 +93,7 @@ class Columns(_ByVector):
         def measure(chunk: Chunk) -> np.ndarray:
             return work.with_pair(self._tensor, chunk, lambda a, b: measure_columns(a, b, width))
 
-        self._measured = [self._crew.workers.submit(measure, chunk) for chunk in self._chunks]
+        self._measured = [self._crew.submit(measure, chunk) for chunk in self._chunks]
 
     def combine(self) -> None:
         sums = [future.result() for future in self._measured]
@@ -110,7 +110,7 @@ class Columns(_ByVector):
             )
             return self._write(result, n_bad)
 
-        self._combined = [self._crew.workers.submit(make, chunk) for chunk in self._chunks]
+        self._combined = [self._crew.submit(make, chunk) for chunk in self._chunks]
 
     def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
         for combined in self._combined:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
+from secrets import token_hex
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -16,14 +17,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from fusion_slerp.checkpoint.source import resolve
 from fusion_slerp.child_config import GENERATION_CONFIG
+from fusion_slerp.child_files import write_manifest, write_records
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.layers import depths
 from fusion_slerp.plan import MergePlan
-from fusion_slerp.publish.model_card import CardParent, model_card
+from fusion_slerp.publish.model_card import CardParent
+from fusion_slerp.publish.place import check_apart, check_place, check_room
 from fusion_slerp.publish.side_files import side_files, write_side_files
-from fusion_slerp.publish.staging import check_apart, check_place, check_room, staging
+from fusion_slerp.publish.staging import staging
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.tensor_slerp import interpolate
@@ -78,7 +81,7 @@ def merge_loaded(
             checkpoints.
     """
     _check_settings(settings)
-    a, b = (_load(pool, model) for model in models)
+    a, b = (_load(pool, model, settings.follow_links) for model in models)
     if type(a) is not type(b):
         fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
         fix = "merge two models of one class"
@@ -86,7 +89,7 @@ def merge_loaded(
     inputs = {model.source: f"model {model.name}" for model in models if model.source}
     if tokenizer := tokenizer_source(pool):
         inputs.setdefault(tokenizer, "the tokenizer")
-    target = _check_save_path(a, inputs, save_path, settings.overwrite)
+    target = _check_save_path(a, inputs, save_path, settings)
     report, merged = _merge_state_dicts(a.state_dict(), b.state_dict(), settings)
     child = deepcopy(a) if isinstance(pool._models[models[0].name], nn.Module) else a
     if settings.dtype is not None:
@@ -111,9 +114,9 @@ def _check_settings(settings: MergeSettings) -> None:
             raise Problem(SettingsError, f"{name} needs checkpoints", fields, fix).error()
 
 
-def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:
+def _load(pool: BaseModelPool, model: PoolModel, follow_links: bool) -> nn.Module:
     if model.source is not None and not isinstance(pool._models[model.name], nn.Module):
-        folder, _ = resolve(model.source)
+        folder, _ = resolve(model.source, follow_links=follow_links)
         return AutoModelForCausalLM.from_pretrained(folder, **model.load_kwargs)
     eager = copy(pool)  # the host's lazy loading cannot build a model
     eager.enable_lazy_loading = False  # type: ignore[attr-defined]
@@ -121,7 +124,7 @@ def _load(pool: BaseModelPool, model: PoolModel) -> nn.Module:
 
 
 def _check_save_path(
-    model: nn.Module, inputs: Mapping[str, str], save_path: str | None, overwrite: bool
+    model: nn.Module, inputs: Mapping[str, str], save_path: str | None, settings: MergeSettings
 ) -> Path | None:
     if save_path is None:
         return None
@@ -131,10 +134,15 @@ def _check_save_path(
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
     target = Path(save_path).expanduser().resolve()
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    folders = {resolve(source, weights=False)[0]: what for source, what in inputs.items()}
-    problems = check_apart(target, folders) + check_place(target, overwrite)
+    folders = {_folder(source, settings): what for source, what in inputs.items()}
+    problems = check_apart(target, folders) + check_place(target, settings.overwrite)
     raise_all(problems + check_room(target, nbytes))
     return target
+
+
+def _folder(source: str, settings: MergeSettings) -> Path:
+    """The folder of a model, for its files beside the weights."""
+    return resolve(source, weights=False, follow_links=settings.follow_links)[0]
 
 
 def _merge_state_dicts(
@@ -201,13 +209,16 @@ def _save(
     settings: MergeSettings,
     report: list[TensorReport],
 ) -> None:
-    with staging(target) as folder:
+    identity = {"only once": token_hex()}  # two models in memory are never known to be the same again
+    with staging(target, identity, settings.checksum) as staged:
+        folder = staged.files
         child.save_pretrained(folder, max_shard_size=settings.max_shard_nbytes)
         source = tokenizer_source(pool)
         if source is not None:
-            write_side_files(dict(tokenizer_files(resolve(source, weights=False)[0])), folder)
+            write_side_files(dict(tokenizer_files(_folder(source, settings))), folder)
         elif getattr(pool, "tokenizer", None) is not None:
             pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
-        parents = [CardParent(model.name) for model in models]
-        card = model_card(parents, settings, report, target.name)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        cards = [CardParent(model.name) for model in models]
+        write_records(folder, cards, settings, report, target.name)
+        names = {side: {"model": model.name} for side, model in zip("ab", models, strict=True)}
+        staged.publish(write_manifest(folder, names, settings), settings.overwrite)

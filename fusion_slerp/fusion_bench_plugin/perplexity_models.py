@@ -33,7 +33,8 @@ def load_config(source: str) -> Any:
 
 
 def _folder(source: str, weights: bool) -> Path:
-    return resolve(located(source) or source, weights)[0]
+    # Links may lead anywhere: nothing of what is evaluated is written.
+    return resolve(located(source) or source, weights, follow_links=True)[0]
 
 
 def load_baseline(name: str, source: str) -> Any:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_slerp.chunks import DirectIO
+from fusion_slerp.digests import Checksum
 from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.fusion_bench_plugin.loaded_models import (
     load_model,
@@ -53,10 +54,12 @@ class SlerpForCausalLM(BaseAlgorithm):
         pad_vocab_to_multiple_of: Round the child's rows up to a multiple of it; None does not.
         missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
         strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
+        follow_links: Read files that are links out of a checkpoint's folder, and copy what they lead to.
         overwrite: Replace an existing folder at `model_save_path`.
         threads: Threads that compute; None takes the CPUs that this process may use.
         memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
         direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
+        checksum: The hash of weight files in the child's manifest: `"xxh3_128"`, `"blake3"` or `"sha256"`.
 
     Raises:
         SettingsError: An argument is unknown or has no usable value.
@@ -85,10 +88,12 @@ class SlerpForCausalLM(BaseAlgorithm):
         pad_vocab_to_multiple_of: int | None = None,
         missing: Missing = "error",
         strict: bool = False,
+        follow_links: bool = False,
         overwrite: bool = False,
         threads: int | None = None,
         memory_budget: int | str | None = None,
         direct_io: DirectIO = "auto",
+        checksum: Checksum = "xxh3_128",
         **kwargs: Any,
     ) -> None:
         unknown = kwargs.keys() - HOST_ARGUMENTS

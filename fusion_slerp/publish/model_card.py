@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,19 @@ import yaml
 
 import fusion_slerp
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.regular_files import open_regular
+from fusion_slerp.publish.child_settings import child_settings
 from fusion_slerp.report import TensorReport, count_rules
 from fusion_slerp.settings import MergeSettings
 
-_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
+MAX_CARD_NBYTES = 1 << 20
+"""Of a parent's card; its front matter stands at the beginning."""
 
-NOT_ABOUT_THE_CHILD = {"strict", "overwrite", "threads", "memory_budget", "direct_io", "show_pbar"}
-"""Settings that do not change a byte of the child."""
+MAX_LICENCE = 2000
+"""Characters of all that the front matter says of the licence."""
+
+_LICENCE = re.compile(r"^license\w*:.*(?:\n(?:[ \t]|-[ \t]).*)*", re.MULTILINE)
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +122,30 @@ def _metadata(parents: Sequence[CardParent]) -> dict[str, Any]:
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """The metadata of a parent's card; empty where it has none that can be read."""
+    """What a parent's card says of its licence; empty where it says nothing that can be read.
+
+    All scalars are texts, and anything but those and lists of them is left out: the loader knows no
+    types, no keys that are merged into each other, and too little text to nest deep.
+    """
     try:
-        found = _FRONT_MATTER.match(readme.read_text(encoding="utf-8"))
-        value = yaml.safe_load(found[1]) if found else {}
-    except (OSError, ValueError, yaml.YAMLError):
+        with open_regular(readme) as stream:
+            text = stream.read(MAX_CARD_NBYTES).decode("utf-8", "replace").replace("\r\n", "\n")
+        found = _FRONT_MATTER.match(text)
+        licence = "\n".join(_LICENCE.findall(found[1])) if found else ""
+        value = yaml.load(licence, yaml.BaseLoader) if len(licence) <= MAX_LICENCE else {}
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return {k: v for k, v in value.items() if _is_plain(v)} if isinstance(value, dict) else {}
+
+
+def _is_plain(value: object) -> bool:
+    texts = value if isinstance(value, list) else [value]
+    return all(text and isinstance(text, str) for text in texts)
 
 
 def _configuration(settings: MergeSettings) -> dict[str, Any]:
     target = {"_target_": "fusion_slerp.SlerpForCausalLM"}
-    given = {k: v for k, v in _child_settings(settings).items() if k != "tokenizer"}
+    given = {k: v for k, v in child_settings(settings).items() if k != "tokenizer"}
     return {"method": target | given}
 
 
@@ -146,18 +164,10 @@ merge({a!r}, {b!r}, out={name!r}{_arguments(settings)})
 """
 
 
-def _child_settings(settings: MergeSettings) -> dict[str, Any]:
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    folder = Path(settings.tokenizer).expanduser()
-    if settings.tokenizer not in ("a", "b", "union") and folder.is_dir():  # else it is a hub id
-        values["tokenizer"] = folder.resolve().name
-    return {name: value for name, value in values.items() if name not in NOT_ABOUT_THE_CHILD}
-
-
 def _arguments(settings: MergeSettings) -> str:
     """The keyword arguments that differ from the defaults, and always t."""
     defaults = MergeSettings()
-    given = _child_settings(settings)
+    given = child_settings(settings)
     shown = {k: v for k, v in given.items() if k == "t" or v != getattr(defaults, k)}
     return "".join(f", {name}={value!r}" for name, value in shown.items())
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.errors import MismatchError, Problem, listed
+from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
+from fusion_slerp.checkpoint.regular_files import equal_files
+from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted
 from fusion_slerp.settings import MergeSettings
 from fusion_slerp.vocabulary.child_tokenizer import (
     VOCABULARY_FILES,
@@ -29,6 +31,9 @@ from fusion_slerp.vocabulary.tokens import (
     read_tokens,
     vocabulary_file,
 )
+
+MAX_ROWS = 1 << 22
+"""Sixteen times the largest vocabulary that is known."""
 
 Counts = tuple[int, int]
 """Rows of parent a's and parent b's matrix."""
@@ -79,6 +84,7 @@ class Alignment:
         settings = self.settings
         if self._is_in_place(counts):
             return None
+        self._refuse_many_rows(counts)
         self._refuse_far_rows(counts)
         rows = align(self.child, self.a, self.b, counts, self.n_rows(counts))
         parents = {"a": (self.a, counts[0]), "b": (self.b, counts[1])}
@@ -99,10 +105,18 @@ class Alignment:
         one_map = self.a == self.b == self.child
         return one_map and not self.settings.token_sources and set(counts) == {self.n_rows(counts)}
 
+    def _refuse_many_rows(self, counts: Counts) -> None:
+        """A matrix without columns may claim any number of rows, and every row takes memory here."""
+        if max(counts) <= MAX_ROWS:
+            return
+        fields = (("found", f"{counts[0]} and {counts[1]} rows"), ("needed", f"at most {MAX_ROWS}"))
+        fix = "do not trust these models: no vocabulary is so large"
+        raise Problem(CheckpointError, "an embedding with too many rows", fields, fix).error()
+
     def _refuse_far_rows(self, counts: Counts) -> None:
         """A row for each of both models' rows and for each token is more than any child needs."""
         limit = sum(counts) + len(self.child)
-        far = [f"{token!r} {row}" for token, row in self.child.items() if row >= limit]
+        far = [f"{quoted(token)} {row}" for token, row in self.child.items() if row >= limit]
         if not far:
             return
         fields = (
@@ -119,7 +133,7 @@ class Alignment:
         fine[named] = True
         if fine.all():
             return
-        lone = [repr(token) for token, row in self.child.items() if not fine[row]]
+        lone = [quoted(token) for token, row in self.child.items() if not fine[row]]
         fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
         fix = "set vocab_fill: owner, which copies what one model has"
         raise Problem(MismatchError, "rows that not both models have", fields, fix).error()
@@ -161,7 +175,9 @@ def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) ->
     """
     tokens_a, tokens_b = _read_both(a.folder, b.folder)
     named = tuple(settings.token_sources)
-    tokenizer, remarks = choose_tokenizer((a, tokens_a), (b, tokens_b), settings.tokenizer, named)
+    tokenizer, remarks = choose_tokenizer(
+        (a, tokens_a), (b, tokens_b), settings.tokenizer, named, settings.follow_links
+    )
     if settings.chat_template is not None:
         tokenizer = with_template(tokenizer, settings.chat_template)
     if tokens_a is None or tokens_b is None:
@@ -179,12 +195,17 @@ def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) ->
 
 def _read_both(a: Path, b: Path) -> tuple[Tokens | None, Tokens | None]:
     """The tokens of both; one reading serves where the files are the same."""
-    files = a / TOKENIZER, b / TOKENIZER
     of_a = read_tokens(a)
-    are_equal = all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes()
-    if are_equal and added_beside(a) == added_beside(b):
+    if _are_same(a / TOKENIZER, b / TOKENIZER) and added_beside(a) == added_beside(b):
         return of_a, of_a
     return of_a, read_tokens(b)
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    try:
+        return equal_files(one, other, LARGE.nbytes)
+    except OSError:
+        return False
 
 
 def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:
@@ -205,7 +226,7 @@ def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> lis
     remarks = []
     for parent, vocabulary in parents:
         same = vocabulary is child
-        lost = [] if same else [repr(token) for token in vocabulary if token not in child]
+        lost = [] if same else [quoted(token) for token in vocabulary if token not in child]
         if lost:
             remarks.append(f"the child has not {len(lost)} tokens of {parent.source}: {listed(lost, 3)}")
     return remarks
@@ -213,7 +234,9 @@ def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> lis
 
 def _on_one_row(child: Vocabulary) -> list[str]:
     last = {row: token for token, row in child.items()}
-    named = [f"{token!r} and {last[row]!r} {row}" for token, row in child.items() if last[row] != token]
+    named = [
+        f"{quoted(token)} and {quoted(last[row])} {row}" for token, row in child.items() if last[row] != token
+    ]
     return [f"tokens of the child share a row: {listed(named, 3)}"] if named else []
 
 
@@ -221,7 +244,7 @@ def _moved(*parents: tuple[Checkpoint, Tokens | None]) -> list[str]:
     remarks = []
     for parent, tokens in parents:
         if tokens and tokens.moved:
-            named = [f"{t!r} {row}, loaded as {tokens.rows.get(t)}" for t, row in tokens.moved.items()]
+            named = [f"{quoted(t)} {row}, loaded as {tokens.rows.get(t)}" for t, row in tokens.moved.items()]
             remarks.append(
                 f"{parent.source}: the tokenizers library numbers {len(named)} added tokens otherwise than "
                 f"their file, and rows follow the library: {listed(named, 3)}"
@@ -231,11 +254,11 @@ def _moved(*parents: tuple[Checkpoint, Tokens | None]) -> list[str]:
 
 def _not_compared(a: Checkpoint, b: Checkpoint, of_a: Tokens | None, of_b: Tokens | None) -> list[str]:
     """A remark, unless the files are the same bytes in both folders, or there are none."""
-    files_a, files_b = (
-        {path.name: path.read_bytes() for pattern in VOCABULARY_FILES for path in parent.folder.glob(pattern)}
+    names_a, names_b = (
+        {path.name for pattern in VOCABULARY_FILES for path in parent.folder.glob(pattern)}
         for parent in (a, b)
     )
-    if files_a == files_b:
+    if names_a == names_b and all(_are_same(a.folder / name, b.folder / name) for name in names_a):
         return []
     unread = [str(p.folder) for p, tokens in ((a, of_a), (b, of_b)) if tokens is None]
     return [

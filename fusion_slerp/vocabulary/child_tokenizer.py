@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.links import TEMPLATES
+from fusion_slerp.checkpoint.regular_files import read_regular
 from fusion_slerp.checkpoint.source import resolve
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem
 from fusion_slerp.vocabulary.new_tokens import extend
@@ -25,7 +27,10 @@ from fusion_slerp.vocabulary.tokens import (
 )
 
 CHAT_TEMPLATE = "chat_template.jinja"
-MORE_TEMPLATES = "additional_chat_templates/"
+MORE_TEMPLATES = f"{TEMPLATES}/"
+
+MAX_TEMPLATE_NBYTES = 1_000_000
+"""A larger chat template is taken for none: the largest that are known have some 20 KB."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -99,11 +104,11 @@ def chat_template(folder: Path) -> str | None:
     """Returns the chat template beside a tokenizer; None if there is none."""
     try:
         if (folder / CHAT_TEMPLATE).is_file():
-            return (folder / CHAT_TEMPLATE).read_text(encoding="utf-8")
+            return read_regular(folder / CHAT_TEMPLATE, MAX_TEMPLATE_NBYTES).decode("utf-8")
         found = read_config(folder).get("chat_template")
         if found is None and (folder / "chat_template.json").is_file():
             found = load(folder / "chat_template.json")["chat_template"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     return found if found is None or isinstance(found, str) else json.dumps(found)
 
@@ -111,7 +116,10 @@ def chat_template(folder: Path) -> str | None:
 def template_files(folder: Path) -> dict[str, bytes]:
     """Returns the chat templates of a folder as files, those in its tokenizer_config.json included."""
     patterns = (CHAT_TEMPLATE, "chat_template.json", f"{MORE_TEMPLATES}*.jinja")
-    files = {name: path.read_bytes() for name, path in matching_files(folder, patterns).items()}
+    small = {
+        n: p for n, p in matching_files(folder, patterns).items() if p.stat().st_size <= MAX_TEMPLATE_NBYTES
+    }
+    files = {name: read_regular(path, MAX_TEMPLATE_NBYTES) for name, path in small.items()}
     found = read_config(folder).get("chat_template")
     listed = found if isinstance(found, list) else [{"name": "default", "template": found}]
     for entry in listed:
@@ -142,7 +150,7 @@ def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
 
 
 def choose_tokenizer(
-    a: Parent, b: Parent, setting: str, named: Sequence[str] = ()
+    a: Parent, b: Parent, setting: str, named: Sequence[str] = (), follow_links: bool = False
 ) -> tuple[ChildTokenizer, list[str]]:
     """Returns the child's tokenizer, and remarks.
 
@@ -151,15 +159,17 @@ def choose_tokenizer(
         b: Parent b.
         setting: `"a"`, `"b"`, `"union"`, or a folder or hub id.
         named: Tokens that the child is to have in any case.
+        follow_links: Whether files of that folder may be links that lead out of it.
 
     Raises:
-        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer.
+        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer; or links
+            lead out of it.
         MismatchError: The tokenizers cannot be united, or tokens not be added.
     """
     if setting == "union":
         chosen, remarks = _with_the_tokens_of_both(a, b, named)
     else:
-        chosen, remarks = _asked_for(a, b, setting)
+        chosen, remarks = _asked_for(a, b, setting, follow_links)
     new = [token for token in named if token not in (chosen.rows or {})]
     if not new:
         return chosen, remarks
@@ -182,10 +192,12 @@ def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
     return replace(tokenizer, written=written, omitted=tokenizer.omitted | {"chat_template.json"})
 
 
-def _asked_for(a: Parent, b: Parent, setting: str) -> tuple[ChildTokenizer, list[str]]:
+def _asked_for(a: Parent, b: Parent, setting: str, follow_links: bool) -> tuple[ChildTokenizer, list[str]]:
     (parent_a, of_a), (parent_b, of_b) = a, b
     named = {"b": parent_b.folder, parent_b.source: parent_b.folder, parent_a.source: parent_a.folder}
-    folder = {**named, "a": parent_a.folder}.get(setting) or resolve(setting, weights=False)[0]
+    folder = {**named, "a": parent_a.folder}.get(setting)
+    if folder is None:
+        folder, _ = resolve(setting, weights=False, follow_links=follow_links)
     if folder.samefile(parent_a.folder):
         remarks = [] if has_tokenizer(parent_a.folder) else [_no_tokenizer(parent_a)]
         return ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a"), remarks

@@ -16,9 +16,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.errors import MismatchError, Problem, listed
+from fusion_slerp.errors import MismatchError, Problem, listed, quoted
 from fusion_slerp.vocabulary.tokens import (
     ADDED_TOKENS,
+    DAMAGES,
     FLAGS,
     OLDER,
     TOKENIZER,
@@ -70,7 +71,7 @@ def extend(
     """
     try:
         return _extended(base, tokens, more, other, of_other)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except DAMAGES as error:
         raise _no_union(base, other, more, f"a damaged file ({error!r})").error() from error
 
 
@@ -174,7 +175,7 @@ def _no_union(base: Path, other: Path | None, ordinary: Sequence[str], found: st
     fields = (
         ("a", base),
         ("b", other),
-        ("tokens", f"{len(ordinary)} only in b: {listed([repr(token) for token in ordinary], 3)}"),
+        ("tokens", f"{len(ordinary)} only in b: {listed([quoted(token) for token in ordinary], 3)}"),
         ("found", found),
     )
     fix = "set tokenizer: a or tokenizer: b, so that the child keeps the tokens of one parent"

@@ -8,6 +8,10 @@ token; a token's row is its position. The wire format: https://protobuf.dev/prog
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
+
+MAX_FIELDS = 1_300_000
+"""Room for 600,000 tokens: each is a field, and of its own fields one is looked at. Fewer take a second."""
 
 LENGTH_DELIMITED = 2
 FIXED_NBYTES = {1: 8, 5: 4}
@@ -20,20 +24,27 @@ def read_pieces(data: bytes) -> list[str]:
     Raises:
         ValueError: The bytes are no such message.
     """
-    pieces = []
-    for field, content in _fields(data):
+    pieces, n_left = [], count(MAX_FIELDS, -1)
+    for field, content in _fields(data, n_left):
         if field == 1:
-            token = next((value for number, value in _fields(content) if number == 1), b"")
+            token = next((value for number, value in _fields(content, n_left) if number == 1), b"")
             pieces.append(token.decode("utf-8"))
     if not pieces:
         raise ValueError("no pieces in it")
     return pieces
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The length-delimited fields of a message, by number; others are skipped."""
+def _fields(data: bytes, n_left: Iterator[int]) -> Iterator[tuple[int, bytes]]:
+    """The length-delimited fields of a message, by number; others are skipped.
+
+    Args:
+        data: The message.
+        n_left: Counts down the fields of all messages together.
+    """
     position = 0
     while position < len(data):
+        if not next(n_left):
+            raise ValueError(f"more than {MAX_FIELDS} fields")
         key, position = _varint(data, position)
         number, wire_type = key >> 3, key & 7
         if wire_type == LENGTH_DELIMITED:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from reprlib import repr as shortened
 from typing import Any
 
-from fusion_slerp.errors import listed
+from fusion_slerp.errors import SHOWN_NAME, listed, printable, quoted
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
@@ -58,7 +59,9 @@ def with_ids_of_child(
             value, translate = giver[key], of_giver
         if _ID_KEY.fullmatch(key) and _are_ids(value):
             value, lost = _translated(value, translate)
-            remarks += [f"{key} {lost} is not a token of the child and is left out"] if lost else []
+            if lost:
+                named = f"{printable(key, SHOWN_NAME)} {shortened(lost)}"
+                remarks.append(f"{named} is not a token of the child and is left out")
         changed[key] = value
     return changed, remarks
 
@@ -108,13 +111,14 @@ def _ends_unknown_to_config(
         if not isinstance(token, str):
             continue
         if token not in rows:
-            yield f"the tokenizer's {key}_token {token!r} is not among its tokens"
+            yield f"the tokenizer's {key}_token {quoted(token)} is not among its tokens"
             continue
         ids = {**_of_text(config), **_given(generation)}.get(f"{key}_token_id")
         known = ids if isinstance(ids, list) else [ids]
         if key == "eos" and ids is not None and rows[token] not in known:
             yield (
-                f"the tokenizer ends with {token!r} ({rows[token]}), the configs with eos_token_id {ids}: "
+                f"the tokenizer ends with {quoted(token)} ({rows[token]}), the configs with "
+                f"eos_token_id {printable(ids, SHOWN_NAME)}: "
                 "generation may not stop"
             )
 
@@ -144,6 +148,6 @@ def _ids_without_token(
 
 def _unknown_in_template(template: str | None, rows: Vocabulary) -> Iterator[str]:
     found = dict.fromkeys(_MARKED.findall(template or ""))
-    unknown = [repr(token) for token in found if token not in rows and not token.startswith("[")]
+    unknown = [quoted(token) for token in found if token not in rows and not token.startswith("[")]
     if unknown:
         yield f"the chat template writes {listed(unknown, 3)}, which the tokenizer has no token for"

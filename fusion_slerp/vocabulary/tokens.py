@@ -12,6 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.checkpoint.json_files import SMALL, parse_json, read_json
+from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
+from fusion_slerp.checkpoint.regular_files import read_regular
 from fusion_slerp.vocabulary.sentencepiece_model import read_pieces
 
 TOKENIZER = "tokenizer.json"
@@ -21,8 +24,14 @@ OLDER = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 
-MAX_NBYTES = 200_000_000
-"""No tokenizer is larger; a larger file is not read."""
+MAX_NBYTES = 20_000_000
+"""No vocab.txt and no SentencePiece model is larger; a larger file is not read."""
+
+MAX_TOKENS = 600_000
+"""Nor has it more tokens."""
+
+DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What can come of a file whose content is not what it should be."""
 
 MAX_ROW = 1 << 62
 """Beyond every matrix, and still a number that arrays can hold."""
@@ -62,13 +71,14 @@ def read_tokens(folder: Path) -> Tokens | None:
     """
     file = vocabulary_file(folder)
     try:
-        if file is None or file.stat().st_size > MAX_NBYTES:
+        if file is None:
             return None
         tokens = _from_tokenizer_json(file) if file.name == TOKENIZER else _from_older(file)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGES:
         return None
     fits = all(type(t) is str and type(row) is int and 0 <= row < MAX_ROW for t, row in tokens.rows.items())
-    return tokens if fits and tokens.rows else None
+    are_texts = all(type(token) is str for token in (*tokens.added, *tokens.moved))
+    return tokens if fits and are_texts and tokens.rows else None
 
 
 def vocabulary_file(folder: Path) -> Path | None:
@@ -77,8 +87,8 @@ def vocabulary_file(folder: Path) -> Path | None:
 
 
 def load(file: Path) -> Any:
-    """Returns the content of a JSON file."""
-    return json.loads(file.read_text(encoding="utf-8"))
+    """Returns the content of a JSON file of a tokenizer, as `json_files.read_json`."""
+    return read_json(file, LARGE if file.name in (TOKENIZER, OLDER[0]) else SMALL)
 
 
 def dump(content: object) -> bytes:
@@ -94,8 +104,8 @@ def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
 def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
     """Returns the JSON object in a file, or in what will be written instead; empty if there is none."""
     try:
-        value = json.loads(content) if content else load(file)
-    except (OSError, ValueError, RecursionError):
+        value = parse_json(content, LARGE) if content else load(file)
+    except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
@@ -150,7 +160,7 @@ def added_beside(folder: Path) -> dict[str, Mapping[str, Any]]:
     try:
         found = _decoder(folder) or _plain(folder)
         return {entry["content"]: entry for entry in sorted(found, key=lambda entry: entry["id"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except DAMAGES:
         return {}
 
 
@@ -177,12 +187,15 @@ def _flags(token: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _from_lines(file: Path) -> dict[str, int]:
-    lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    return {token.rstrip("\r"): row for row, token in enumerate(lines)}
+    content = read_regular(file, MAX_NBYTES).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if content.count(b"\n") > MAX_TOKENS:
+        raise ValueError(f"more than {MAX_TOKENS} lines")
+    lines = content.decode("utf-8").removesuffix("\n").split("\n")
+    return {token: row for row, token in enumerate(lines)}
 
 
 def _from_pieces(file: Path) -> dict[str, int]:
-    return {token: row for row, token in enumerate(read_pieces(file.read_bytes()))}
+    return {token: row for row, token in enumerate(read_pieces(read_regular(file, MAX_NBYTES)))}
 
 
 _READERS = {".json": load, ".txt": _from_lines, ".model": _from_pieces}

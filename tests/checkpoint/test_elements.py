@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fusion_slerp.checkpoint import elements
 from fusion_slerp.checkpoint.elements import read_elements
+from fusion_slerp.checkpoint.file_state import state_of
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.stored_bytes import equal_bytes
 from fusion_slerp.dtypes import BF16, BY_CODE, F32
@@ -105,7 +106,7 @@ def test_reads_whole_tensors_that_are_neighbours_only_by_their_numbers(tmp_path)
         TensorEntry(e.name, e.dtype, e.shape, e.file, e.offset, e.nbytes) if e.strides == (1,) else e
         for e in entries
     ]
-    with InputFiles({file}) as inputs:
+    with InputFiles({file: state_of(file)}) as inputs:
         found = inputs.read_together(plain, np.empty(400, np.uint8))
         piece = inputs.read(plain[2], 3, 5, np.empty(100, np.uint8))
     for words, view in zip(found, views, strict=True):

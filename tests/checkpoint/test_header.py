@@ -45,8 +45,8 @@ DAMAGED = {
         "truncated: the header ends at byte 13, the file at 10",
     ),
     "header over the limit": (
-        b"\x01\xe1\xf5\x05\0\0\0\0{}",
-        "the header claims 100000001 bytes; 100000000 is the limit",
+        b"\x01\x36\x6e\x01\0\0\0\0{}",
+        "the header claims 24000001 bytes; 24000000 is the limit",
     ),
     "garbage length": (b"\xff\xff\xff\xff\xff\xff\xff\xff{}", "claims 18446744073709551615 bytes"),
     "no header at all": (b"\0\0\0\0\0\0\0\0", "does not start with '{'"),
@@ -63,11 +63,11 @@ DAMAGED = {
             b'"w":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
             b"\0",
         ),
-        "names 'w' twice",
+        "'w' stands twice in one object",
     ),
     "a key twice": (
         with_length(b'{"w":{"dtype":"I8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\0"),
-        "names 'dtype' twice",
+        "'dtype' stands twice in one object",
     ),
     "metadata is a list": (with_length(b'{"__metadata__":[]}'), "__metadata__ is not a map of strings"),
     "metadata holds a number": (

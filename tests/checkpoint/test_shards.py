@@ -37,11 +37,13 @@ def write(folder, tensors: list[Tensor], limit: int) -> dict[str, bytes]:
     """Writes random bytes to every tensor, last one first and in two pieces; returns them by name."""
     slots, files = lay_out(tensors, limit)
     data = {slot.name: np.random.default_rng(len(slot.name)).bytes(slot.nbytes) for slot in slots}
-    with ShardWriter(folder, slots, files) as writer:
+    with ShardWriter(folder, files) as writer:
         for slot in reversed(slots):
             half = slot.nbytes // 2
             writer.write(slot.shard, slot.offset + half, memoryview(data[slot.name][half:]))
             writer.write(slot.shard, slot.offset, memoryview(data[slot.name][:half]))
+    if len(files) > 1:
+        (folder / "model.safetensors.index.json").write_text(index_json(slots, files))
     return data
 
 
@@ -204,7 +206,7 @@ def test_modes_follow_the_umask(tmp_path, umask, mode):
 
 def test_many_threads_write_at_once(tmp_path):
     slots, files = lay_out([tensor(f"w{i}", "U8", 1000) for i in range(40)], 9000)
-    with ShardWriter(tmp_path, slots, files) as writer:
+    with ShardWriter(tmp_path, files) as writer:
 
         def fill(slot):
             writer.write(slot.shard, slot.offset, memoryview(bytes([int(slot.name[1:])]) * 1000))
@@ -220,15 +222,15 @@ def test_many_threads_write_at_once(tmp_path):
 
 
 def test_the_whole_room_is_taken_at_once(tmp_path):
-    slots, files = lay_out([tensor("w", "F32", 1000)], 10**9)
-    with ShardWriter(tmp_path, slots, files):
+    _, files = lay_out([tensor("w", "F32", 1000)], 10**9)
+    with ShardWriter(tmp_path, files):
         assert (tmp_path / "model.safetensors").stat().st_size == files[0].nbytes
 
 
 def test_an_existing_file_is_not_overwritten(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"precious")
-    slots, files = lay_out([tensor("w", "F32", 4)], 100)
-    with pytest.raises(OutputError, match="File exists"), ShardWriter(tmp_path, slots, files):
+    _, files = lay_out([tensor("w", "F32", 4)], 100)
+    with pytest.raises(OutputError, match="File exists"), ShardWriter(tmp_path, files):
         pass
     assert contents(tmp_path) == {"model.safetensors": b"precious"}
 

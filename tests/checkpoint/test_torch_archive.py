@@ -315,7 +315,7 @@ def test_pickle_that_cannot_be_read(file, data):
 
 def test_pickle_of_an_enormous_size(file, monkeypatch):
     torch.save({"w": torch.ones(2)}, file)
-    monkeypatch.setattr("fusion_slerp.checkpoint.torch_archive.MAX_HEADER_NBYTES", 50)
+    monkeypatch.setattr("fusion_slerp.checkpoint.torch_archive.MAX_PICKLE_NBYTES", 50)
     assert "50 is the limit" in lines_of(file)[2]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -90,7 +92,8 @@ def test_the_measurements_are_those_of_a_merge(tmp_path):
     ]
     a, b = (write_checkpoint(tmp_path / name, tensors=each) for name, each in zip("ab", tensors, strict=True))
     found = list(measure_pairs(plan_merge(a, b)))
-    assert tuple(each.report for each in found) == merge(a, b, out=tmp_path / "child").report
+    merged = merge(a, b, out=tmp_path / "child").report
+    assert tuple(each.report for each in found) == tuple(replace(each, digest=None) for each in merged)
     assert sum(each.nbytes for each in found) == plan_merge(a, b).nbytes_in
 
 

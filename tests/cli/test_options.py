@@ -31,10 +31,12 @@ TYPED = {
     "pad_vocab_to_multiple_of": (["--pad-vocab-to-multiple-of", "64"], 64),
     "missing": (["--missing", "copy"], "copy"),
     "strict": (["--strict"], True),
+    "follow_links": (["--follow-links"], True),
     "overwrite": (["--no-overwrite"], False),
     "threads": (["--threads", "3"], 3),
     "memory_budget": (["--memory-budget", "200MB"], "200MB"),
     "direct_io": (["--direct-io", "off"], "off"),
+    "checksum": (["--checksum", "sha256"], "sha256"),
     "show_pbar": (["--show-pbar"], True),
 }
 

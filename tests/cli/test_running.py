@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import json
 import signal
+from pathlib import Path
 
 import pytest
 import typer
 
-from fusion_slerp.cli.running import Terminated, stops_cleanly
+from fusion_slerp.cli.running import stops_cleanly
+from fusion_slerp.interruption import Terminated
 
 
 def stopped(target, capsys, happens):
@@ -34,11 +36,23 @@ def test_nothing_is_left(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_what_could_not_be_removed_is_named(tmp_path, capsys):
-    own, other = (tmp_path / f".child.partial-{pid}-0" for pid in (os.getpid(), os.getpid() + 1))
-    code, message = stopped(tmp_path / "child", capsys, lambda: (own.mkdir(), other.mkdir()))
+def test_what_is_kept_is_named_with_both_ways_out(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    journal = Path(".child.partial/journal.jsonl")
+
+    def finish_a_file():
+        journal.parent.mkdir()
+        first = {"journal": 1, "identity": {"files": {"x": "", "y": ""}}}
+        second = {"file": "x", "nbytes": 1, "digest": "", "tensors": []}
+        journal.write_text(f"{json.dumps(first)}\n{json.dumps(second)}\n")
+
+    code, message = stopped(tmp_path / "child", capsys, finish_a_file)
     assert code == 130
-    assert f"Left behind, to be removed: {own}\n" in message
+    assert message == (
+        f"\nStopped. child is as it was. Kept: 1 of 2 weight files, in {tmp_path / '.child.partial'}\n"
+        "To go on from there:\n  fusion_slerp merge a b\n"
+        f"To remove it:\n  fusion_slerp clean {tmp_path / 'child'}\n"
+    )
 
 
 def test_a_child_that_was_just_published_is_said_to_be_complete(tmp_path, capsys):

@@ -20,9 +20,11 @@ def test_without_a_terminal_it_prints_help_and_exits_2(tmp_path):
     words = [sys.executable, "-m", "fusion_slerp"]
     done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 2
-    assert re.findall(r"^│ (merge|plan|inspect|convert) ", done.stdout, re.MULTILINE) == [
+    assert re.findall(r"^│ (merge|plan|verify|clean|inspect|convert) ", done.stdout, re.MULTILINE) == [
         "merge",
         "plan",
+        "verify",
+        "clean",
         "inspect",
         "convert",
     ]
@@ -58,10 +60,10 @@ def test_completion_can_be_installed(command):
     assert "--install-completion" in command("--help").out
 
 
-@pytest.mark.parametrize("verb", ["merge", "plan", "inspect", "convert"])
+@pytest.mark.parametrize("verb", ["merge", "plan", "verify", "clean", "inspect", "convert"])
 def test_every_command_tells_its_exit_codes_and_common_options(verb, command):
     out = command(verb, "--help").out
-    assert "Exit codes: 0 done, 1 a merge failed, 2 " in out
+    assert "Exit codes: 0 done, 1 a merge failed or a child deviates, 2 " in out
     for option in ("--json", "--quiet", "--no-color"):
         assert f" {option} " in out
 

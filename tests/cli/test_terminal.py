@@ -235,12 +235,16 @@ def slow_merge(terminal, tmp_path):
     """A merge under way: its unfinished folder is there."""
     models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
     child = terminal("merge", *models, "-o", "out/child", "--threads", "1")
+    wait_for(child, lambda: list(tmp_path.glob("out/.child.partial/files/*.safetensors")))
+    return child
+
+
+def wait_for(child, happened):
     deadline = time.monotonic() + 20
-    while not list(tmp_path.glob("out/.child.partial-*/*.safetensors")):
+    while not happened():
         assert child.isalive(), child.read()
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    return child
 
 
 def test_ctrl_c_stops_a_merge_and_leaves_nothing(slow_merge, tmp_path):
@@ -262,6 +266,25 @@ def test_so_do_other_signals(number, expected, slow_merge, tmp_path):
     assert code == expected
     assert "Nothing is left of it" in output
     assert "out" not in names_in(tmp_path)
+
+
+def test_finished_files_are_kept_and_the_line_that_is_shown_goes_on(terminal, tmp_path):
+    models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
+    words = ("merge", *models, "-o", "out/child", "--threads", "1", "--max-shard-size", "70MB")
+    child = terminal(*words)
+    journal = tmp_path / "out/.child.partial/journal.jsonl"
+    wait_for(child, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 2)
+    child.sendintr()
+    output, code = ended(child)
+    output = without_styles(output).replace("\r\n", "\n")
+    assert code == 130
+    assert "Stopped. out/child is as it was. Kept: " in output
+    assert "To go on from there:\n  fusion_slerp merge" in output
+    assert f"To remove it:\n  fusion_slerp clean {tmp_path / 'out/child'}" in output.replace(" \n", " ")
+    output, code = ended(terminal(*words))
+    assert code == 0
+    assert " files from an interrupted run" in without_styles(output)
+    assert names_in(tmp_path / "out") == ["child"]
 
 
 # --- colours --------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, merge, plan_merge, slerp
+from fusion_slerp.execute.input_files import InputFiles
 from fusion_slerp.merging import merge_into_memory, run_in_memory
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap, align, runs
 from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json
@@ -208,14 +209,20 @@ def test_a_plan_counts_the_rows_that_are_read(tmp_path):
     assert (head.action, head.nbytes_in) == ("copy a", 30 * 8 * 4)
 
 
-def test_a_file_that_became_shorter_is_named(tmp_path):
+def test_a_file_that_became_shorter_is_named(tmp_path, monkeypatch):
     """While a hundred rows are read from all over it."""
     words = [f"w{i}" for i in range(100)]
     a, b = parent(tmp_path / "a", words, 100), parent(tmp_path / "b", words[::-1], 100)
     plan = plan_merge(a.folder, b.folder)
     file = b.folder / "model.safetensors"
-    with file.open("rb+") as stream:
-        stream.truncate(file.stat().st_size - 5000)
+    real = InputFiles.check_unchanged
+
+    def check_and_truncate(files):
+        real(files)
+        with file.open("rb+") as stream:
+            stream.truncate(file.stat().st_size - 5000)
+
+    monkeypatch.setattr(InputFiles, "check_unchanged", check_and_truncate)
     with pytest.raises(CheckpointError, match="reading failed") as caught:
         run_in_memory(plan)
     assert str(file) in str(caught.value)

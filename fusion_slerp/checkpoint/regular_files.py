@@ -1,0 +1,82 @@
+"""Opens and reads files of a checkpoint that are what they should be: regular files of bounded size."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+BLOCK_NBYTES = 1 << 20
+
+SPECIAL = {
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+"""What is no file and no folder."""
+
+
+class NotRegularError(OSError):
+    """There is something else in the place of a file; `strerror` says what."""
+
+
+@contextmanager
+def open_regular(file: Path) -> Iterator[BinaryIO]:
+    """Opens a regular file for reading; all others are refused without waiting for them.
+
+    Raises:
+        NotRegularError: It is a pipe, a socket or a device.
+        OSError: There is none, it is a folder, or it cannot be read.
+    """
+    check_regular(os.stat(file).st_mode)  # to open a device can already change its state
+    with open(file, "rb", opener=_open_without_waiting) as stream:
+        check_regular(os.fstat(stream.fileno()).st_mode)
+        yield stream
+
+
+def read_regular(file: Path, max_nbytes: int) -> bytes:
+    """Returns the content of a regular file.
+
+    Raises:
+        ValueError: It is larger than that; nothing was read.
+        OSError: As `open_regular`.
+    """
+    with open_regular(file) as stream:
+        check_size(os.fstat(stream.fileno()).st_size, max_nbytes)
+        content = stream.read(max_nbytes + 1)  # what is being written to may grow
+    check_size(len(content), max_nbytes)
+    return content
+
+
+def equal_files(one: Path, other: Path, max_nbytes: int) -> bool:
+    """Whether two regular files have the same bytes; files of more than so many are taken to differ."""
+    with open_regular(one) as first, open_regular(other) as second:
+        sizes = {os.fstat(stream.fileno()).st_size for stream in (first, second)}
+        if len(sizes) > 1 or max(sizes) > max_nbytes:
+            return False
+        while block := first.read(BLOCK_NBYTES):
+            if block != second.read(BLOCK_NBYTES):
+                return False
+        return not second.read(1)
+
+
+def check_regular(mode: int) -> None:
+    """Raises NotRegularError for the mode of what is neither a file nor a folder."""
+    kind = stat.S_IFMT(mode)
+    if kind != stat.S_IFREG and kind != stat.S_IFDIR:
+        raise NotRegularError(0, f"{SPECIAL.get(kind, 'something else')} in the place of a file")
+
+
+def check_size(nbytes: int, max_nbytes: int) -> None:
+    """Raises ValueError for more bytes than the limit."""
+    if nbytes > max_nbytes:
+        raise ValueError(f"{nbytes} bytes; {max_nbytes} is the limit")
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A pipe that takes the file's place after the check would wait for its writer for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

@@ -1,0 +1,58 @@
+"""The command `verify`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from fusion_slerp.cli.amounts import nbytes_text, path_text
+from fusion_slerp.cli.output import FAILED, Output, exit_on_error, warnings_to
+
+if TYPE_CHECKING:
+    from fusion_slerp.verification.findings import Verification
+
+
+def verify_child(
+    out: str,
+    inputs: bool,
+    recompute: str | None,
+    parents: tuple[str | None, str | None],
+    output: Output,
+) -> None:
+    """Verifies a child and shows what deviates; ends with exit code 1 if anything does."""
+    from fusion_slerp.verifying import verify
+
+    count: Any = int(recompute) if recompute and recompute.isdecimal() else recompute or 0
+    with warnings_to(output), exit_on_error(output):
+        a, b = parents
+        result = verify(out, inputs=inputs, recompute=count, a=a, b=b, show_pbar=output.shows_progress)
+    _show(result, output)
+    output.give(lambda: _fields(result))
+    if not result.ok:
+        raise typer.Exit(FAILED)
+
+
+def _show(result: Verification, output: Output) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    n_files = len({deviation.file for deviation in result.deviations})
+    style, verdict = ("bold green", "As written. ") if result.ok else ("bold red", f"{n_files} deviate. ")
+    read = f"{result.n_files} files, {result.n_tensors} tensors, {nbytes_text(result.nbytes)}"
+    took = f"{read} in {result.elapsed_s:.1f} s"
+    output.show(Text.assemble((verdict, style), f"{path_text(result.folder)}: {took}"))
+    if result.measured:
+        output.show(f"  parents: {result.measured} tensors measured again")
+    if result.recomputed:
+        output.show(f"  merged again and compared bit by bit: {len(result.recomputed)} tensors")
+    if not result.ok:
+        table = Table("file", "tensor", "found", box=None, header_style="bold")
+        for deviation in result.deviations:
+            table.add_row(*map(Text, (deviation.file, deviation.tensor or "", deviation.found)))
+        output.show(table)
+
+
+def _fields(result: Verification) -> dict[str, Any]:
+    return {**asdict(result), "folder": str(result.folder), "ok": result.ok}

@@ -1,0 +1,41 @@
+"""Brings files and the names in folders to the disk, so that a crash cannot undo what was reported."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+FLUSHERS = 16
+"""Files that are brought to the disk at a time."""
+
+
+def flush(folder: Path, done: Collection[str]) -> None:
+    """Brings every file and folder to the disk, so that the rename cannot get there first.
+
+    All at once: a file system writes its journal for many as fast as for one.
+    """
+    paths = [folder, *(path for path in folder.rglob("*") if path.name not in done)]
+    with ThreadPoolExecutor(FLUSHERS) as pool:
+        list(pool.map(lambda path: sync_folder(path) if path.is_dir() else _sync_file(path), paths))
+
+
+def _sync_file(file: Path) -> None:
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Brings the names in a folder to the disk, where the system can."""
+    if os.name == "nt":  # Windows cannot open folders
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+            raise
+    finally:
+        os.close(descriptor)

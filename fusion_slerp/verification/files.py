@@ -1,0 +1,115 @@
+"""Reads the files of a child again, each byte once, and compares them with the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+from fusion_slerp.digests import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
+from fusion_slerp.publish.manifest import checksum_of
+from fusion_slerp.publish.unfinished import MANIFEST
+from fusion_slerp.verification.findings import Deviation
+
+READERS = 2
+"""Files that are read at a time; a disk is busy with that."""
+
+OnBytes = Callable[[int], object]
+Tensors = Mapping[str, Mapping[str, Any]]
+"""Rows of the manifest's tensors."""
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) -> Iterator[Deviation]:
+    """Yields what deviates: files that are missing, too many, or not the same bytes, and their tensors.
+
+    Args:
+        folder: The child's.
+        manifest: As `read_manifest` returns it.
+        on_bytes: Called with numbers of bytes just read, from any thread.
+    """
+    by_file: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in manifest["files"]}
+    for name, row in manifest["tensors"].items():
+        by_file[row["file"]][name] = row
+    with ThreadPoolExecutor(READERS, "fusion_slerp verifier") as pool:
+
+        def check(name: str) -> list[Deviation]:
+            return list(_File(folder, name, manifest["files"][name], by_file[name], on_bytes).check())
+
+        for found in pool.map(check, manifest["files"]):
+            yield from found
+    yield from _unlisted(folder, manifest["files"])
+
+
+def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[Deviation]:
+    """Files that nobody wrote; hidden ones, as those of git, are none of the child's."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not is_hidden and not path.is_dir() and name not in listed and name != MANIFEST:
+            yield Deviation(name, None, "not in the manifest")
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file, and what the manifest says of it and its tensors."""
+
+    folder: Path
+    name: str
+    row: Mapping[str, Any]
+    tensors: Tensors
+    on_bytes: OnBytes
+
+    def check(self) -> Iterator[Deviation]:
+        path = self.folder / self.name
+        try:
+            if not path.is_file():
+                found = "not there" if not path.exists() else "not a file"
+                yield Deviation(self.name, None, found)
+                return
+            nbytes = path.stat().st_size
+            with path.open("rb", buffering=0) as stream:
+                yield from self._compare(nbytes, stream)
+        except OSError as error:
+            yield Deviation(self.name, None, f"cannot be read: {error.strerror}")
+
+    def _compare(self, nbytes: int, stream: RawIOBase) -> Iterator[Deviation]:
+        whole, tensors = self._digests(stream)
+        wrong = [name for name, row in self.tensors.items() if tensors.get(name) != row[TENSOR_HASH]]
+        yield from (Deviation(self.name, name, "not the bytes that were written") for name in wrong)
+        if nbytes != self.row["nbytes"]:
+            found = f"{nbytes} bytes instead of {self.row['nbytes']}"
+            yield Deviation(self.name, None, found)
+        elif whole != self.row[checksum_of(self.row)] and not wrong:
+            what = "its header is" if self.tensors else "its content is"
+            yield Deviation(self.name, None, f"{what} not what was written")
+
+    def _digests(self, stream: RawIOBase) -> tuple[str, dict[str, str]]:
+        """The digests of the file and of the tensors that lie in it, in one pass."""
+        buffer = memoryview(bytearray(BLOCK_NBYTES))
+        whole, found = file_hasher(checksum_of(self.row)), {}
+        position = 0
+        for name, row in sorted(
+            self.tensors.items(), key=lambda item: (item[1]["offset"], item[1]["nbytes"])
+        ):
+            position += self._take(stream, row["offset"] - position, [whole], buffer)
+            hasher = tensor_hasher()
+            taken = self._take(stream, row["nbytes"], [whole, hasher], buffer)
+            position += taken
+            if position == row["offset"] + row["nbytes"]:
+                found[name] = hasher.hexdigest()
+        while self._take(stream, BLOCK_NBYTES, [whole], buffer):
+            pass
+        return whole.hexdigest(), found
+
+    def _take(self, stream: RawIOBase, nbytes: int, hashers: list[Hasher], buffer: memoryview) -> int:
+        """Reads so many bytes into the hashers; returns how many there were."""
+        left = nbytes
+        while left > 0 and (n := stream.readinto(buffer[:left])):
+            for hasher in hashers:
+                hasher.update(buffer[:n])
+            self.on_bytes(n)
+            left -= n
+        return max(0, nbytes - left)

@@ -1,0 +1,62 @@
+"""What a verification finds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """One thing that is not as it should be.
+
+    Attributes:
+        file: The file, by its path in the child; or a parent's, as `a: config.json`.
+        tensor: The tensor; None if it is no tensor, or the file as a whole.
+        found: What is wrong with it.
+    """
+
+    file: str
+    tensor: str | None
+    found: str
+
+    def __str__(self) -> str:
+        where = self.file if self.tensor is None else f"{self.file}: {self.tensor}"
+        return f"{where}: {self.found}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The result of a verification.
+
+    Attributes:
+        folder: The child's folder.
+        deviations: What is wrong; empty if nothing is.
+        n_files: Files that were read of the child.
+        n_tensors: Tensors whose digests were compared.
+        nbytes: Bytes that were read of the child.
+        measured: How many tensors of the parents were measured again.
+        recomputed: The tensors that were merged again and compared bit by bit.
+        elapsed_s: Wall time in seconds.
+    """
+
+    folder: Path
+    deviations: tuple[Deviation, ...]
+    n_files: int
+    n_tensors: int
+    nbytes: int
+    measured: int = 0
+    recomputed: tuple[str, ...] = ()
+    elapsed_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.deviations
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"{self.folder}: {self.n_files} files, {self.n_tensors} tensors, all as written"
+        files = Counter(deviation.file for deviation in self.deviations)
+        return "\n".join([f"{self.folder}: {len(files)} files deviate", *map(str, self.deviations)])

@@ -1,0 +1,89 @@
+"""Merges tensors again and compares them with the child's files, bit by bit."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fusion_slerp.checkpoint.positioned_io import read_at
+from fusion_slerp.execute.pipeline import execute
+from fusion_slerp.plan import MergePlan, TensorPlan
+from fusion_slerp.verification.findings import Deviation
+
+WRONG = "not what its parents make"
+
+
+def sample(tensors: Sequence[TensorPlan], count: int | Literal["all"]) -> list[TensorPlan]:
+    """Returns so many tensors, others at each call, in the order of the plan."""
+    if count == "all" or count >= len(tensors):
+        return list(tensors)
+    return [tensors[i] for i in sorted(random.SystemRandom().sample(range(len(tensors)), count))]
+
+
+def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> list[Deviation]:
+    """Merges tensors of a plan again, in constant memory, and returns those that are not the same bits.
+
+    Raises:
+        FusionSlerpError: As `execute`.
+    """
+    part = replace(plan, tensors=tuple(tensors))
+    found = []
+    with ExitStack() as files:
+        streams = {}
+        for i in sorted({tensor.out.shard for tensor in tensors}):
+            shard = plan.shards[i]
+            try:
+                streams[i] = files.enter_context((folder / shard.file_name).open("rb", buffering=0))
+            except OSError as error:
+                found.append(Deviation(shard.file_name, None, f"cannot be read: {error.strerror}"))
+                continue
+            if streams[i].read(len(shard.header)) != shard.header:
+                found.append(Deviation(shard.file_name, None, "its header is not that of this merge"))
+        if not found:
+            sink = _ComparingSink({i: stream.fileno() for i, stream in streams.items()}, part)
+            execute(part, sink)
+            found = [
+                Deviation(plan.shards[tensor.out.shard].file_name, tensor.out.name, WRONG)
+                for tensor in tensors
+                if tensor.out.name in sink.wrong
+            ]
+    return found
+
+
+class _ComparingSink:
+    """Takes results and reads what the child has in their place; `wrong` names the tensors that differ."""
+
+    def __init__(self, descriptors: Mapping[int, int], plan: MergePlan) -> None:
+        self._descriptors, self._shards = descriptors, plan.shards
+        self._slots = {
+            shard: [slot for slot in plan.slots if slot.shard == shard and slot.nbytes]
+            for shard in descriptors
+        }
+        self.wrong: set[str] = set()
+
+    def write(self, shard: int, offset: int, data: memoryview) -> None:
+        """Compares; from any thread."""
+        there = np.zeros(data.nbytes, np.uint8)
+        with suppress(EOFError):  # what is missing will differ, unless it is zeros: then the size does
+            read_at(self._descriptors[shard], there.data, len(self._shards[shard].header) + offset)
+        same = there == np.frombuffer(data, np.uint8)
+        if same.all():
+            return
+        slots = self._slots[shard]
+        first = bisect_right(slots, offset, key=lambda slot: slot.offset) - 1
+        for slot in slots[max(first, 0) :]:
+            if slot.offset >= offset + data.nbytes:
+                break
+            part = slice(max(slot.offset - offset, 0), slot.offset + slot.nbytes - offset)
+            if not same[part].all():
+                self.wrong.add(slot.name)
+
+    def finish(self, shard: int) -> None:
+        """Nothing: the files are there."""

@@ -1,0 +1,113 @@
+"""`fusion_slerp verify` and `fusion_slerp clean`."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusion_slerp import OutputError, merge
+from fusion_slerp.publish.staging import Staging
+from tests.models import names_in
+
+
+@pytest.fixture
+def child(parents, tmp_path):
+    merge(*parents, out=tmp_path / "models/child")
+    return tmp_path / "models/child"
+
+
+@pytest.fixture
+def damaged(child):
+    data = bytearray((child / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (child / "model.safetensors").write_bytes(data)
+    return child
+
+
+def test_0_and_a_line_if_all_is_as_written(command, child):
+    ended = command("verify", child)
+    assert ended.code == 0
+    assert ended.out.startswith(f"As written. {child}: 7 files, 4 tensors, ")
+    assert ended.err == ""
+
+
+def test_1_and_a_table_of_what_deviates(command, damaged):
+    ended = command("verify", damaged)
+    assert ended.code == 1
+    first, header, *rows = ended.out.splitlines()
+    assert first.startswith("1 deviate. ")
+    assert header.split() == ["file", "tensor", "found"]
+    assert [row.split()[:2] for row in rows] == [["model.safetensors", "model.norm.weight"]]
+
+
+def test_2_without_a_manifest(command, parents):
+    ended = command("verify", parents[0])
+    assert ended.code == 2
+    assert ended.err.startswith("nothing to verify by\n")
+
+
+def test_json_and_quiet(command, damaged):
+    found = command("verify", damaged, "--json")
+    assert found.code == 1
+    assert found.json["ok"] is False
+    assert [(d["file"], d["tensor"]) for d in found.json["deviations"]] == [
+        ("model.safetensors", "model.norm.weight")
+    ]
+    quiet = command("verify", damaged, "--quiet")
+    assert (quiet.code, quiet.out, quiet.err) == (1, "", "")
+
+
+def test_parents_and_recomputing(command, child, parents):
+    ended = command("verify", child, "--inputs", "--recompute", "all")
+    assert ended.code == 0
+    assert "parents: 4 tensors measured again" in ended.out
+    assert "merged again and compared bit by bit: 4 tensors" in ended.out
+    moved = parents[0].rename(parents[0].with_name("moved"))
+    ended = command("verify", child, "--recompute", "2")
+    assert ended.code == 2
+    assert "Fix: say where it is: --a FOLDER" in ended.err
+    assert command("verify", child, "--recompute", "2", "--a", moved).code == 0
+
+
+def test_a_count_that_is_none(command, child):
+    ended = command("verify", child, "--recompute", "many")
+    assert ended.code == 2
+    assert "found: 'many'" in ended.err
+
+
+# --- clean ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def interrupted(parents, tmp_path, monkeypatch):
+    real = Staging.add
+
+    def add(self, file):
+        real(self, file)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(Staging, "add", add)
+    with pytest.raises(OutputError):
+        merge(*parents, out=tmp_path / "child")
+    monkeypatch.undo()
+    return tmp_path / "child"
+
+
+def test_clean_says_what_it_removed(command, interrupted, tmp_path):
+    ended = command("clean", interrupted)
+    assert ended.code == 0
+    assert ended.out.startswith(f"Removed: {tmp_path / '.child.partial'} (1 finished weight files of 1, ")
+    assert names_in(tmp_path) == ["models"]
+    assert command("clean", interrupted).out.startswith("Nothing to remove: ")
+
+
+def test_clean_in_json(command, interrupted, tmp_path):
+    assert command("clean", interrupted, "--json").json["removed"]["folder"] == str(
+        tmp_path / ".child.partial"
+    )
+    assert command("clean", interrupted, "--json").json == {"removed": None}
+
+
+def test_a_resumed_merge_says_so(command, interrupted, parents):
+    ended = command("merge", *parents, "-o", interrupted)
+    assert ended.code == 0
+    assert ", 1 of 1 files from an interrupted run" in ended.out

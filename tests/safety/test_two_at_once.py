@@ -1,0 +1,49 @@
+"""Two processes on one target: one makes the child, the other gets a clear error."""
+
+import multiprocessing
+import shutil
+
+import pytest
+
+from fusion_slerp import OutputError, merge, verify
+from tests.models import names_in
+from tests.safety.trials import SHARD_SIZE, many_shards, trials
+
+
+def run(together, answers, a, b, out, t):
+    together.wait(60)
+    try:
+        result = merge(a, b, out=out, t=t, max_shard_size=SHARD_SIZE, threads=1)
+        answers.put(str(result.plan.settings.t))
+    except OutputError as error:
+        answers.put(str(error).splitlines()[0])
+
+
+@pytest.mark.parametrize("other_t", [0.5, 0.3], ids=["same merge", "another merge"])
+def test_two_at_once(tmp_path, figure, other_t):
+    parents, n = many_shards(tmp_path / "models"), trials(25, 3)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fusion_slerp.merging", "tests.safety.trials"])
+    told: list[str] = []
+    for _ in range(n):
+        together, answers = context.Barrier(2), context.Queue()
+        target = tmp_path / "place/child"
+        processes = [
+            context.Process(target=run, args=(together, answers, *parents, target, t)) for t in (0.5, other_t)
+        ]
+        for process in processes:
+            process.start()
+        found = [answers.get(timeout=60) for _ in processes]
+        for process in processes:
+            process.join()
+        won = [answer for answer in found if answer in ("0.5", "0.3")]
+        assert len(won) == 1, found
+        told += [answer for answer in found if answer not in won]
+        assert verify(target).ok
+        assert names_in(tmp_path / "place") == ["child"]
+        shutil.rmtree(tmp_path / "place")
+    assert set(told) <= {"another process is merging to this folder", "the output exists"}
+    figure(
+        f"two at once ({'same' if other_t == 0.5 else 'another'} merge): {n} times one child and one error; "
+        f"{told.count('another process is merging to this folder')} times while the other was merging"
+    )

@@ -1,0 +1,43 @@
+"""How often the trials of this folder are made, and what they merge.
+
+`make safety` makes them as often as docs/safety.md says; the default tests make a few of each, so that a
+broken script shows.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from tests.models import contents, write_checkpoint
+
+IS_FULL = os.environ.get("FUSION_SLERP_TRIALS") == "full"
+
+N_TENSORS = 24
+SHARD_SIZE = 1_100_000
+"""Bytes: a file for each tensor."""
+
+
+def trials(full: int, few: int) -> int:
+    """How many are to be made."""
+    return full if IS_FULL else few
+
+
+def many_shards(folder: Path) -> tuple[Path, Path]:
+    """Two parents whose child has 24 weight files of a megabyte."""
+    made = []
+    for seed, name in enumerate("ab"):
+        rng = np.random.default_rng(seed)
+        tensors = {
+            f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((512, 512), np.float32) * 0.02
+            for i in range(N_TENSORS)
+        }
+        made.append(write_checkpoint(folder / name, tensors=tensors, n_shards=3))
+    return made[0], made[1]
+
+
+def state_of(target: Path) -> dict[str, bytes] | None:
+    """All files of a target; None if there is none."""
+    return contents(target) if target.exists() else None

@@ -1,0 +1,227 @@
+"""`verify` names what deviates: files, tensors, parents; and finds nothing where nothing is wrong."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import fusion_slerp
+from fusion_slerp import CheckpointError, SettingsError, merge, verify
+from tests.models import SHAPES, contents, write_checkpoint
+
+HEADER = "its header is not what was written"
+BYTES = "not the bytes that were written"
+
+
+@pytest.fixture
+def child(tmp_path, parents):
+    """A child beside its parents, in two files."""
+    merge(*parents, out=tmp_path / "models/child", max_shard_size=200)
+    return tmp_path / "models/child"
+
+
+def found(folder, **options) -> set[tuple[str, str | None, str]]:
+    return {(d.file, d.tensor, d.found) for d in verify(folder, **options).deviations}
+
+
+def flip(file, position, bit=0):
+    data = bytearray(file.read_bytes())
+    data[position] ^= 1 << bit
+    file.write_bytes(data)
+
+
+# --- the child ------------------------------------------------------------------------------------------
+
+
+def test_what_was_written_is_fine(child):
+    before = contents(child)
+    result = verify(child)
+    assert result.ok
+    assert (result.n_files, result.n_tensors) == (9, 4)
+    assert result.nbytes == sum(map(len, before.values())) - len(before["merge_manifest.json"])
+    assert result.elapsed_s > 0
+    assert str(result) == f"{child}: 9 files, 4 tensors, all as written"
+    assert contents(child) == before
+
+
+def test_every_byte_of_every_file_counts(child):
+    tensors = fusion_slerp.publish.manifest.read_manifest(child)["tensors"]
+    for name, data in contents(child).items():
+        for position in range(0, len(data), 97):
+            flip(child / name, position, position % 8)
+            inside = {
+                tensor
+                for tensor, row in tensors.items()
+                if row["file"] == name and row["offset"] <= position < row["offset"] + row["nbytes"]
+            }
+            deviations = verify(child).deviations
+            assert {d.file for d in deviations} == {name}
+            assert {d.tensor for d in deviations} == (inside or {None})
+            flip(child / name, position, position % 8)
+    assert verify(child).ok
+
+
+def test_a_damaged_header_is_told_from_damaged_weights(child):
+    (first, second) = sorted(path.name for path in child.glob("*.safetensors"))
+    flip(child / first, 20)
+    flip(child / second, 4096)
+    assert found(child) == {(first, None, HEADER), (second, "model.layers.0.mlp.up_proj.weight", BYTES)}
+
+
+def test_missing_longer_shorter_and_added_files(child):
+    (first, second) = sorted(path.name for path in child.glob("*.safetensors"))
+    (child / first).unlink()
+    nbytes = (child / second).stat().st_size
+    os.truncate(child / second, nbytes - 4)
+    (child / "config.json").write_bytes((child / "config.json").read_bytes() + b"\n")
+    (child / "model.safetensors").write_bytes(b"another model")
+    (child / ".gitattributes").write_bytes(b"of git")
+    size = (child / "config.json").stat().st_size
+    assert found(child) == {
+        (first, None, "not there"),
+        (second, None, f"{nbytes - 4} bytes instead of {nbytes}"),
+        (second, "model.norm.weight", BYTES),
+        ("config.json", None, f"{size} bytes instead of {size - 1}"),
+        ("model.safetensors", None, "not in the manifest"),
+    }
+
+
+def test_a_file_that_cannot_be_read(child):
+    (child / "config.json").unlink()
+    (child / "config.json").mkdir()
+    os.mkfifo(child / "pipe")
+    assert found(child) == {("config.json", None, "not a file"), ("pipe", None, "not in the manifest")}
+
+
+def test_no_manifest_and_a_damaged_one(child, parents):
+    with pytest.raises(CheckpointError, match="nothing to verify by"):
+        verify(parents[0])
+    with pytest.raises(CheckpointError, match="nothing to verify by"):
+        verify(parents[0] / "nothing")
+    flip(child / "merge_manifest.json", 40)
+    ((file, tensor, why),) = found(child)
+    assert (file, tensor) == ("merge_manifest.json", None)
+    assert why.startswith("damaged: ")
+
+
+# --- the parents ----------------------------------------------------------------------------------------
+
+
+def test_parents_beside_the_child_are_found_and_fine(child, parents):
+    result = verify(child, inputs=True)
+    assert (result.ok, result.measured) == (True, 4)
+    assert verify(child, inputs=True, a=parents[0], b=str(parents[1])).ok
+
+
+def test_one_changed_weight_of_a_parent_is_named(child, parents):
+    tensors = load_file(parents[1] / "model.safetensors")
+    tensors["model.norm.weight"][1] = np.nextafter(tensors["model.norm.weight"][1], np.float32(9))
+    save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
+    ((file, tensor, why),) = found(child, inputs=True)
+    assert (file, tensor) == ("b: weights", "model.norm.weight")
+    assert why.startswith("norm_b is ")
+
+
+def test_signs_that_change_no_norm_change_the_angle(child, parents):
+    tensors = load_file(parents[0] / "model.safetensors")
+    tensors["lm_head.weight"][0] *= -1
+    save_file(tensors, parents[0] / "model.safetensors", {"format": "pt"})
+    ((file, tensor, why),) = found(child, inputs=True)
+    assert (file, tensor) == ("a and b: weights", "lm_head.weight")
+    assert why.startswith("angle_deg is ")
+
+
+def test_another_config_and_another_header_are_told_before_weights_are_read(child, parents, monkeypatch):
+    monkeypatch.setattr("fusion_slerp.verifying.check_measures", None)
+    shutil.rmtree(parents[1])
+    write_checkpoint(parents[1], seed=2, config={"rope_theta": 1.0})
+    tensors = {name: np.zeros(shape, "float16") for name, shape in SHAPES.items()}
+    save_file(tensors, parents[0] / "model.safetensors", {"format": "pt"})
+    deviations = found(child, inputs=True)
+    assert {file for file, _, _ in deviations} == {"a: model.safetensors", "b: config.json"}
+
+
+def test_a_parent_that_is_not_there(child, parents):
+    shutil.rmtree(parents[1])
+    with pytest.raises(CheckpointError) as caught:
+        verify(child, inputs=True)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "a parent is not beside the child"
+    assert "'b'" in lines[1]
+    assert "--b FOLDER" in lines[-1]
+
+
+@pytest.mark.parametrize("granularity", ["row", "column"])
+def test_matrices_merged_by_rows_and_columns(tmp_path, parents, granularity):
+    merge(*parents, out=tmp_path / "models/child", granularity=granularity)
+    assert verify(tmp_path / "models/child", inputs=True, recompute="all").ok
+
+
+def test_copied_tensors_are_compared_with_their_parents(tmp_path, parents):
+    merge(*parents, out=tmp_path / "models/child", t=[{"filter": "norm", "value": 1}, {"value": 0.5}])
+    result = verify(tmp_path / "models/child", inputs=True)
+    assert (result.ok, result.measured, result.recomputed) == (True, 3, ("model.norm.weight",))
+    tensors = load_file(parents[1] / "model.safetensors")
+    tensors["model.norm.weight"][:] *= -1
+    save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
+    ((_, tensor, why),) = found(tmp_path / "models/child", inputs=True)
+    assert (tensor, why) == ("model.norm.weight", "not what its parents make")
+
+
+def test_a_tokenizers_folder_beside_the_child_is_found(tmp_path, parents):
+    other = write_checkpoint(tmp_path / "models/c")
+    merge(*parents, out=tmp_path / "models/child", tokenizer=str(other))
+    assert verify(tmp_path / "models/child", recompute="all").ok
+
+
+# --- recomputing ----------------------------------------------------------------------------------------
+
+
+def test_all_are_merged_again_and_compared(child):
+    result = verify(child, recompute="all")
+    assert result.ok
+    assert sorted(result.recomputed) == sorted(SHAPES)
+
+
+def test_a_sample_is_another_one_each_time(child):
+    samples = {verify(child, recompute=2).recomputed for _ in range(40)}
+    assert {len(each) for each in samples} == {2}
+    assert len(samples) > 1
+    assert len(verify(child, recompute=99).recomputed) == 4
+
+
+def test_a_child_with_a_manifest_to_match_does_not_pass(child, tmp_path, parents):
+    """Somebody changes a weight and writes a manifest that says so."""
+    tampered = tmp_path / "models/tampered"
+    other = write_checkpoint(tmp_path / "models/other", seed=2)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"][2] += 1
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    merge(parents[0], other, out=tampered, max_shard_size=200)
+    assert verify(tampered).ok
+    name = "model-00002-of-00002.safetensors"
+    ((file, tensor, why),) = {
+        each for each in found(tampered, recompute="all", b=parents[1]) if each[1] is not None
+    }
+    assert (file, tensor, why) == (name, "model.norm.weight", "not what its parents make")
+
+
+@pytest.mark.parametrize("count", ["some", -1, 1.5, True])
+def test_a_count_that_is_none(child, count):
+    with pytest.raises(SettingsError, match="recompute is not usable"):
+        verify(child, recompute=count)
+
+
+def test_progress_is_shown_if_asked_for(child, capsys):
+    verify(child, show_pbar=True)
+    assert "verifying: 100%" in capsys.readouterr().err
+
+
+def test_a_report_that_was_emptied_is_a_deviation_and_no_crash(child):
+    (child / "merge_report.json").write_text(json.dumps({"tensors": []}))
+    deviations = found(child, inputs=True)
+    assert ("merge_report.json" in {file for file, _, _ in deviations}) is True
+    assert {tensor for _, tensor, _ in deviations} >= set(SHAPES)
