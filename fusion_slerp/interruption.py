@@ -33,7 +33,8 @@ class Terminated(BaseException):
 def signals_raise() -> Iterator[Collection[int]]:
     """Raises `Terminated` where a signal would end the process; signals with another handler stay with it.
 
-    Gives the numbers of the signals that it heeds: none outside the main thread, where it cannot.
+    Once: what is left in order after the first signal is not disturbed by a second. Gives the numbers of
+    the signals that it heeds: none outside the main thread, where it cannot.
     """
     known = (getattr(signal, name, None) for name in HEEDED)
     heeded = [number for number in known if number and signal.getsignal(number) == signal.SIG_DFL]
@@ -41,6 +42,8 @@ def signals_raise() -> Iterator[Collection[int]]:
         heeded = []
 
     def stop(number: int, frame: object) -> None:
+        for each in heeded:
+            signal.signal(each, signal.SIG_IGN)
         raise Terminated(number)
 
     for number in heeded:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.regular_files import reading_models
 from fusion_slerp.checkpoint.source import open_source
 from fusion_slerp.child_files import write_beside, write_manifest, write_records, write_weights
-from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, raise_all
+from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.execute.memory_sink import MemorySink
 from fusion_slerp.execute.pipeline import execute
 from fusion_slerp.execute.progress import progress
@@ -79,7 +80,8 @@ def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: 
         FusionSlerpError: As `merge`.
     """
     settings = settings_from(options)
-    return make_plan(*_open_both(a, b, settings), settings)
+    with reading_models():
+        return make_plan(*_open_both(a, b, settings), settings)
 
 
 def _open_both(
@@ -165,21 +167,19 @@ def prepare_merge(
     folders = {parents[1].folder: "model b", parents[0].folder: "model a"}
     problems = check_apart(target, folders) + check_place(target, settings.overwrite)
     try:
-        plan = make_plan(*parents, settings)
-        files = side_files(plan.a, plan.tokenizer, plan.configs)
-        identity = merge_identity(parents, plan, files)
-        prepared = PreparedMerge(target, parents, plan, files, identity, started)
+        with reading_models():
+            plan = make_plan(*parents, settings)
+            files = side_files(plan.a, plan.tokenizer, plan.configs)
+            identity = merge_identity(parents, plan, files)
+            prepared = PreparedMerge(target, parents, plan, files, identity, started)
+            needed = prepared.nbytes_written
     except FusionSlerpError as error:
         raise_all([error, *problems])
         raise
-    except OSError as error:
-        fields = (("file", error.filename), ("found", error.strerror))
-        fix = "check the disk and the file's permissions, or copy it again"
-        raise Problem(CheckpointError, "a model's file cannot be read", fields, fix).error() from error
     problems += check_apart(target, {plan.tokenizer.folder: "the tokenizer"})
     problems += check_unfinished(target, identity, settings.overwrite)
     left = find_unfinished(target)  # its room is gone on with, or given back before anything is written
-    needed = prepared.nbytes_written - (left.nbytes if left else 0)
+    needed -= left.nbytes if left else 0
     raise_all(problems + check_room(target, needed) + check_resources(plan))
     return prepared
 

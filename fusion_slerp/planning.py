@@ -17,7 +17,7 @@ from fusion_slerp.checkpoint.folder import Checkpoint
 from fusion_slerp.checkpoint.header import TensorEntry
 from fusion_slerp.checkpoint.shards import Shard, Slot, Tensor, lay_out
 from fusion_slerp.child_config import child_configs
-from fusion_slerp.chunks import CHUNK_ELEMENTS, chunks_of
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.comparison import compare_configs, compare_tensors
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.errors import MismatchError, Problem, listed, raise_all
@@ -225,5 +225,5 @@ def _tensor(
 def _memory(tensors: Sequence[TensorPlan], settings: MergeSettings) -> MemoryPlan:
     pairs = {sum(source.dtype.itemsize for source in tensor.sources) for tensor in tensors}
     merged = (tensor.out.n_elements for tensor in tensors if tensor.action == "merge")
-    longest = len(chunks_of(max(merged, default=0)))
+    longest = -(-max(merged, default=0) // CHUNK_ELEMENTS)
     return plan_memory(settings, pairs, {tensor.out.dtype.itemsize for tensor in tensors}, longest)

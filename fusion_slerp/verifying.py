@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.regular_files import reading_models
 from fusion_slerp.checkpoint.source import open_source
 from fusion_slerp.child_files import REPORT
 from fusion_slerp.errors import CheckpointError, Problem, SettingsError
@@ -76,7 +77,8 @@ def verify(
     n_files, n_tensors = len(manifest["files"]) + 1, len(manifest["tensors"])
     result = Verification(place, tuple(deviations), n_files, n_tensors, total)
     if inputs or recompute:
-        result = _with_parents(result, manifest, inputs, recompute, {"a": a, "b": b})
+        with reading_models():
+            result = _with_parents(result, manifest, inputs, recompute, {"a": a, "b": b})
     return replace(result, elapsed_s=time.perf_counter() - started)
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from fusion_slerp.errors import CheckpointError, Problem
+
 BLOCK_NBYTES = 1 << 20
 
 SPECIAL = {
@@ -18,6 +20,21 @@ SPECIAL = {
     stat.S_IFBLK: "a device",
 }
 """What is no file and no folder."""
+
+
+@contextmanager
+def reading_models() -> Iterator[None]:
+    """Turns the error of a file that cannot be read into ours.
+
+    Raises:
+        CheckpointError: The disk fails, or permissions forbid it.
+    """
+    try:
+        yield
+    except OSError as error:
+        fields = (("file", error.filename), ("found", error.strerror))
+        fix = "check the disk and the file's permissions, or copy it again"
+        raise Problem(CheckpointError, "a model's file cannot be read", fields, fix).error() from error
 
 
 class NotRegularError(OSError):

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.regular_files import reading_models
 from fusion_slerp.checkpoint.source import open_source
+from fusion_slerp.errors import SHOWN_NAME, printable
 from fusion_slerp.layers import layer_of
 from fusion_slerp.pairing import TensorPair, tied_flag
 from fusion_slerp.vocabulary.child_tokenizer import chat_template, read_config
@@ -71,8 +73,9 @@ def inspect_source(source: str, follow_links: bool = True) -> tuple[Checkpoint, 
     Raises:
         CheckpointError: It cannot be opened.
     """
-    checkpoint = open_source(source, follow_links)
-    return checkpoint, facts_of(checkpoint)
+    with reading_models():
+        checkpoint = open_source(source, follow_links)
+        return checkpoint, facts_of(checkpoint)
 
 
 def facts_of(checkpoint: Checkpoint) -> Facts:
@@ -88,7 +91,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
         source=checkpoint.source,
         folder=str(checkpoint.folder),
         revision=checkpoint.revision,
-        architecture=_architecture(config),
+        architecture=printable(_architecture(config), SHOWN_NAME),
         n_parameters=dtypes.total(),
         n_tensors=len(tensors),
         dtypes=dict(dtypes.most_common()),
@@ -116,7 +119,9 @@ def _tokenizer(checkpoint: Checkpoint, tokens: Tokens | None) -> str | None:
     file = vocabulary_file(checkpoint.folder)
     if tokens is None or file is None:
         return None
-    return f"{model_type(load(file)['model'])} in {file.name}" if file.name == TOKENIZER else file.name
+    if file.name != TOKENIZER:
+        return file.name
+    return f"{printable(model_type(load(file)['model']), SHOWN_NAME)} in {file.name}"
 
 
 def _special(checkpoint: Checkpoint, tokens: Tokens | None) -> dict[str, str]:
@@ -131,5 +136,5 @@ def _special(checkpoint: Checkpoint, tokens: Tokens | None) -> dict[str, str]:
         token = token.get("content") if isinstance(token, Mapping) else token
         if isinstance(token, str):
             row = None if tokens is None else tokens.rows.get(token)
-            found[kind] = token if row is None else f"{token} ({row})"
+            found[kind] = printable(token if row is None else f"{token} ({row})", SHOWN_NAME)
     return found

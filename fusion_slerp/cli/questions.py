@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.regular_files import reading_models
 from fusion_slerp.checkpoint.source import is_hub_id
 from fusion_slerp.cli import forecast, plan_table, recent, running
 from fusion_slerp.cli.amounts import count_text, nbytes_text
@@ -138,7 +139,8 @@ def _ask_second(known: list[str], a: Checkpoint, facts_a: Facts) -> tuple[str, C
     while True:
         name, b, facts = _ask_model("Second model (t = 1)", known, may_go_back=True)
         try:
-            plan = make_plan(a, b, MergeSettings())
+            with reading_models():
+                plan = make_plan(a, b, MergeSettings())
         except FusionSlerpError as error:
             _refuse(every_problem(error))
             _remark("Name another second model; an empty line goes back to the first.", "yellow")

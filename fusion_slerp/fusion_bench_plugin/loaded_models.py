@@ -51,7 +51,8 @@ def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, T
         state_dict: The child's tensors under the names of the files.
     """
     kwargs = dict(a.load_kwargs)
-    trust = {key: kwargs.pop(key) for key in ("trust_remote_code",) if key in kwargs}
+    # False unless the user says so: without it, transformers would ask on the terminal.
+    trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", False))}
     with TemporaryDirectory() as folder:  # transformers reads configs, and the code they name, from files
         write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), Path(folder))
         config = AutoConfig.from_pretrained(folder, **trust)

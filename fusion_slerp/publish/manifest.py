@@ -13,6 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 import fusion_slerp
+from fusion_slerp.checkpoint.json_files import Limits, parse_json
+from fusion_slerp.checkpoint.regular_files import read_regular
 from fusion_slerp.checkpoint.shards import Shard, Slot
 from fusion_slerp.digests import BESIDE, TENSOR_HASH, Checksum, digest_of, file_digest
 from fusion_slerp.publish.child_settings import child_settings
@@ -31,6 +33,10 @@ PACKAGES = ("numpy", "llvmlite")
 
 Row = Mapping[str, Any]
 """What the manifest says of one file, or of one tensor."""
+
+
+LIMITS = Limits(100_000_000, 6_000_000, 400_000, 20)
+"""Room for 300,000 tensors: the folder may be a stranger's."""
 
 
 class ManifestError(Exception):
@@ -85,8 +91,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ManifestError: There is none, or it is not, to the last bit, what was written.
     """
     try:
-        text = (folder / MANIFEST).read_bytes().decode("utf-8")
-        content = json.loads(text)
+        raw = read_regular(folder / MANIFEST, LIMITS.nbytes)
+        text, content = raw.decode("utf-8"), parse_json(raw, LIMITS)
         found = content.pop(SELF)
     except FileNotFoundError:
         raise ManifestError("there is none") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from math import isclose
 from pathlib import Path
@@ -10,9 +9,11 @@ from typing import Any
 
 from fusion_slerp.angles import measure_pairs
 from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.checkpoint.json_files import read_json
 from fusion_slerp.errors import CheckpointError, Problem
 from fusion_slerp.plan import MergePlan
 from fusion_slerp.publish.identity import fingerprint
+from fusion_slerp.publish.manifest import LIMITS
 from fusion_slerp.publish.unfinished import differences
 from fusion_slerp.verification.findings import Deviation
 
@@ -94,6 +95,6 @@ def _same(before: Any, now: float | None, tolerance: float) -> bool:
 def read_report(file: Path) -> dict[str, dict[str, Any]]:
     """Returns the rows of a merge_report.json by tensor; empty if it cannot be read."""
     try:
-        return {row["name"]: row for row in json.loads(file.read_text(encoding="utf-8"))["tensors"]}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {row["name"]: row for row in read_json(file, LIMITS)["tensors"]}
+    except (OSError, ValueError, KeyError, TypeError):
         return {}

@@ -108,7 +108,7 @@ def chat_template(folder: Path) -> str | None:
         found = read_config(folder).get("chat_template")
         if found is None and (folder / "chat_template.json").is_file():
             found = load(folder / "chat_template.json")["chat_template"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
     return found if found is None or isinstance(found, str) else json.dumps(found)
 

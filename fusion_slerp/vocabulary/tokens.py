@@ -30,8 +30,11 @@ MAX_NBYTES = 20_000_000
 MAX_TOKENS = 600_000
 """Nor has it more tokens."""
 
-DAMAGES = (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
-"""What can come of a file whose content is not what it should be."""
+DAMAGES = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
+"""What can come of a file whose content is not what it should be, or that is not there.
+
+A disk that fails is something else: without its tokenizer a model would be merged otherwise.
+"""
 
 MAX_ROW = 1 << 62
 """Beyond every matrix, and still a number that arrays can hold."""
@@ -105,7 +108,7 @@ def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
     """Returns the JSON object in a file, or in what will be written instead; empty if there is none."""
     try:
         value = parse_json(content, LARGE) if content else load(file)
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 

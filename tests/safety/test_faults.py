@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import io
 import os
 import shutil
 from collections import Counter
@@ -28,6 +29,7 @@ WRITES = {
     "rename": (renames, "_rename"),
 }
 READS = {
+    "io.open": (io, "open"),
     "open": (os, "open"),
     "preadv": (os, "preadv"),
     "fstat": (os, "fstat"),
