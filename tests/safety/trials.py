@@ -16,7 +16,7 @@ from tests.models import contents, write_checkpoint
 IS_FULL = os.environ.get("FUSION_SLERP_TRIALS") == "full"
 
 N_TENSORS = 24
-SHARD_SIZE = 1_100_000
+SHARD_SIZE = 3_200_000
 """Bytes: a file for each tensor."""
 
 
@@ -26,12 +26,12 @@ def trials(full: int, few: int) -> int:
 
 
 def many_shards(folder: Path) -> tuple[Path, Path]:
-    """Two parents whose child has 24 weight files of a megabyte."""
+    """Two parents whose child has 24 weight files of 3 MB."""
     made = []
     for seed, name in enumerate("ab"):
         rng = np.random.default_rng(seed)
         tensors = {
-            f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((512, 512), np.float32) * 0.02
+            f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((1024, 768), np.float32) * 0.02
             for i in range(N_TENSORS)
         }
         made.append(write_checkpoint(folder / name, tensors=tensors, n_shards=3))
