@@ -64,7 +64,7 @@ recordings: | $(READY) ## Record the pictures of docs/command.md again, from rea
 peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabularies, token by token
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
-safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (a quarter of an hour)
+safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
 	FUSION_SLERP_TRIALS=full $(RUN) pytest tests/safety tests/hostile $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot

@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Makes what the commands name: models, one that does not fit, a child, one with a flipped bit, a recipe."""
+    """Makes what the commands name: models, one that does not fit, a child, a damaged one, a recipe."""
     for name in ("plays", "code"):
         (folder / name).symlink_to(DEMO / name)
     shutil.copytree(DEMO / "code", folder / "wide")

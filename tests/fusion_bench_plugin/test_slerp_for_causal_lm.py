@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,17 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from fusion_slerp import MismatchError, OutputError, SettingsError, SlerpForCausalLM, slerp
+from fusion_slerp import (
+    CheckpointError,
+    MismatchError,
+    OutputError,
+    SettingsError,
+    SlerpForCausalLM,
+    slerp,
+    verify,
+)
 from fusion_slerp.fusion_bench_plugin.pool_models import two_models
+from fusion_slerp.publish.staging import Staging
 
 
 def save_llama(folder, seed, **config):
@@ -160,6 +170,26 @@ def test_an_entry_that_builds_a_model_is_loaded(parents, lazy, tmp_path):
     assert_same(child.state_dict(), wanted)
     assert_same(AutoModelForCausalLM.from_pretrained(tmp_path / "child").state_dict(), wanted)
     assert "base_model" not in (tmp_path / "child" / "README.md").read_text()
+    assert verify(tmp_path / "child").ok
+    with pytest.raises(CheckpointError, match="the parents were no checkpoints"):
+        verify(tmp_path / "child", inputs=True)
+
+
+def test_an_interrupted_merge_goes_on_when_the_method_runs_again(parents, tmp_path, monkeypatch):
+    real, calls = Staging.add, itertools.count()
+
+    def add(self, file):
+        if next(calls) == 2:
+            raise OSError(5, "Input/output error")
+        real(self, file)
+
+    monkeypatch.setattr(Staging, "add", add)
+    method = SlerpForCausalLM(t=0.3, model_save_path=str(tmp_path / "child"), max_shard_size=3000)
+    with pytest.raises(OutputError, match="kept: 2 of"):
+        method.run(make_pool(parents))
+    monkeypatch.undo()
+    assert_same(method.run(make_pool(parents)).state_dict(), expected(parents, 0.3))
+    assert verify(tmp_path / "child", recompute="all", a=parents[0], b=parents[1]).ok
 
 
 @pytest.mark.parametrize("call", ["", ".from_pretrained"])

@@ -97,8 +97,8 @@ def test_killed_at_random_moments(processes, parents, tmp_path, figure, number, 
     some = sum(0 < found < N_TENSORS for found in n_resumed)
     name, kind = signal.Signals(number).name, "overwriting" if existing else "new"
     figure(
-        f"{name}, {kind}: {n} merges of {usual_s:.2f} s killed and resumed, {n_resumed.count(0)} with nothing "
-        f"finished, {some} with some of {N_TENSORS} files, {n_resumed.count(N_TENSORS)} with all; "
+        f"{name}, {kind}: {n} merges of {usual_s:.2f} s killed and resumed, {n_resumed.count(0)} with "
+        f"nothing finished, {some} with some of {N_TENSORS} files, {n_resumed.count(N_TENSORS)} with all; "
         f"{n} outputs, all byte-identical"
     )
     assert N_TENSORS >= 20
