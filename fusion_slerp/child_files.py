@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusion_slerp.checkpoint.folder import INDEX
 from fusion_slerp.checkpoint.shards import ShardWriter, index_json
@@ -19,14 +19,11 @@ from fusion_slerp.plan import MergePlan
 from fusion_slerp.publish.journal import WeightFile
 from fusion_slerp.publish.manifest import Row, manifest_text, report_text, row_of
 from fusion_slerp.publish.model_card import CardParent, model_card
-from fusion_slerp.publish.side_files import write_side_files
+from fusion_slerp.publish.side_files import SideFile, write_side_files
 from fusion_slerp.publish.staging import Staging
 from fusion_slerp.publish.unfinished import MANIFEST
 from fusion_slerp.report import TensorReport
 from fusion_slerp.settings import MergeSettings
-
-if TYPE_CHECKING:
-    from fusion_slerp.merging import PreparedMerge
 
 REPORT = "merge_report.json"
 CARD = "README.md"
@@ -54,22 +51,29 @@ def write_weights(plan: MergePlan, staged: Staging) -> None:
         execute(rest, writer, on_bytes, record)
 
 
-def write_beside(prepared: PreparedMerge, folder: Path) -> None:
-    """Writes index, config, tokenizer and the like, the report and the card.
+def write_beside(
+    folder: Path, plan: MergePlan, files: Mapping[str, SideFile], digests: Mapping[str, str]
+) -> None:
+    """Writes the index, and config, tokenizer and the like.
+
+    Args:
+        folder: Where to.
+        plan: Of the merge.
+        files: What comes along.
+        digests: Of each of them, when the merge was planned.
 
     Raises:
         CheckpointError: A file that is copied changed meanwhile.
         OSError: The disk is full or failing.
     """
-    plan, identity = prepared.plan, prepared.identity
     if len(plan.shards) > 1:
         (folder / INDEX).write_text(index_json(plan.slots, plan.shards), encoding="utf-8")
-    write_side_files(prepared.files, folder)
+    write_side_files(files, folder)
     raise_all(
         [
             changed(("file", source))
-            for name, source in prepared.files.items()
-            if file_digest(folder / name, BESIDE) != identity["beside"][name]
+            for name, source in files.items()
+            if file_digest(folder / name, BESIDE) != digests[name]
         ]
     )
 

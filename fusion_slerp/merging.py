@@ -193,7 +193,7 @@ def run_merge(prepared: PreparedMerge) -> MergeResult:
         write_weights(plan, staged)
         weights = [staged.finished[shard.file_name] for shard in plan.shards]
         report = tuple(row for file in weights for row in file.reports)
-        write_beside(prepared, staged.files)
+        write_beside(staged.files, plan, prepared.files, prepared.identity["beside"])
         cards = [card_parent(parent) for parent in prepared.parents]
         write_records(staged.files, cards, settings, report, target.name)
         rows = weight_rows(weights, plan.shards, plan.slots, settings.checksum)

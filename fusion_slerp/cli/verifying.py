@@ -38,10 +38,10 @@ def _show(result: Verification, output: Output) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    n_files = len({deviation.file for deviation in result.deviations})
-    style, verdict = ("bold green", "As written. ") if result.ok else ("bold red", f"{n_files} deviate. ")
+    verdict = f"{result.verdict[0].upper()}{result.verdict[1:]}. "
     read = f"{result.n_files} files, {result.n_tensors} tensors, {nbytes_text(result.nbytes)}"
     took = f"{read} in {result.elapsed_s:.1f} s"
+    style = "bold green" if result.ok else "bold red"
     output.show(Text.assemble((verdict, style), f"{path_text(result.folder)}: {took}"))
     if result.measured:
         output.show(f"  parents: {result.measured} tensors measured again")

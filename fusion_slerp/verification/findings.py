@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,8 +54,12 @@ class Verification:
         """Whether nothing is wrong."""
         return not self.deviations
 
+    @property
+    def verdict(self) -> str:
+        """The result in some words."""
+        n_files = len({deviation.file for deviation in self.deviations})
+        return "as written" if self.ok else f"{n_files} file{'s deviate' if n_files > 1 else ' deviates'}"
+
     def __str__(self) -> str:
-        if self.ok:
-            return f"{self.folder}: {self.n_files} files, {self.n_tensors} tensors, all as written"
-        files = Counter(deviation.file for deviation in self.deviations)
-        return "\n".join([f"{self.folder}: {len(files)} files deviate", *map(str, self.deviations)])
+        read = f"{self.n_files} files, {self.n_tensors} tensors"
+        return "\n".join([f"{self.folder}: {self.verdict} ({read})", *map(str, self.deviations)])

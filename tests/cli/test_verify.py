@@ -34,7 +34,7 @@ def test_1_and_a_table_of_what_deviates(command, damaged):
     ended = command("verify", damaged)
     assert ended.code == 1
     first, header, *rows = ended.out.splitlines()
-    assert first.startswith("1 deviate. ")
+    assert first.startswith("1 file deviates. ")
     assert header.split() == ["file", "tensor", "found"]
     assert [row.split()[:2] for row in rows] == [["model.safetensors", "model.norm.weight"]]
 

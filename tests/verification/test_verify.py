@@ -43,7 +43,7 @@ def test_what_was_written_is_fine(child):
     assert (result.n_files, result.n_tensors) == (9, 4)
     assert result.nbytes == sum(map(len, before.values())) - len(before["merge_manifest.json"])
     assert result.elapsed_s > 0
-    assert str(result) == f"{child}: 9 files, 4 tensors, all as written"
+    assert str(result) == f"{child}: as written (9 files, 4 tensors)"
     assert contents(child) == before
 
 
@@ -69,6 +69,11 @@ def test_a_damaged_header_is_told_from_damaged_weights(child):
     flip(child / first, 20)
     flip(child / second, 4096)
     assert found(child) == {(first, None, HEADER), (second, "model.layers.0.mlp.up_proj.weight", BYTES)}
+    assert str(verify(child)).splitlines() == [
+        f"{child}: 2 files deviate (9 files, 4 tensors)",
+        f"{first}: {HEADER}",
+        f"{second}: model.layers.0.mlp.up_proj.weight: {BYTES}",
+    ]
 
 
 def test_missing_longer_shorter_and_added_files(child):
