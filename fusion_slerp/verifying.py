@@ -115,12 +115,12 @@ def _with_parents(
 
 
 def _chosen(plan: MergePlan, inputs: bool, count: Count) -> Sequence[Any]:
-    """The tensors to make again: the sample, and with `inputs` those that were copied, not measured."""
+    """The tensors to make again: the sample, and with `inputs` those that are copied, in whole or in part."""
     picked = {tensor.out.name for tensor in sample(plan.tensors, count)}
     return [
         tensor
         for tensor in plan.tensors
-        if tensor.out.name in picked or (inputs and tensor.action != "merge")
+        if tensor.out.name in picked or (inputs and (tensor.action != "merge" or tensor.rows is not None))
     ]
 
 

@@ -119,13 +119,20 @@ def _check_rows(content: Mapping[str, Any]) -> None:
                 row["file"] in files and row[TENSOR_HASH] and _are_counts(row["offset"], row["nbytes"])
                 for row in tensors.values()
             )
-            and all("model" in content["parents"][side] for side in ("a", "b"))
+            and all(_is_parent(content["parents"][side]) for side in ("a", "b"))
             and isinstance(content["settings"], dict)
         )
     except (KeyError, TypeError, AttributeError):
         good = False
     if not good:
         raise ManifestError("not of the form that a merge writes")
+
+
+def _is_parent(row: Row) -> bool:
+    """Models in memory have a name alone, checkpoints also files, and files beside them."""
+    kinds = [row[kind] for kind in ("files", "beside") if kind in row]
+    is_whole = len(kinds) != 1 and all(isinstance(each, dict) for kind in kinds for each in kind.values())
+    return is_whole and isinstance(row["model"], str)
 
 
 def _is_inside(name: str) -> bool:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from reprlib import repr as shortened
@@ -58,10 +59,21 @@ def find_unfinished(target: Path) -> Unfinished | None:
         return None
     folder = staging_folder(target)
     content = read_journal(folder / JOURNAL)
-    nbytes = sum(path.lstat().st_blocks * 512 for path in folder.rglob("*")) if os.name != "nt" else 0
     if content is None:
-        return Unfinished(folder, (), 0, nbytes)
-    return Unfinished(folder, tuple(content.files), len(content.identity.get("files", ())), nbytes)
+        return Unfinished(folder, (), 0, _nbytes_in(folder))
+    n_files = len(content.identity.get("files", ()))
+    return Unfinished(folder, tuple(content.files), n_files, _nbytes_in(folder))
+
+
+def _nbytes_in(folder: Path) -> int:
+    """Bytes of the disk that a folder takes, as far as its process lets us see: it may be at work."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(place, name))
+                total += getattr(found, "st_blocks", 0) * 512  # Windows does not tell
+    return total
 
 
 def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[Problem]:

@@ -32,7 +32,7 @@ def locate(row: Mapping[str, Any], side: str, child: Path, given: str | None) ->
     name, revision = str(row["model"]), row.get("revision")
     if revision is not None:
         return f"{name}@{revision}"
-    beside = child.parent / name
+    beside = child.parent / Path(name).name
     if beside.is_dir():
         return str(beside)
     fields = (("model", f"{side}, {name!r}, a local folder"), ("looked for", beside))

@@ -166,6 +166,17 @@ def test_a_manifest_of_a_stranger_is_checked(tmp_path, files, tensors):
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "parent",
+    [{}, {"model": 1}, {"model": "x", "files": {}}, {"model": "x", "files": [], "beside": {}}, ["model"]],
+)
+def test_so_are_the_parents_in_it(tmp_path, parent):
+    parents = {"a": {"model": "a", "files": {}, "beside": {}}, "b": parent}
+    (tmp_path / "merge_manifest.json").write_text(manifest_text(parents, MergeSettings(), {}, {}))
+    with pytest.raises(ManifestError, match="not of the form that a merge writes"):
+        read_manifest(tmp_path)
+
+
 def test_a_newer_manifest_is_named_as_such(tmp_path, monkeypatch):
     monkeypatch.setattr("fusion_slerp.publish.manifest.FORMAT", 2)
     (tmp_path / "merge_manifest.json").write_text(manifest_text({}, MergeSettings(), {}, {}))

@@ -176,6 +176,25 @@ def test_copied_tensors_are_compared_with_their_parents(tmp_path, parents):
     assert (tensor, why) == ("model.norm.weight", "not what its parents make")
 
 
+def test_rows_that_only_one_parent_has_count_too(tmp_path):
+    tokens = ("<unk>", "to", "be", "or", "not", "##s")
+    a = write_checkpoint(tmp_path / "models/a", seed=1)
+    tensors = load_file(a / "model.safetensors") | {
+        name: np.random.default_rng(2).standard_normal((8, 4), np.float32)
+        for name in ("lm_head.weight", "model.embed_tokens.weight")
+    }
+    b = write_checkpoint(
+        tmp_path / "models/b", tensors=tensors, tokens=(*tokens, "x", "y"), config={"vocab_size": 8}
+    )
+    merge(a, b, out=tmp_path / "models/child", t=0.3)
+    assert verify(tmp_path / "models/child", inputs=True).ok
+    tensors["lm_head.weight"][7, 0] += 1  # of a token that a does not have
+    save_file(tensors, b / "model.safetensors", {"format": "pt"})
+    assert {each[1:] for each in found(tmp_path / "models/child", inputs=True)} == {
+        ("lm_head.weight", "not what its parents make")
+    }
+
+
 def test_a_tokenizers_folder_beside_the_child_is_found(tmp_path, parents):
     other = write_checkpoint(tmp_path / "models/c")
     merge(*parents, out=tmp_path / "models/child", tokenizer=str(other))
