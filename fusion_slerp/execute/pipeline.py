@@ -202,6 +202,8 @@ class Crew:
         for tensor, report, next_shard in zip(self._plan.tensors, reports, following, strict=True):
             of_file.append(report)
             if tensor.out.shard != next_shard:
+                for finished in filter(Future.done, finishing):
+                    finished.result()  # one that failed ends the merge now, not when all is done
                 finishing.append(self._writers.submit(self._finish, tensor.out.shard, of_file))
                 of_file = []
         for finished in finishing:

@@ -185,7 +185,7 @@ def test_an_interrupted_merge_goes_on_when_the_method_runs_again(parents, tmp_pa
 
     monkeypatch.setattr(Staging, "add", add)
     method = SlerpForCausalLM(t=0.3, model_save_path=str(tmp_path / "child"), max_shard_size=3000)
-    with pytest.raises(OutputError, match="kept: 2 of"):
+    with pytest.raises(OutputError, match=r"kept: \d+ of 17 weight files"):
         method.run(make_pool(parents))
     monkeypatch.undo()
     assert_same(method.run(make_pool(parents)).state_dict(), expected(parents, 0.3))
