@@ -64,8 +64,10 @@ class MergeResult:
 
     def __str__(self) -> str:
         rules = ", ".join(f"{count} {rule}" for rule, count in self.counts.items())
-        size = self.plan.nbytes_written / 1e9
-        return f"{self.out}: {len(self.report)} tensors ({rules}), {size:.2f} GB in {self.elapsed_s:.1f} s"
+        size = f"{self.plan.nbytes_written / 1e9:.2f} GB in {self.elapsed_s:.1f} s"
+        if self.n_resumed:
+            size += f", {self.n_resumed} of {len(self.plan.shards)} files from an interrupted run"
+        return f"{self.out}: {len(self.report)} tensors ({rules}), {size}"
 
 
 def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: Any) -> MergePlan:

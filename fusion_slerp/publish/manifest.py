@@ -80,8 +80,20 @@ def _version(package: str) -> str:
 
 def _sealed(content: Mapping[str, Any]) -> str:
     """The text, ending with the digest of what is before it."""
-    body = json.dumps(content, indent=1, ensure_ascii=False).removesuffix("\n}")
+    body = _laid_out(content).removesuffix("\n}")
     return f'{body},\n "{SELF}": "{digest_of(body.encode(), SELF)}"\n}}\n'
+
+
+def _laid_out(value: Any, indent: str = "") -> str:
+    """JSON with a line for each row: what holds rows is spread out, and all else stays together."""
+    if not isinstance(value, Mapping) or not any(isinstance(each, Mapping) for each in value.values()):
+        return json.dumps(value, ensure_ascii=False)
+    deeper = f"{indent} "
+    rows = [
+        f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_laid_out(each, deeper)}"
+        for key, each in value.items()
+    ]
+    return "\n".join(["{", ",\n".join(rows), f"{indent}}}"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -191,4 +203,15 @@ def report_text(reports: Sequence[TensorReport]) -> str:
 def _reported(report: TensorReport) -> dict[str, Any]:
     fields = {name: value for name, value in report.fields.items() if name != "digest"}
     action, _, why = fields.pop("rule").partition(": ")
+    why = why or _why_copied(report)
     return {"name": fields.pop("name"), "action": action, **({"why": why} if why else {}), **fields}
+
+
+def _why_copied(report: TensorReport) -> str:
+    """`t end`, `owner` (only that parent has it) or `integer` (never interpolated); empty if it is not."""
+    if report.rule == "copy if equal":
+        return "integer"
+    ends = {"copy a": 0, "copy b": 1}
+    if report.rule not in ends:
+        return ""
+    return "t end" if report.t == ends[report.rule] else "owner"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xxhash
 from blake3 import blake3
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import fusion_slerp
 from fusion_slerp import MergeSettings, merge
@@ -117,11 +117,23 @@ def test_the_report_tells_what_happened_to_each_tensor_and_why(tmp_path):
         assert row.get("angle_deg") == report.angle_deg
 
 
-def test_copies_are_told_with_whose_they_are(tmp_path, parents):
-    merge(*parents, out=tmp_path / "child", t=[{"filter": "norm", "value": 1}, {"value": 0}])
+def test_copies_are_told_with_whose_they_are_and_why(tmp_path, parents):
+    for seed, folder in enumerate(parents):
+        more = {"ids": np.arange(4, dtype=np.int32)} | (
+            {"only.b.weight": np.ones(2, np.float32)} if seed else {}
+        )
+        save_file(tiny_tensors(seed) | more, folder / "model.safetensors", {"format": "pt"})
+    t = [{"filter": "norm", "value": 1}, {"filter": "head", "value": 0}, {"value": 0.5}]
+    merge(*parents, out=tmp_path / "child", t=t, missing="copy")
     rows = json.loads((tmp_path / "child/merge_report.json").read_text())["tensors"]
-    assert {row["name"]: row["action"] for row in rows}["model.norm.weight"] == "copy b"
-    assert {row["action"] for row in rows} == {"copy a", "copy b"}
+    assert {row["name"]: (row["action"], row.get("why")) for row in rows} == {
+        "ids": ("copy if equal", "integer"),
+        "lm_head.weight": ("copy a", "t end"),
+        "model.embed_tokens.weight": ("slerp", None),
+        "model.layers.0.mlp.up_proj.weight": ("slerp", None),
+        "model.norm.weight": ("copy b", "t end"),
+        "only.b.weight": ("copy b", "owner"),
+    }
 
 
 # --- reading --------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def test_the_same_call_goes_on_and_makes_the_same_bytes(tmp_path, parents, inter
     result = merge(*parents, out=tmp_path / "child", max_shard_size=100)
     assert result.n_resumed == 3
     assert len(result.report) == 4
+    assert str(result).endswith(", 3 of 4 files from an interrupted run")
     assert contents(tmp_path / "child") == expected
     assert {name: (tmp_path / "child" / name).stat().st_ino for name in finished} == before
     assert names_in(tmp_path) == ["child", "models", "other"]
