@@ -34,7 +34,11 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
 def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
     """Runs a prepared merge, remembers it and shows the result; ends the command if that fails."""
     from fusion_slerp.merging import run_merge
+    from fusion_slerp.publish.unfinished import find_unfinished
 
+    left = find_unfinished(prepared.target)
+    if left is not None and left.finished:  # reading them again may take its time
+        output.show(f"Going on: {left}. What is finished is verified first.")
     with stops_cleanly(prepared.target, request.command(out)), exit_on_error(output, FAILED):
         result = run_merge(prepared)
     moved = result.plan.nbytes_read + result.plan.nbytes_written

@@ -110,4 +110,7 @@ def test_clean_in_json(command, interrupted, tmp_path):
 def test_a_resumed_merge_says_so(command, interrupted, parents):
     ended = command("merge", *parents, "-o", interrupted)
     assert ended.code == 0
+    assert ended.out.startswith(
+        f"Going on: 1 of 1 weight files, in {interrupted.with_name('.child.partial')}. "
+    )
     assert ", 1 of 1 files from an interrupted run" in ended.out
