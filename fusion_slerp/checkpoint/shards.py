@@ -23,6 +23,9 @@ from fusion_slerp.chunks import PAGE_NBYTES, DirectIO
 from fusion_slerp.dtypes import DType
 from fusion_slerp.errors import OutputError, Problem
 
+Place = tuple[int, int]
+"""Index of a file, and bytes from the start of its data section: in the order of the child's bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -49,9 +52,13 @@ class Slot:
         """Number of elements: 1 for a scalar, 0 for an empty tensor."""
         return prod(self.shape)
 
+    def place(self, element: int = 0) -> Place:
+        """Where an element of it lies."""
+        return self.shard, self.offset + element * self.dtype.itemsize
+
     def follows(self, other: Slot) -> bool:
         """Whether it begins where another one ends."""
-        return (self.shard, self.offset) == (other.shard, other.offset + other.nbytes)
+        return self.place() == other.place(other.n_elements)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 A file's digest runs over its bytes from first to last, so it is what any tool of that name prints
 (`b3sum FILE`, `sha256sum FILE`). Results come from several threads; each waits until those that lie
 before it in the file are in the digest. Nobody waits for long, or for ever: workers take their tasks in
-the order of the files, and when a task fails, `abort` releases all that wait for it.
+the order of the files, and when a task fails, `abort` releases those that come after it. Those before it
+go on, so whichever task fails first in time, the first in order is the one that is told.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
 has to say which tensor of a file deviates, and costs a tenth of the file's BLAKE3.
@@ -16,12 +17,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fusion_slerp.checkpoint.shards import Shard, Slot
+from fusion_slerp.checkpoint.shards import Place, Shard, Slot
 from fusion_slerp.digests import Checksum, Hasher, file_hasher, tensor_hasher
 
 
 class AbortedError(Exception):
-    """Another thread failed; its error is the one that counts."""
+    """What comes before in the file failed; its error is the one that counts."""
 
 
 class OutputDigests:
@@ -39,7 +40,7 @@ class OutputDigests:
             by_shard[slot.shard].append(slot)
         self._files = [_FileDigests(*each, checksum) for each in zip(shards, by_shard, strict=True)]
         self._turn = threading.Condition()
-        self.failure: BaseException | None = None
+        self._missing: Place | None = None
 
     def add(self, shard: int, offset: int, data: np.ndarray) -> None:
         """Takes the bytes at an offset of a file's data section, once all before them are in.
@@ -49,19 +50,22 @@ class OutputDigests:
         """
         file = self._files[shard]
         with self._turn:
-            self._turn.wait_for(lambda: self.failure or file.position == offset)
-            if self.failure:
+            self._turn.wait_for(lambda: self._is_behind(shard, offset) or file.position == offset)
+            if self._is_behind(shard, offset):
                 raise AbortedError
         file.add(data)
         with self._turn:
             file.position += data.nbytes
             self._turn.notify_all()
 
-    def abort(self, failure: BaseException) -> None:
-        """Lets nobody wait any longer; the first failure is kept in `failure`."""
+    def abort(self, place: Place) -> None:
+        """Lets nobody wait any longer for the bytes at a place, which will never come."""
         with self._turn:
-            self.failure = self.failure or failure
+            self._missing = min(self._missing or place, place)
             self._turn.notify_all()
+
+    def _is_behind(self, shard: int, offset: int) -> bool:
+        return self._missing is not None and self._missing < (shard, offset)
 
     def file(self, shard: int) -> str:
         """The digest of a whole file whose bytes are all in."""

@@ -21,15 +21,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import ParamSpec, Protocol, TypeVar
 
+from fusion_slerp.checkpoint.shards import Place
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
 from fusion_slerp.execute.buffers import Buffer, Buffers
 from fusion_slerp.execute.input_files import InputFiles
-from fusion_slerp.execute.output_digests import AbortedError, OutputDigests
+from fusion_slerp.execute.output_digests import OutputDigests
 from fusion_slerp.execute.tensor_work import Measured, Result, TensorWork
 from fusion_slerp.execute.vector_steps import Columns, Rows
 from fusion_slerp.memory import MAX_BATCH, STEPS_UNDER_WAY, WRITERS
 from fusion_slerp.plan import MergePlan, TensorPlan
 from fusion_slerp.report import TensorReport
+
+BEFORE_ALL: Place = (-1, 0)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,17 +109,15 @@ def execute(
         try:
             reports = list(crew.file_by_file(_run(plan, crew, on_bytes)))
             inputs.check_unchanged()
-        except BaseException as error:
-            crew.abort(error)
+        except BaseException:
+            crew.abort(BEFORE_ALL)
             workers.shutdown(wait=True, cancel_futures=True)
-            if isinstance(error, AbortedError) and record and record.digests.failure:
-                raise record.digests.failure from None  # what the threads waited for in vain
             raise
         return reports
 
 
 def _run(plan: MergePlan, crew: Crew, on_bytes: Callable[[int], object]) -> Iterator[TensorReport]:
-    crew.submit(crew.work.prepare, plan.tensors)
+    crew.submit(BEFORE_ALL, crew.work.prepare, plan.tensors)
     under_way: deque[_Batch | _Large | Rows | Columns] = deque()
     for tensors in _groups(plan.tensors):
         step = _step(tensors, crew)
@@ -177,22 +178,22 @@ class Crew:
         self.work = TensorWork(inputs, plan.settings, self._buffers, plan.memory.threads)
         self.kept_chunks = plan.memory.kept_chunks
 
-    def submit(self, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Hands a task to the workers; if it fails, nobody waits for its results any longer."""
+    def submit(self, place: Place, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        """Hands a task to the workers; if it fails, nobody waits for the bytes at a place any longer."""
 
         def run() -> R:
             try:
                 return task(*args, **kwargs)
-            except BaseException as error:
-                self.abort(error)
+            except BaseException:
+                self.abort(place)
                 raise
 
         return self._workers.submit(run)
 
-    def abort(self, failure: BaseException) -> None:
-        """Releases the threads that wait for results which will not come."""
+    def abort(self, place: Place) -> None:
+        """Releases the threads that wait for the bytes at a place, which will not come."""
         if self._record:
-            self._record.digests.abort(failure)
+            self._record.digests.abort(place)
 
     def file_by_file(self, reports: Iterator[TensorReport]) -> Iterator[TensorReport]:
         """Finishes each file when the last of its tensors is reported; passes the reports on, completed."""
@@ -249,7 +250,7 @@ class _Batch:
         self._tensors, self._crew = tensors, crew
 
     def start(self) -> None:
-        self._future = self._crew.submit(self._merge)
+        self._future = self._crew.submit(self._tensors[0].out.place(), self._merge)
 
     def combine(self) -> None:
         """Nothing: it is part of the one task."""
@@ -275,7 +276,9 @@ class _Large:
         crew = self._crew
         chunks = self._chunks if self._tensor.action == "merge" else []
         self._measured: list[Future[Measured]] = [
-            crew.submit(crew.work.measure, self._tensor, chunk, i < crew.kept_chunks)
+            crew.submit(
+                self._tensor.out.place(), crew.work.measure, self._tensor, chunk, i < crew.kept_chunks
+            )
             for i, chunk in enumerate(chunks)
         ]
 
@@ -289,7 +292,11 @@ class _Large:
         def make(chunk: Chunk, kept: Buffer | None) -> Future[int]:
             return crew.write(crew.work.produce(self._tensor, chunk, found, kept, filler))
 
-        self._combined = [crew.submit(make, *pair) for pair in zip(self._chunks, kept, strict=True)]
+        out = self._tensor.out
+        self._combined = [
+            crew.submit(out.place(chunk[0]), make, chunk, buffer)
+            for chunk, buffer in zip(self._chunks, kept, strict=True)
+        ]
 
     def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
         for combined in self._combined:

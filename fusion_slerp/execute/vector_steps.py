@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from fusion_slerp.report import TensorReport
 if TYPE_CHECKING:
     from fusion_slerp.execute.pipeline import Crew
 
+R = TypeVar("R")
+
 
 class _ByVector:
     """What both have in common: chunks of whole rows."""
@@ -35,6 +37,9 @@ class _ByVector:
         self._chunks = tensor.chunks
         settings = crew.work.settings
         self._method = Method(tensor.t, settings.DOT_THRESHOLD, settings.epsilon)
+
+    def _submit(self, task: Callable[[Chunk], R], chunk: Chunk) -> Future[R]:
+        return self._crew.submit(self._tensor.out.place(chunk[0]), task, chunk)
 
     def _write(self, result: Result, n_bad: int) -> Future[int]:
         try:
@@ -57,7 +62,7 @@ class Rows(_ByVector):
     """One task per chunk: a row needs nothing but itself."""
 
     def start(self) -> None:
-        self._made = [self._crew.submit(self._make, chunk) for chunk in self._chunks]
+        self._made = [self._submit(self._make, chunk) for chunk in self._chunks]
 
     def combine(self) -> None:
         """Nothing: it is part of the tasks."""
@@ -93,7 +98,7 @@ class Columns(_ByVector):
         def measure(chunk: Chunk) -> np.ndarray:
             return work.with_pair(self._tensor, chunk, lambda a, b: measure_columns(a, b, width))
 
-        self._measured = [self._crew.submit(measure, chunk) for chunk in self._chunks]
+        self._measured = [self._submit(measure, chunk) for chunk in self._chunks]
 
     def combine(self) -> None:
         sums = [future.result() for future in self._measured]
@@ -110,7 +115,7 @@ class Columns(_ByVector):
             )
             return self._write(result, n_bad)
 
-        self._combined = [self._crew.submit(make, chunk) for chunk in self._chunks]
+        self._combined = [self._submit(make, chunk) for chunk in self._chunks]
 
     def finish(self, on_bytes: Callable[[int], object]) -> list[TensorReport]:
         for combined in self._combined:

@@ -8,7 +8,7 @@ import pytest
 import xxhash
 from blake3 import blake3
 
-from fusion_slerp import OutputError, plan_merge
+from fusion_slerp import MismatchError, OutputError, plan_merge
 from fusion_slerp.checkpoint.shards import ShardWriter, Tensor, lay_out
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BF16, F32
@@ -144,19 +144,39 @@ def test_pieces_wait_for_their_turn_and_may_end_inside_a_tensor():
     }
 
 
-def test_a_failure_releases_those_that_wait():
-    digests = three_pieces()
-    failures = []
+def test_a_failure_releases_those_behind_it_and_no_others():
+    digests, ended = three_pieces(), []
 
-    def wait():
-        with pytest.raises(AbortedError):
-            digests.add(0, 4, np.zeros(12, np.uint8))
-        failures.append(digests.failure)
+    def wait(offset):
+        try:
+            digests.add(0, offset, np.zeros(4, np.uint8))
+            ended.append((offset, "added"))
+        except AbortedError:
+            ended.append((offset, "released"))
 
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    first, second = ValueError("first"), ValueError("second")
-    digests.abort(first)
-    digests.abort(second)
-    waiting.join(10)
-    assert failures == [first]
+    threads = [threading.Thread(target=wait, args=(offset,)) for offset in (12, 4)]
+    for thread in threads:
+        thread.start()
+    digests.abort((0, 8))
+    threads[0].join(10)
+    assert ended == [(12, "released")]
+    digests.add(0, 0, np.zeros(4, np.uint8))
+    threads[1].join(10)
+    assert ended == [(12, "released"), (4, "added")]
+
+
+def test_of_several_failures_the_first_in_order_is_told(tmp_path):
+    """Chunk by chunk, whichever thread is faster."""
+    values = np.arange(5 * CHUNK_ELEMENTS, dtype=np.int32)
+    other = values.copy()
+    other[[3, CHUNK_ELEMENTS + 8, 2 * CHUNK_ELEMENTS + 1]] += 1
+    small = {"a": np.ones(5, np.float32)}
+    folders = [
+        write_checkpoint(tmp_path / name, tensors={**small, "ids": each}, tokens=None)
+        for name, each in (("a", values), ("b", other))
+    ]
+    plan = plan_merge(*folders, t=0.5, threads=3)
+    sink = MemorySink(plan)
+    for _ in range(30):
+        with pytest.raises(MismatchError, match="first at element 3\n"):
+            finished(lambda: execute(plan, sink, record=recorded(plan, sink)))
