@@ -7,7 +7,7 @@ the order of the files, and when a task fails, `abort` releases those that come 
 go on, so whichever task fails first in time, the first in order is the one that is told.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
-has to say which tensor of a file deviates, and costs a tenth of the file's BLAKE3.
+has to say which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
 """
 
 from __future__ import annotations
