@@ -5,7 +5,7 @@ PYTHON ?= python3
 # More arguments for installing torch. On Linux without a GPU, the CPU build saves gigabytes:
 #   make demo PIP_TORCH_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 PIP_TORCH_ARGS ?=
-# More arguments for pytest in `make test` and `make peer`, and for `make bench`.
+# More arguments for pytest in `make test`, `make peer` and `make safety`, and for `make bench`.
 ARGS ?=
 
 DEMO_ENV := .venv-demo
@@ -65,7 +65,7 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
-	FUSION_SLERP_TRIALS=full $(RUN) pytest tests/safety tests/hostile $(ARGS)
+	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)

@@ -205,14 +205,13 @@ def test_finding_the_folders_imports_nothing_heavy():
 
 @pytest.mark.host
 @pytest.mark.parametrize("folder", ["empty", "with a config of its own"])
-def test_the_command_finds_us_from_any_folder(tmp_path, folder):
+def test_the_command_finds_us_from_any_folder(host_command, tmp_path, folder):
     if folder != "empty":
         (tmp_path / "config").mkdir()
-    command = [Path(sys.executable).with_name("fusion_bench"), "--info", "searchpath"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    rows = [line.split("|")[2].strip() for line in done.stdout.splitlines() if "file://" in line]
+    code, printed = host_command("--info", "searchpath", cwd=tmp_path)
+    rows = [line.split("|")[2].strip() for line in printed.splitlines() if "file://" in line]
     own = [] if folder == "empty" else [f"file://{tmp_path / 'config'}"]
-    assert done.returncode == 0, done.stderr
+    assert code == 0, printed
     assert rows == [*own, f"file://{CONFIG}", f"file://{HOST}"]
 
 

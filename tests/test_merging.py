@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -124,11 +125,13 @@ def test_mixed_types_scalars_and_empty_tensors(tmp_path):
 
 
 def test_result(tmp_path, parents):
+    begun = time.perf_counter()
     result = merge(str(parents[0]), str(parents[1]), out=str(tmp_path / "child"))
+    taken_s = time.perf_counter() - begun
     assert result.out == tmp_path / "child"
     assert {report.name for report in result.report} == SHAPES.keys()
     assert result.counts == {"slerp": 4}
-    assert 0 < result.elapsed_s < 60
+    assert 0 < result.elapsed_s <= taken_s
     assert str(result).startswith(f"{tmp_path / 'child'}: 4 tensors (4 slerp), 0.00 GB in ")
     for report in result.report:
         assert 0 < report.angle_deg < 180

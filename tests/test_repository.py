@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 import fusion_slerp
+from tests.fusion_bench_commands import HOST_SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+"""The environment of a process that is to find nothing of this repository."""
 
 
 def text_of(name: str) -> str:
@@ -103,7 +106,7 @@ def test_wheel_in_a_fresh_environment_runs_the_main_job_from_an_empty_folder(whe
     empty = tmp_path / "empty"
     empty.mkdir()
     command = [python, "-m", "fusion_bench.scripts.cli", "--config-name", "llm_slerp"]
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    env = {**OUTSIDE, **HOST_SETTINGS, "COLUMNS": "100"}
     done = subprocess.run(command, cwd=empty, env=env, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "merged: lowest average loss" in done.stdout
@@ -114,5 +117,5 @@ def test_wheel_in_a_fresh_environment_runs_the_main_job_from_an_empty_folder(whe
 def _printed(python: Path, code: str) -> str:
     """What a line of code prints, run outside this repository."""
     command = [python, "-c", code]
-    run = subprocess.run(command, cwd=python.parent, check=True, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=python.parent, env=OUTSIDE, check=True, capture_output=True, text=True)
     return run.stdout.strip()

@@ -25,23 +25,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 COLOUR = "\x1b[1;31m"
 
+HANG_S = 300
+"""No answer takes that long; a command that does stands still."""
+
 
 @pytest.fixture
 def terminal(tmp_path):
     """Starts the command in a terminal, in `tmp_path`; whatever runs at the end is stopped."""
     started = []
 
-    def start(*arguments, **environment):
+    def start(*arguments, program=("-m", "fusion_slerp"), **environment):
         env = {**os.environ, "TERM": "xterm-256color", "HF_HUB_OFFLINE": "1", **environment}
         env.pop("COLUMNS")
         child = pexpect.spawn(
             sys.executable,
-            ["-m", "fusion_slerp", *map(str, arguments)],
+            [*program, *map(str, arguments)],
             cwd=tmp_path,
             env=env,
             encoding="utf-8",
             dimensions=(50, 160),
-            timeout=20,
+            timeout=HANG_S,
             # what a shell has started in the background ignores Ctrl-C, and so would its children
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
@@ -208,8 +211,32 @@ def test_ctrl_c_and_ctrl_d_at_a_question_stop_it(key, terminal, parents, tmp_pat
 # --- a merge that is stopped ----------------------------------------------------------------------------
 
 
-def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 14) -> Path:
-    """A model of 1 GB of zeros that takes no room on the disk: merging it takes a while."""
+HELD = """
+import os, pathlib, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+n, journal, held = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1))
+write, shutdown, stopped = os.pwrite, ThreadPoolExecutor.shutdown, threading.Event()
+
+def holding(descriptor, data, offset):
+    if journal.exists() and journal.read_bytes().count(b"\\n") >= n:
+        held.touch()
+        stopped.wait(300)
+    return write(descriptor, data, offset)
+
+def releasing(pool, wait=True, *, cancel_futures=False):
+    shutdown(pool, wait=False, cancel_futures=cancel_futures)
+    stopped.set()
+    shutdown(pool, wait=wait)
+
+os.pwrite, ThreadPoolExecutor.shutdown = holding, releasing
+from fusion_slerp.cli import main
+main()
+"""
+"""The command, whose writes wait from the n-th line of the journal on, until it stops its threads."""
+
+
+def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 11) -> Path:
+    """A model of 128 MB of zeros that takes no room on the disk: each tensor takes two writes."""
     folder.mkdir(parents=True)
     width = 1 << 10
     nbytes = 4 * rows * width
@@ -231,16 +258,30 @@ def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 14) -
 
 
 @pytest.fixture
-def slow_merge(terminal, tmp_path):
-    """A merge under way: its unfinished folder is there."""
+def held_merge(terminal, tmp_path):
+    """Starts a merge that stands still once its journal has so many lines, the first for the merge itself."""
     models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
-    child = terminal("merge", *models, "-o", "out/child", "--threads", "1")
-    wait_for(child, lambda: list(tmp_path.glob("out/.child.partial/files/*.safetensors")))
+
+    def start(*options, n_lines):
+        words = ("merge", *models, "-o", "out/child", "--threads", "1", *options)
+        journal, held = tmp_path / "out/.child.partial/journal.jsonl", tmp_path / "models/held"
+        child = terminal(n_lines, journal, held, *words, program=("-c", HELD))
+        wait_for(child, held.exists)
+        return child, words
+
+    return start
+
+
+@pytest.fixture
+def slow_merge(held_merge, tmp_path):
+    """A merge under way: its unfinished folder is there."""
+    child, _ = held_merge(n_lines=1)
+    assert list(tmp_path.glob("out/.child.partial/files/*.safetensors"))
     return child
 
 
 def wait_for(child, happened):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + HANG_S
     while not happened():
         assert child.isalive(), child.read()
         assert time.monotonic() < deadline
@@ -268,12 +309,8 @@ def test_so_do_other_signals(number, expected, slow_merge, tmp_path):
     assert "out" not in names_in(tmp_path)
 
 
-def test_finished_files_are_kept_and_the_line_that_is_shown_goes_on(terminal, tmp_path):
-    models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
-    words = ("merge", *models, "-o", "out/child", "--threads", "1", "--max-shard-size", "70MB")
-    child = terminal(*words)
-    journal = tmp_path / "out/.child.partial/journal.jsonl"
-    wait_for(child, lambda: journal.exists() and journal.read_bytes().count(b"\n") > 2)
+def test_finished_files_are_kept_and_the_line_that_is_shown_goes_on(terminal, held_merge, tmp_path):
+    child, words = held_merge("--max-shard-size", "9MB", n_lines=3)
     child.sendintr()
     output, code = ended(child)
     output = without_styles(output).replace("\r\n", "\n")

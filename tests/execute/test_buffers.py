@@ -27,7 +27,7 @@ def test_the_last_one_given_back_goes_out_first():
     assert pool.take() is second
 
 
-def test_taking_waits_until_one_is_free():
+def test_taking_waits_until_one_is_free(somebody_waits):
     pool = BufferPool(100, 1)
     buffer = pool.take()
     taken = threading.Event()
@@ -38,9 +38,10 @@ def test_taking_waits_until_one_is_free():
 
     thread = threading.Thread(target=take, daemon=True)
     thread.start()
-    assert not taken.wait(0.05)
+    assert somebody_waits.wait(300)
+    assert not taken.is_set()
     pool.give(buffer)
-    assert taken.wait(10)
+    assert taken.wait(300)
 
 
 def test_there_are_as_many_as_the_plan_says():

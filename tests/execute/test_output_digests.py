@@ -1,7 +1,6 @@
 """Digests taken on the way: right for any threads and budget, and nobody waits for what will not come."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -128,15 +127,15 @@ def three_pieces() -> OutputDigests:
     return OutputDigests(slots, shards, "sha256")
 
 
-def test_pieces_wait_for_their_turn_and_may_end_inside_a_tensor():
+def test_pieces_wait_for_their_turn_and_may_end_inside_a_tensor(somebody_waits):
     data = np.arange(16, dtype=np.uint8)
     digests = three_pieces()
     late = threading.Thread(target=digests.add, args=(0, 10, data[10:]))
     late.start()
-    time.sleep(0.01)
+    assert somebody_waits.wait(300)
     digests.add(0, 0, data[:2])
     digests.add(0, 2, data[2:10])
-    late.join(10)
+    late.join(300)
     assert not late.is_alive()
     assert digests.tensors(0) == {
         "x": xxhash.xxh3_128(data[:12].tobytes()).hexdigest(),
@@ -158,10 +157,10 @@ def test_a_failure_releases_those_behind_it_and_no_others():
     for thread in threads:
         thread.start()
     digests.abort((0, 8))
-    threads[0].join(10)
+    threads[0].join(300)
     assert ended == [(12, "released")]
     digests.add(0, 0, np.zeros(4, np.uint8))
-    threads[1].join(10)
+    threads[1].join(300)
     assert ended == [(12, "released"), (4, "added")]
 
 

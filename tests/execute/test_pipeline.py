@@ -52,7 +52,7 @@ def finished(run: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
-    thread.join(60)
+    thread.join(300)
     assert not thread.is_alive(), "stands still"
     if failure:
         raise failure[0]

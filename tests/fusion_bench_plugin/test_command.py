@@ -1,4 +1,7 @@
-"""The real `fusion_bench` command, in a subprocess, as a user or an editor starts it."""
+"""The real `fusion_bench` command, as a user or an editor starts it.
+
+Once as the very program; the others come out of a process that has imported the host already.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import fusion_slerp
 from fusion_slerp import slerp
 from fusion_slerp.recipes import parse_recipe, to_hydra
 from fusion_slerp.schedule import parse_schedule
+from tests.fusion_bench_commands import HOST_SETTINGS
 
 pytestmark = pytest.mark.host
 
@@ -24,19 +28,16 @@ CURVE = [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0]
 PLAYS, CODE = str(DEMO / "plays"), str(DEMO / "code")
 
 
-def run(*arguments, cwd, program=("fusion_bench",), **environment):
-    """Runs the command offline; returns the finished process, its output merged and unwrapped."""
-    command = [str(Path(sys.executable).with_name(program[0])), *program[1:], *arguments]
-    settings = {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    env = {**os.environ, **settings, **environment}
-    return subprocess.run(
-        command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
+@pytest.fixture
+def finished(host_command):
+    """Runs a command to its good end; returns what it printed."""
 
+    def run(*arguments, **options):
+        code, printed = host_command(*arguments, **options)
+        assert code == 0, printed[-3000:]
+        return printed
 
-def finished(process):
-    assert process.returncode == 0, process.stdout[-3000:]
-    return process.stdout
+    return run
 
 
 def only(paths):
@@ -56,7 +57,13 @@ def assert_is_merge_of_demo(child, t):
 def default_run(tmp_path_factory):
     """The README's command, once, from an empty folder."""
     folder = tmp_path_factory.mktemp("empty")
-    return folder, finished(run("--config-name", "llm_slerp", cwd=folder))
+    command = [Path(sys.executable).with_name("fusion_bench"), "--config-name", "llm_slerp"]
+    env = {**os.environ, **HOST_SETTINGS}
+    done = subprocess.run(
+        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    return folder, done.stdout
 
 
 def test_default_config_merges_saves_and_evaluates(default_run):
@@ -82,14 +89,12 @@ def test_default_config_leaves_nothing_else_in_the_folder(default_run):
     assert [path.name for path in folder.iterdir()] == ["outputs"]
 
 
-def test_overrides_point_it_at_other_models(tmp_path):
+def test_overrides_point_it_at_other_models(finished, tmp_path):
     output = finished(
-        run(
-            *("--config-name", "llm_slerp", "method.t=0.3", "method.model_save_path=child"),
-            *(f"modelpool.models.model_1={CODE}", f"modelpool.models.model_2={PLAYS}"),
-            *(f"modelpool.tokenizer={PLAYS}", "~taskpool", "method.show_pbar=true"),
-            cwd=tmp_path,
-        )
+        *("--config-name", "llm_slerp", "method.t=0.3", "method.model_save_path=child"),
+        *(f"modelpool.models.model_1={CODE}", f"modelpool.models.model_2={PLAYS}"),
+        *(f"modelpool.tokenizer={PLAYS}", "~taskpool", "method.show_pbar=true"),
+        cwd=tmp_path,
     )
     a, b = load_file(f"{CODE}/model.safetensors"), load_file(f"{PLAYS}/model.safetensors")
     merged = load_file(tmp_path / "child" / "model.safetensors")
@@ -101,8 +106,8 @@ def test_overrides_point_it_at_other_models(tmp_path):
     ).read_bytes()
 
 
-def test_multirun_gives_every_job_its_own_child(tmp_path):
-    finished(run("--config-name", "llm_slerp", "--multirun", "method.t=0.2,0.8", "~taskpool", cwd=tmp_path))
+def test_multirun_gives_every_job_its_own_child(finished, tmp_path):
+    finished("--config-name", "llm_slerp", "--multirun", "method.t=0.2,0.8", "~taskpool", cwd=tmp_path)
     children = sorted(tmp_path.glob("outputs/multirun/llm_slerp/*/*/merged_model"))
     assert len(children) == 2
     for child, t in zip(children, (0.2, 0.8), strict=True):
@@ -120,15 +125,15 @@ def assert_demo_has(child, t_of, name):
         assert merged[key].equal(a[key] if t == 0 else b[key] if t == 1 else slerp(t, a[key], b[key])), key
 
 
-def test_a_gradient_on_the_command_line(tmp_path):
-    finished(run("--config-name", "llm_slerp", "method.t=[0,0.5,1]", "~taskpool", cwd=tmp_path))
+def test_a_gradient_on_the_command_line(finished, tmp_path):
+    finished("--config-name", "llm_slerp", "method.t=[0,0.5,1]", "~taskpool", cwd=tmp_path)
     child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
     assert_demo_has(child, parse_schedule([0, 0.5, 1]).entries[0].at, "mlp.up_proj.weight")
 
 
-def test_a_curve_by_name(tmp_path):
+def test_a_curve_by_name(finished, tmp_path):
     method = "method=fusion_slerp/slerp_lm_attention_mlp"
-    finished(run("--config-name", "llm_slerp", method, "~taskpool", cwd=tmp_path))
+    finished("--config-name", "llm_slerp", method, "~taskpool", cwd=tmp_path)
     child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
     attention, mlp = (parse_schedule(values).entries[0].at for values in CURVE)
     assert_demo_has(child, attention, "self_attn.q_proj.weight")
@@ -136,7 +141,7 @@ def test_a_curve_by_name(tmp_path):
     assert_demo_has(child, lambda depth: 0.5, "input_layernorm.weight")
 
 
-def test_a_recipe_of_mergekit_as_a_configuration(tmp_path):
+def test_a_recipe_of_mergekit_as_a_configuration(finished, tmp_path):
     recipe = {
         "merge_method": "slerp",
         "base_model": CODE,
@@ -144,56 +149,50 @@ def test_a_recipe_of_mergekit_as_a_configuration(tmp_path):
         "parameters": {"t": [{"filter": "mlp", "value": [0, 1]}, {"value": 0.25}]},
     }
     (tmp_path / "recipe.yaml").write_text(to_hydra(parse_recipe(recipe)))
-    finished(run("--config-path", str(tmp_path), "--config-name", "recipe", cwd=tmp_path))
+    finished("--config-path", str(tmp_path), "--config-name", "recipe", cwd=tmp_path)
     fusion_slerp.merge(CODE, PLAYS, out=tmp_path / "same", **parse_recipe(recipe).options)
     found, same = (tmp_path / name / "model.safetensors" for name in ("merged_model", "same"))
     assert found.read_bytes() == same.read_bytes()
 
 
-def test_the_editors_exact_command_line(tmp_path):
+def test_the_editors_exact_command_line(finished, tmp_path):
     launch = json.loads((REPOSITORY / ".vscode" / "launch.json").read_text())
     main_job = launch["configurations"][0]
     finished(
-        run(
-            *main_job["args"],
-            cwd=REPOSITORY,
-            program=("python", "-m", main_job["module"]),
-            FUSION_BENCH_PROJECT_ROOT=str(tmp_path),
-            **main_job["env"],
-        )
+        *main_job["args"],
+        cwd=REPOSITORY,
+        module=main_job["module"],
+        FUSION_BENCH_PROJECT_ROOT=str(tmp_path),
+        **main_job["env"],
     )
     assert_is_merge_of_demo(only(tmp_path.glob("outputs/llm_slerp/*/merged_model")), 0.5)
 
 
-def test_the_tutorials_file_with_local_models(tmp_path):
+def test_the_tutorials_file_with_local_models(finished, tmp_path):
     finished(
-        run(
-            *("--config-path", str(REPOSITORY / "config" / "_get_started"), "--config-name", "llm_slerp"),
-            *(f"modelpool.models.model_1={PLAYS}", f"modelpool.models.model_2={CODE}"),
-            *(f"modelpool.tokenizer={PLAYS}", "+method.model_save_path=child"),
-            cwd=tmp_path,
-        )
+        *("--config-path", str(REPOSITORY / "config" / "_get_started"), "--config-name", "llm_slerp"),
+        *(f"modelpool.models.model_1={PLAYS}", f"modelpool.models.model_2={CODE}"),
+        *(f"modelpool.tokenizer={PLAYS}", "+method.model_save_path=child"),
+        cwd=tmp_path,
     )
     assert_is_merge_of_demo(tmp_path / "child", 0.5)
 
 
-def test_as_a_method_of_the_hosts_own_configs(tmp_path):
+def test_as_a_method_of_the_hosts_own_configs(finished, tmp_path):
     finished(
-        run(
-            *("method=fusion_slerp/slerp_lm", "modelpool=fusion_slerp/demo", "taskpool=dummy"),
-            *("method.t=0.4", "merged_model_save_path=child"),
-            cwd=tmp_path,
-        )
+        *("method=fusion_slerp/slerp_lm", "modelpool=fusion_slerp/demo", "taskpool=dummy"),
+        *("method.t=0.4", "merged_model_save_path=child"),
+        cwd=tmp_path,
     )
     assert_is_merge_of_demo(tmp_path / "child", 0.4)
 
 
-def test_an_error_ends_the_output_with_its_fix(tmp_path):
-    process = run(
+def test_an_error_ends_the_output_with_its_fix(host_command, tmp_path):
+    code, printed = host_command(
         *("--config-name", "llm_slerp", "modelpool.models.model_2=./nowhere", "~taskpool"), cwd=tmp_path
     )
-    assert process.returncode != 0
-    message = process.stdout.strip().splitlines()[-6:-2]  # Hydra adds a line of advice of its own
+    assert code != 0
+    message = printed.strip().splitlines()[-6:-2]  # Hydra adds a line of advice of its own
     assert message[0].endswith("CheckpointError: ./nowhere: model not found"), message
     assert message[-1] == "Fix: correct the path", message
     assert not list(tmp_path.glob("outputs/llm_slerp/*/merged_model"))

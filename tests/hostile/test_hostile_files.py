@@ -12,7 +12,7 @@ from fusion_slerp.checkpoint.folder import open_checkpoint
 from fusion_slerp.checkpoint.header import MAX_HEADER_NBYTES, read_header
 from fusion_slerp.checkpoint.json_files import INDEX, SMALL
 from fusion_slerp.errors import CheckpointError
-from tests.hostile.bounds import bounded
+from tests.hostile.bounds import bounded, cpu_s, parse_s
 from tests.models import CONFIG, SHAPES, write_checkpoint, write_json
 
 NAME = "model.safetensors"
@@ -20,9 +20,9 @@ INDEX_NAME = "model.safetensors.index.json"
 CONTROL = "\x1b]0;owned\x07\u202e"
 
 
-def refusal(read, path) -> list[str]:
-    """The lines of the error that reading a path ends in, within a second and 200 MB."""
-    with bounded(), pytest.raises(CheckpointError) as caught:
+def refusal(read, path, **bounds) -> list[str]:
+    """The lines of the error that reading a path ends in, soon and within 200 MB or other bounds."""
+    with bounded(**bounds), pytest.raises(CheckpointError) as caught:
         read(path)
     lines = str(caught.value).split("\n")
     assert lines[-1].startswith("Fix: ")
@@ -94,15 +94,14 @@ def test_header_that_claims_to_be_huge_is_not_read(tmp_path, nbytes):
     with (tmp_path / NAME).open("wb") as stream:
         stream.write(struct.pack("<Q", nbytes) + b"{")
         stream.truncate(200_000_000)  # takes no room: a hole
-    with bounded(most_s=0.2, most_nbytes=5_000_000):
-        lines = refusal(read_header, tmp_path / NAME)
+    lines = refusal(read_header, tmp_path / NAME, most=3, most_nbytes=5_000_000)
     assert lines[2] == f"  found: the header claims {nbytes} bytes; {MAX_HEADER_NBYTES} is the limit"
 
 
 def test_header_of_the_most_bytes_that_are_read(tmp_path):
     header = (b'{"__metadata__":{"k":"' + b"x" * MAX_HEADER_NBYTES)[: MAX_HEADER_NBYTES - 3] + b'"}}'
     (tmp_path / NAME).write_bytes(struct.pack("<Q", len(header)) + header)
-    with bounded():
+    with bounded(most=50, reference_s=lambda: cpu_s(lambda: json.loads(header), 1)):
         assert read_header(tmp_path / NAME) == []
 
 
@@ -110,7 +109,7 @@ def test_header_of_the_most_tensors(tmp_path):
     entries = (entry(f"model.layers.{i}.weight", "[1,1]", f"[{i},{i + 1}]") for i in range(100_000))
     header = f"{{{','.join(entries)}}}".encode()
     (tmp_path / NAME).write_bytes(struct.pack("<Q", len(header)) + header + bytes(100_000))
-    with bounded(most_s=2):
+    with bounded(most=50, reference_s=lambda: cpu_s(lambda: json.loads(header), 1)):
         assert len(read_header(tmp_path / NAME)) == 100_000
 
 
@@ -257,8 +256,8 @@ def test_a_method_of_quantisation_is_shown_as_one_short_line(tmp_path):
 
 
 def test_random_bytes_are_no_config(folder):
-    rng = random.Random(5)
+    rng, taken_s = random.Random(5), parse_s()
     for _ in range(200):
         (folder / "config.json").write_bytes(rng.randbytes(rng.randrange(200)))
-        assert refusal(open_checkpoint, folder)
+        assert refusal(open_checkpoint, folder, reference_s=lambda: taken_s)
     write_json(folder / "config.json", CONFIG)

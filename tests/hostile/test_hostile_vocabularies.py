@@ -13,7 +13,7 @@ from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
 from fusion_slerp.publish.model_card import card_parent
 from fusion_slerp.vocabulary.child_tokenizer import chat_template
 from fusion_slerp.vocabulary.tokens import MAX_NBYTES, read_tokens
-from tests.hostile.bounds import bounded
+from tests.hostile.bounds import bounded, parse_file_s
 from tests.models import TOKENS, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
 LARGE_NBYTES = 400_000_000
@@ -65,7 +65,7 @@ UNREADABLE = {
 def test_vocabulary_that_is_not_read(tmp_path, case):
     name, write = UNREADABLE[case]
     write(tmp_path / name)
-    with bounded(most_s=1.5):
+    with bounded():
         assert read_tokens(tmp_path) is None
 
 
@@ -84,9 +84,10 @@ def test_the_largest_tokenizer_is_read(tmp_path):
     vocab = {f"▁tokeñn😀{i}": i for i in range(262_000)}
     merges = [[token[:3], token[3:]] for token in [*vocab, *vocab]]
     content = {"model": {"type": "BPE", "vocab": vocab, "merges": merges}}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    file = tmp_path / "tokenizer.json"
+    file.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
     del content, vocab, merges
-    with bounded(most_s=2, most_nbytes=LARGE_NBYTES):
+    with bounded(most=50, most_nbytes=LARGE_NBYTES, reference_s=lambda: parse_file_s(file)):
         tokens = read_tokens(tmp_path)
     assert tokens is not None
     assert tokens.n_rows == 262_000
@@ -141,7 +142,7 @@ def test_keys_that_would_be_repeated_below_them(tmp_path):
     inner = {str(i): i for i in range(60_000)}
     a = write_checkpoint(tmp_path / "a", config={"k" * 1_000_000: inner, "deep": nested(15, inner)})
     b = write_checkpoint(tmp_path / "b", config={"k" * 1_000_000: {"0": 1}, "deep": nested(15, {"0": 1})})
-    with bounded(most_s=2):
+    with bounded():
         plan = plan_merge(a, b)
     assert sum(map(len, plan.warnings)) < 3000
 
@@ -154,7 +155,7 @@ def nested(depth: int, value: object) -> object:
 
 def test_very_many_differences_are_counted(tmp_path):
     a, b = (write_checkpoint(tmp_path / c, config={f"x{i}": c for i in range(90_000)}) for c in "ab")
-    with bounded(most_s=2):
+    with bounded():
         plan = plan_merge(a, b)
     assert "the configs differ in 89900 more keys" in plan.warnings
     assert len(plan.warnings) < 110
@@ -165,7 +166,7 @@ def test_very_many_grave_differences_too(tmp_path):
         write_checkpoint(tmp_path / c, config={f"x{i}": {"hidden_size": c} for i in range(90_000)})
         for c in "ab"
     )
-    with bounded(most_s=2), pytest.raises(MismatchError, match="100 problems"):
+    with bounded(), pytest.raises(MismatchError, match="100 problems"):
         plan_merge(a, b)
 
 

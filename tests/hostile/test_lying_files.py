@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusion_slerp import FusionSlerpError, plan_merge
-from tests.hostile.bounds import bounded
+from tests.hostile.bounds import bounded, parse_s
 from tests.hostile.lies import lying
 from tests.models import CONFIG, TOKENS, tokenizer_json, write_checkpoint
 
@@ -97,14 +97,14 @@ def test_a_file_that_lies_is_refused_or_harmless(tmp_path, name):
     rng = random.Random(f"{SEED} {name}")
     a, b = write_checkpoint(tmp_path / "a", seed=1), write_checkpoint(tmp_path / "b", seed=2)
     weights = (b / "model.safetensors").read_bytes()
-    outcomes = set()
+    outcomes, reference_s = set(), parse_s()
     for _ in range(N_CASES // 3):
         write_files(rng, b, name)
         if name.endswith("index.json"):
             (b / "model.safetensors").unlink(missing_ok=True)
             (b / "model-1.safetensors").write_bytes(weights)
         parents = (a, b) if rng.random() < 0.5 else (b, a)
-        with bounded():
+        with bounded(reference_s=lambda: reference_s):
             outcomes.add(try_plan(*parents, tokenizer=rng.choice(("union", "union", "a", "b"))))
     assert "planned" in outcomes or name.endswith("index.json")
     shutil.rmtree(b)

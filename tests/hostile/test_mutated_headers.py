@@ -17,11 +17,11 @@ from safetensors.numpy import save_file
 from fusion_slerp.checkpoint.folder import open_checkpoint
 from fusion_slerp.checkpoint.header import read_header
 from fusion_slerp.errors import CheckpointError
-from tests.hostile.bounds import MOST_NBYTES, MOST_S, peak_nbytes
+from tests.hostile.bounds import MOST_NBYTES, MOST_PARSES, parse_s, peak_nbytes
 from tests.hostile.mutations import mutated, mutated_index, seed_files, seed_index, with_length
 
 SEED = 20_240_917
-N_CASES = 100_000 if os.environ.get("FUSION_SLERP_TRIALS") == "full" else 10_000
+N_CASES = 100_000 if os.environ.get("FUSION_SLERP_TRIALS") == "full" else 2000
 
 KEPT = {
     "minus nothing for a size": b'{"w":{"dtype":"I8","shape":[-0],"data_offsets":[0,0]}}',
@@ -46,15 +46,16 @@ def run(n: int, seed: int, folder: Path) -> Counter[str]:
     rng, counts = random.Random(seed), Counter()
     files, index = seed_files(), seed_index()
     _write_shards(folder)
-    before = peak_nbytes()
+    before, slowest = peak_nbytes(), 0.0
     for i in range(n):
         start = time.process_time()
         if i % 5:
             counts[try_header(folder / "file", mutated(rng, rng.choice(files)))] += 1
         else:
             counts[try_index(folder, mutated_index(rng, index))] += 1
-        assert time.process_time() - start < MOST_S
+        slowest = max(slowest, time.process_time() - start)
     assert peak_nbytes() - before < MOST_NBYTES
+    assert slowest < MOST_PARSES * parse_s()
     return counts
 
 

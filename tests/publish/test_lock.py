@@ -12,12 +12,12 @@ from fusion_slerp.publish import lock as lock_module
 from fusion_slerp.publish.lock import FolderLock, LockedError, holder
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from fusion_slerp.publish.lock import FolderLock
 FolderLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
-time.sleep(60)
+sys.stdin.read()
 """
 
 
@@ -25,14 +25,16 @@ time.sleep(60)
 def other_process(tmp_path):
     """A process that holds the lock `lock`."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "lock"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, tmp_path / "lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.communicate()
 
 
 def test_another_process_is_named_and_its_death_frees_the_lock(tmp_path, other_process):

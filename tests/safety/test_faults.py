@@ -16,6 +16,8 @@ from fusion_slerp.publish.unfinished import find_unfinished
 from tests.models import write_checkpoint
 from tests.safety.trials import state_of, trials
 
+pytestmark = pytest.mark.trial
+
 WRITES = {
     "open": (os, "open"),
     "mkdir": (os, "mkdir"),

@@ -33,6 +33,7 @@ def mount(tmp_path):
         subprocess.run(["umount", folder], check=True)
 
 
+@pytest.mark.trial
 def test_disks_of_every_size_too_small(mount, tmp_path, monkeypatch, figure):
     parents = many_shards(tmp_path / "models")
     merge(*parents, out=tmp_path / "child", max_shard_size=SHARD_SIZE)

@@ -12,7 +12,9 @@ import pytest
 from fusion_slerp import merge, verify
 from fusion_slerp.publish.unfinished import find_unfinished
 from tests.models import names_in
-from tests.safety.trials import N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
+from tests.safety.trials import HANG_S, N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
+
+pytestmark = pytest.mark.trial
 
 SEED = 20261127
 
@@ -40,7 +42,7 @@ def started(processes, parents, target, options):
     begun = processes.Event()
     process = processes.Process(target=run_merge, args=(begun, *parents, target, options))
     process.start()
-    assert begun.wait(60)
+    assert begun.wait(HANG_S)
     return process
 
 

@@ -7,11 +7,13 @@ import pytest
 
 from fusion_slerp import OutputError, merge, verify
 from tests.models import names_in
-from tests.safety.trials import SHARD_SIZE, many_shards, trials
+from tests.safety.trials import HANG_S, SHARD_SIZE, many_shards, trials
+
+pytestmark = pytest.mark.trial
 
 
 def run(together, answers, a, b, out, t):
-    together.wait(60)
+    together.wait(HANG_S)
     try:
         result = merge(a, b, out=out, t=t, max_shard_size=SHARD_SIZE, threads=1)
         answers.put(str(result.plan.settings.t))
@@ -33,7 +35,7 @@ def test_two_at_once(tmp_path, figure, other_t):
         ]
         for process in processes:
             process.start()
-        found = [answers.get(timeout=60) for _ in processes]
+        found = [answers.get(timeout=HANG_S) for _ in processes]
         for process in processes:
             process.join()
         won = [answer for answer in found if answer in ("0.5", "0.3")]

@@ -1,7 +1,7 @@
 """How often the trials of this folder are made, and what they merge.
 
-`make safety` makes them as often as docs/safety.md says; the default tests make a few of each, so that a
-broken script shows.
+`make safety` makes them as often as docs/safety.md says. The default tests make a few of those that are soon
+over, so that a broken script shows; the others are marked `trial`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import numpy as np
 from tests.models import contents, write_checkpoint
 
 IS_FULL = os.environ.get("FUSION_SLERP_TRIALS") == "full"
+
+HANG_S = 300
+"""No process takes that long; one that does stands still."""
 
 N_TENSORS = 24
 SHARD_SIZE = 3_200_000
