@@ -1,0 +1,190 @@
+"""The doors of the package that the cases go through, and nothing else of it: all in this one place.
+
+The code behind these doors is free to move. What reads today's merge_report.json is here, too.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+import fusion_slerp
+
+Options = Mapping[str, Any]
+Found = dict[str, Any]
+"""What a case came to: digests by what they are of."""
+
+OF_ANOTHER_FORM = ("README.md", "merge_manifest.json", "merge_report.json")
+"""Files about the merge, whose form may change while every weight stays the same."""
+
+
+def by_merge(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
+    """Through `fusion_slerp.merge`."""
+    fusion_slerp.merge(*parents, out=out, **options)
+    return of_child(out)
+
+
+def by_command(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
+    """Through the command, with two models and options as a user types them."""
+    _command("merge", *parents, "-o", out, *_typed(options))
+    return of_child(out)
+
+
+def by_recipe(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
+    """Through the command, with the recipe that lies beside the parents."""
+    _command("merge", parents[0].parent / "recipe.yml", "-o", out, *_typed(options))
+    return of_child(out)
+
+
+def by_method(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
+    """Through FusionBench's method without a path: streamed from files, into memory."""
+    from fusion_bench.modelpool import CausalLMPool
+
+    models = {"x": str(parents[0]), "y": str(parents[1])}
+    pool = CausalLMPool(models, tokenizer=None, enable_lazy_loading=True)
+    child = fusion_slerp.SlerpForCausalLM(**options).run(pool)
+    return {"tensors": of_tensors(child.state_dict())}
+
+
+def by_method_of_loaded(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
+    """Through FusionBench's method with models that the pool builds, saved to a path.
+
+    transformers saves them, so that files and header are its own business: the digest is of the tensors.
+    """
+    from fusion_bench.modelpool import CausalLMPool
+    from safetensors.torch import load_file
+
+    target = "transformers.LlamaForCausalLM.from_pretrained"  # no loader that the method streams from
+    models = {
+        name: {"_target_": target, "pretrained_model_name_or_path": str(folder)}
+        for name, folder in zip("xy", parents, strict=True)
+    }
+    pool = CausalLMPool(models, tokenizer=None, enable_lazy_loading=True)
+    child = fusion_slerp.SlerpForCausalLM(model_save_path=str(out), **options).run(pool)
+    saved = {}
+    for file in sorted(out.glob("*.safetensors")):
+        saved |= load_file(file)
+    return {
+        "tensors": of_tensors(child.state_dict()),
+        "saved tensors": of_tensors(saved),
+        **of_report(out),
+    }
+
+
+def by_method_of_modules(parents: tuple[Any, Any], out: Path, options: Options) -> Found:
+    """Through FusionBench's method with two modules that are in memory already."""
+    from fusion_bench.modelpool import BaseModelPool
+
+    pool = BaseModelPool(dict(zip("xy", parents, strict=True)))
+    child = fusion_slerp.SlerpForCausalLM(**options).run(pool)
+    return {"tensors": of_tensors(child.state_dict())}
+
+
+def by_slerp(parents: Mapping[str, tuple[Any, Any]], out: Path, options: Options) -> Found:
+    """Through `fusion_slerp.slerp`: pairs of tensors or arrays, by name."""
+    given = {name: value for name, value in options.items() if name != "threads"}
+    return {
+        "tensors": of_tensors(
+            {k: fusion_slerp.slerp(v0=v0, v1=v1, **given) for k, (v0, v1) in parents.items()}
+        )
+    }
+
+
+# --- digests ----------------------------------------------------------------------------------------------
+
+
+def of_child(folder: Path) -> Found:
+    """SHA-256 of every file of a child but those of another form, and what its report says."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    files = {name: _digest([(folder / name).read_bytes()]) for name in names if name not in OF_ANOTHER_FORM}
+    return {"files": files, **of_report(folder)}
+
+
+def of_report(folder: Path) -> Found:
+    """How many tensors were made by each rule; which, and with which angles and norms, as a digest."""
+    rows = [_row(row) for row in json.loads((folder / "merge_report.json").read_bytes())["tensors"]]
+    rules = [rule for _, rule, _ in rows]
+    return {
+        "rules": {rule: rules.count(rule) for rule in sorted(set(rules))},
+        "rules by tensor": _digest(f"{name}: {rule}\n".encode() for name, rule, _ in rows),
+        "measures by tensor": _digest(f"{name}: {numbers}\n".encode() for name, _, numbers in rows),
+    }
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Name, rule, and numbers of a tensor in merge_report.json."""
+    keys = ("t", "n_elements", "angle_deg", "norm_a", "norm_b", "rows")
+    numbers = json.dumps({key: row.get(key) for key in keys}, sort_keys=True)
+    if "rule" in row:
+        return row["name"], row["rule"], numbers
+    why = row.get("why") if row["action"] == "lerp" else None
+    return row["name"], f"{row['action']}: {why}" if why else row["action"], numbers
+
+
+def of_tensors(tensors: Mapping[str, Any]) -> str:
+    """SHA-256 of names, types, shapes and raw bytes, in the order of the names."""
+    return _digest(part for name in sorted(tensors) for part in _tensor(name, tensors[name]))
+
+
+def _tensor(name: str, tensor: Any) -> Sequence[bytes]:
+    shape, kind = list(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+    if not isinstance(tensor, np.ndarray):
+        import torch
+
+        flat = tensor.detach().contiguous().reshape(-1)
+        tensor = flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+    return f"{name} {kind} {shape}\n".encode(), tensor.tobytes()
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    found = sha256()
+    for part in parts:
+        found.update(part)
+    return found.hexdigest()
+
+
+# --- the command, in this process -------------------------------------------------------------------------
+
+
+def _typed(options: Options) -> list[str]:
+    """Options as words of a command line; a value is YAML, and JSON is that."""
+    words = []
+    for name, value in options.items():
+        flag = "-t" if name == "t" else f"--{name.lower().replace('_', '-')}"
+        words += [flag, value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
+def _command(*words: object) -> None:
+    from fusion_slerp.cli import main
+
+    with _as_command(["fusion_slerp", *map(str, words), "--quiet"]) as said:
+        try:
+            main()
+        except SystemExit as end:
+            if end.code:
+                raise AssertionError(f"fusion_slerp ended with {end.code}:\n{said.getvalue()}") from None
+
+
+@contextmanager
+def _as_command(words: list[str]):
+    """Arguments of the process, nothing remembered in the user's home, and what is printed, kept."""
+    said = io.StringIO()
+    state = {"XDG_STATE_HOME": os.devnull, "COLUMNS": "160"}
+    with (
+        patch.object(sys, "argv", words),
+        patch.dict(os.environ, state),
+        redirect_stdout(said),
+        redirect_stderr(said),
+    ):
+        yield said

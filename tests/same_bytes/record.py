@@ -1,0 +1,50 @@
+"""Records what the code of today makes of every case: `python -m tests.same_bytes.record`.
+
+To be run when bytes are meant to change, and never because a test fails: its failure is the news.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.same_bytes.case import run_case
+from tests.same_bytes.cases import CASES
+
+DIGESTS = Path(__file__).with_name("digests.json")
+
+
+def recorded() -> dict[str, Any]:
+    """The digests of every case, by name."""
+    return json.loads(DIGESTS.read_text(encoding="utf-8"))["cases"]
+
+
+def _made_by() -> dict[str, str]:
+    """The last commit of the package, and the machine's C library, which gives sine and arccosine."""
+    command = ["git", "log", "-1", "--format=%h", "--", "fusion_slerp"]
+    done = subprocess.run(command, cwd=DIGESTS.parent.parents[1], capture_output=True, text=True, check=True)
+    return {
+        "commit": done.stdout.strip(),
+        "machine": platform.machine(),
+        "c_library": " ".join(platform.libc_ver()),
+        "system": platform.system(),
+    }
+
+
+def main() -> None:
+    """Runs all cases and writes their digests."""
+    found = {}
+    for name, case in CASES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = run_case(case, Path(folder))
+    content = {"made_by": _made_by(), "cases": found}
+    DIGESTS.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    print(f"{len(found)} cases recorded in {DIGESTS.name}")
+
+
+if __name__ == "__main__":
+    main()
