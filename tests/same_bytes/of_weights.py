@@ -46,8 +46,8 @@ def directions(seed: int, code: str = "F32") -> dict[str, Weight]:
         "negated": -base,
         "doubled": base * 2,
         "orthogonal": np.concatenate([-base[48:], base[:48]]),
-        **{f"near_{i}": base + other * 10.0**-i for i in (1, 2, 3, 5, 7, 9, 12, 15)},
-        **{f"against_{i}": other * 10.0**-i - base for i in (1, 2, 3, 5, 7, 9, 12, 15)},
+        **{f"near_{i}": base + other * float(f"1e-{i}") for i in (1, 2, 3, 5, 7, 9, 12, 15)},
+        **{f"against_{i}": other * float(f"1e-{i}") - base for i in (1, 2, 3, 5, 7, 9, 12, 15)},
         "null_a": base,
         "null_b": base * 0,
         "null_both": base * 0,
@@ -63,6 +63,11 @@ def as_matrix(seed: int, code: str = "F32", in_rows: bool = True) -> Weights:
     return {"matrix.weight": Weight(code, np.ascontiguousarray(rows if in_rows else rows.T))}
 
 
+def spread(n: int, least: int, most: int) -> np.ndarray:
+    """So many exponents of two, from the least to the most; numpy's powers depend on the processor."""
+    return least + np.arange(n) * (most - least) // (n - 1)
+
+
 def extremes(seed: int, n: int = 50) -> Weights:
     """Float64 whose squares overflow or vanish, so that vectors are scaled before they are measured."""
     values = {name: uniform(seed * 100 + i, n) for i, name in enumerate("abcdef")}
@@ -72,7 +77,7 @@ def extremes(seed: int, n: int = 50) -> Weights:
         "tiny.weight": weight(values["c"] * 1e-200, "F64"),
         "subnormal.weight": weight(np.ldexp(values["d"], -1065), "F64"),
         "huge_and_tiny.weight": weight(values["e"] * (1e180 if seed == 1 else 1e-180), "F64"),
-        "both_in_one.weight": weight(values["f"] * np.logspace(-300, 300, n), "F64"),
+        "both_in_one.weight": weight(np.ldexp(values["f"], spread(n, -990, 990)), "F64"),
         "usual.weight": weight(values["a"], "F64"),
     }
 
@@ -101,7 +106,7 @@ def edges_of_types(seed: int) -> Weights:
 
 def narrowed(seed: int) -> Weights:
     """Float32 around the least values of float16, which it is then rounded to."""
-    return {"low.weight": weight(uniform(seed, 333) * 2.0**-14 * np.logspace(-4, 0, 333), "F32")}
+    return {"low.weight": weight(np.ldexp(uniform(seed, 333), spread(333, -27, -13)), "F32")}
 
 
 def long(seed: int, code: str = "BF16", n: int = LONG) -> Weights:

@@ -2,7 +2,8 @@
 
 The digests in digests.json are those of the C library that they were recorded with (glibc on x86-64,
 named there): sine, arccosine and arctangent come from it, and another one may round their last digit
-otherwise. There, a failure here is no fault of the package; compare two versions on one machine.
+otherwise, as may this one on a processor without FMA (of all cases, it does in one). There, a failure
+here is no fault of the package; compare two versions on one machine.
 """
 
 from __future__ import annotations
