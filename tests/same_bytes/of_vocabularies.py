@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,13 +122,16 @@ def older(name: str, content: Callable[[Sequence[str]], Any]) -> Make:
     )
 
 
-def large(folder: Path) -> tuple[Path, Path]:
-    """Rows over several chunks: b's in another order, each parent with some of its own."""
+def large(folder: Path, code: str = "BF16", width: int = 1111) -> tuple[Path, Path]:
+    """Rows over several chunks: b's in another order, each parent with some of its own.
+
+    In float64 no sum is exact, so that the order of all sums shows.
+    """
     words = [f"w{i}" for i in range(2100)]
     order = np.argsort(bits(9, 2000), kind="stable")
     a = Words(words[:1900])
     b = Words([words[100:][row] for row in order])
-    return two(a, b, ("BF16", "BF16"), 1111)(folder)
+    return two(a, b, (code, code), width)(folder)
 
 
 UNION = two(Words(WORDS[:20], None, ["<a1>"]), Words(SHUFFLED[:25], None, ["<b1>", "<b2>"]))
@@ -213,6 +217,11 @@ _CASES = {
     "tokenizer.model": Case(older("tokenizer.model", sentencepiece_model), {"t": 0.3}),
     "large": Case(large, {"t": 0.3}),
     "large, gradient": Case(large, {"t": 0.3, "vocab_fill": "gradient", "memory_budget": "60MB"}),
+    "large, float64": Case(partial(large, code="F64", width=601), {"t": 0.3}),
+    "large, float64, mean": Case(
+        partial(large, code="F64", width=201),
+        {"t": 0.3, "vocab_fill": "mean", "pad_vocab_to_multiple_of": 64},
+    ),
     "large, mean": Case(large, {"t": [0.3], "vocab_fill": "mean", "dtype": "float32"}),
 }
 

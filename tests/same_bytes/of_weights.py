@@ -231,6 +231,10 @@ GRANULARITY = {
     ),
     "row, several chunks": Case(both(matrices, **NO_TOKENS), {"t": 0.3} | ROWS),
     "column, several chunks": Case(both(matrices, **NO_TOKENS), {"t": 0.3} | COLUMNS),
+    "row, several chunks, float64": Case(both(partial(matrices, code="F64"), **NO_TOKENS), {"t": 0.3} | ROWS),
+    "column, several chunks, float64": Case(
+        both(partial(matrices, code="F64"), **NO_TOKENS), {"t": 0.3} | COLUMNS
+    ),
     "row, wider than a chunk": Case(
         both(partial(matrices, shape=(2, CHUNK + 1)), **NO_TOKENS), {"t": 0.3} | ROWS
     ),
@@ -242,6 +246,10 @@ GRANULARITY = {
 
 SIZES = {
     "long": Case(both(long, **NO_TOKENS), {"t": 0.3}),
+    "long, float64": Case(both(partial(long, code="F64"), **NO_TOKENS), {"t": 0.3}),
+    "long, float64, little memory": Case(
+        both(partial(long, code="F64"), **NO_TOKENS), {"t": 0.3, "memory_budget": "200MB"}
+    ),
     "long, float32 to bfloat16": Case(
         both(partial(long, code="F32"), **NO_TOKENS), {"t": 0.3, "dtype": "bfloat16"}
     ),
