@@ -132,7 +132,7 @@ def matrices(seed: int, code: str = "BF16", shape: tuple[int, int] = (1361, 1111
     return random_weights(seed, shapes, code)
 
 
-def odd_shapes(seed: int) -> Weights:
+def odd_shapes(seed: int) -> dict[str, Weight]:
     """Shapes that have no rows and columns, or one of each."""
     return random_weights(seed, {"experts.weight": (3, 4, 5), "scalar": (), "one.weight": (1, 1)})
 
