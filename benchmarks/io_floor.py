@@ -16,11 +16,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from fusion_slerp.checkpoint.output_file import OutputFile
-from fusion_slerp.checkpoint.positioned_io import open_for_reading, read_at
-from fusion_slerp.execute.buffers import BufferPool
-from fusion_slerp.memory import READERS, WAITING_RESULTS, WRITERS
-from fusion_slerp.settings import available_cpus
+from fusion_slerp.engine.buffers import BufferPool
+from fusion_slerp.output.output_file import OutputFile
+from fusion_slerp.planning.memory import READERS, WAITING_RESULTS, WRITERS
+from fusion_slerp.settings.merge_settings import available_cpus
+from fusion_slerp.sources.positioned_io import open_for_reading, read_at
 
 CHUNK_NBYTES = 2 << 20
 

@@ -7,18 +7,18 @@ needs neither transformers nor fusion_bench.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fusion_slerp._version import __version__
 
 _HOMES = {
-    "merge": "fusion_slerp.merging",
-    "plan_merge": "fusion_slerp.merging",
-    "verify": "fusion_slerp.verifying",
-    "clean": "fusion_slerp.publish.unfinished",
-    "MergeResult": "fusion_slerp.merging",
-    "MergeSettings": "fusion_slerp.settings",
+    "merge": "fusion_slerp.api",
+    "plan_merge": "fusion_slerp.api",
+    "verify": "fusion_slerp.verification.verify",
+    "clean": "fusion_slerp.output.unfinished",
+    "MergeResult": "fusion_slerp.api",
+    "MergeSettings": "fusion_slerp.settings.merge_settings",
     "Verification": "fusion_slerp.verification.findings",
-    "MergePlan": "fusion_slerp.plan",
-    "slerp": "fusion_slerp.tensor_slerp",
+    "MergePlan": "fusion_slerp.planning.plan",
+    "slerp": "fusion_slerp.engine.in_memory",
     "SlerpForCausalLM": "fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm",
     "PerplexityTaskPool": "fusion_slerp.fusion_bench_plugin.perplexity_task_pool",
     "FusionSlerpError": "fusion_slerp.errors",
@@ -40,6 +40,7 @@ __all__ = [
     "SettingsError",
     "SlerpForCausalLM",
     "Verification",
+    "__version__",
     "clean",
     "merge",
     "plan_merge",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fusion_slerp.api import MergeResult, merge, plan_merge
+    from fusion_slerp.engine.in_memory import slerp
     from fusion_slerp.errors import (
         CheckpointError,
         FusionSlerpError,
@@ -57,13 +60,11 @@ if TYPE_CHECKING:
     )
     from fusion_slerp.fusion_bench_plugin.perplexity_task_pool import PerplexityTaskPool
     from fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm import SlerpForCausalLM
-    from fusion_slerp.merging import MergeResult, merge, plan_merge
-    from fusion_slerp.plan import MergePlan
-    from fusion_slerp.publish.unfinished import clean
-    from fusion_slerp.settings import MergeSettings
-    from fusion_slerp.tensor_slerp import slerp
+    from fusion_slerp.output.unfinished import clean
+    from fusion_slerp.planning.plan import MergePlan
+    from fusion_slerp.settings.merge_settings import MergeSettings
     from fusion_slerp.verification.findings import Verification
-    from fusion_slerp.verifying import verify
+    from fusion_slerp.verification.verify import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -24,8 +24,8 @@ from fusion_slerp import (
     merge,
     plan_merge,
 )
-from fusion_slerp.checkpoint import output_file
-from fusion_slerp.publish.place import check_place, check_room
+from fusion_slerp.output import output_file
+from fusion_slerp.output.place import check_place, check_room
 from tests.models import (
     CONFIG,
     TOKENS,
@@ -640,7 +640,7 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
     """Checked before anything is written or read."""
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=1_000_000))
-    monkeypatch.setattr("fusion_slerp.checkpoint.elements.read_at", None)
+    monkeypatch.setattr("fusion_slerp.sources.elements.read_at", None)
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "new/child")
     lines = str(caught.value).splitlines()

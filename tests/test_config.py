@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 import fusion_slerp
-from fusion_slerp.schedule import parse_schedule
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.settings.schedule import parse_schedule
 from hydra_plugins import fusion_slerp_search_path as plugin
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"

@@ -13,8 +13,8 @@ from tests.models import names_in
 
 MERGE = """
 import os, signal, sys
-import fusion_slerp.child_files as child_files
-from fusion_slerp.publish.staging import Staging
+import fusion_slerp.output.child_files as child_files
+from fusion_slerp.output.staging import Staging
 real = Staging.add
 def add(self, file):
     real(self, file)

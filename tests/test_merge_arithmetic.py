@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from fusion_slerp import CheckpointError, MismatchError, OutputError, merge, slerp
+from fusion_slerp.api import merge_into_memory, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.execute.memory_sink import MemorySink
-from fusion_slerp.execute.pipeline import execute
-from fusion_slerp.merging import merge_into_memory, plan_merge
+from fusion_slerp.engine.executor import execute
+from fusion_slerp.engine.memory_sink import MemorySink
 from tests.models import CONFIG, contents, names_in, write_json
 from tests.reference import FORMATS, decode, expect, round_to, ulp_error
 

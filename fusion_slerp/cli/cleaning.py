@@ -12,7 +12,7 @@ from fusion_slerp.cli.output import Output, exit_on_error
 
 def clean_up(out: str, output: Output) -> None:
     """Removes what an interrupted merge left, and says what that was."""
-    from fusion_slerp.publish.unfinished import clean
+    from fusion_slerp.output.unfinished import clean
 
     with exit_on_error(output):
         found = clean(out)

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from fusion_slerp.angles import measure_pairs
-from fusion_slerp.checkpoint.folder import Checkpoint
+from fusion_slerp.engine.measuring import measure_pairs
+from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import FusionSlerpError
-from fusion_slerp.layers import layer_of
-from fusion_slerp.plan import MergePlan
-from fusion_slerp.planning import make_plan
-from fusion_slerp.report import TensorReport
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.planner import make_plan
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.tensor_names import layer_of
 
 MODULES = ("attention", "mlp", "norm", "other")
 _PARTS = {

@@ -13,7 +13,7 @@ from fusion_slerp.cli.amounts import nbytes_text, seconds_text
 from fusion_slerp.cli.request import Request
 
 if TYPE_CHECKING:
-    from fusion_slerp.plan import MergePlan, TensorPlan
+    from fusion_slerp.planning.plan import MergePlan, TensorPlan
 
 GUESSED_RATE = 1e9
 """Bytes per second, read and written, where no merge was timed: what a plain solid-state disk gives."""
@@ -65,7 +65,7 @@ def make(request: Request, out: str | None) -> Forecast:
     Raises:
         FusionSlerpError: As `merge`, before it reads a weight.
     """
-    from fusion_slerp.merging import plan_merge, prepare_merge
+    from fusion_slerp.api import plan_merge, prepare_merge
 
     if out is None:
         plan = plan_merge(request.a, request.b, **request.options)

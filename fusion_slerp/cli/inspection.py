@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.regular_files import reading_models
-from fusion_slerp.checkpoint.source import open_source
 from fusion_slerp.errors import SHOWN_NAME, printable
-from fusion_slerp.layers import layer_of
-from fusion_slerp.pairing import TensorPair, tied_flag
+from fusion_slerp.planning.matching import TensorPair, tied_flag
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.opening import open_source
+from fusion_slerp.sources.regular_files import reading_models
+from fusion_slerp.tensor_names import layer_of
 from fusion_slerp.vocabulary.child_tokenizer import chat_template, read_config
 from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, load, model_type, read_tokens, vocabulary_file
 

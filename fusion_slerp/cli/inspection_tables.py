@@ -12,8 +12,8 @@ from fusion_slerp.cli.difference import MODULES, Cell, Difference, by_layer, cel
 from fusion_slerp.cli.inspection import Facts
 from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import ruled
-from fusion_slerp.layers import layer_of
-from fusion_slerp.report import TensorReport
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.tensor_names import layer_of
 
 SHOWN_FILES = 6
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from fusion_slerp.errors import Problem, SettingsError, raise_all
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
 
 RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO", "Checksum")
 """Types of fields whose text is taken as it is: in YAML `on` is true, and `~` nothing."""

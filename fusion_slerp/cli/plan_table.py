@@ -15,7 +15,7 @@ from fusion_slerp.cli.tables import ruled
 from fusion_slerp.errors import listed
 
 if TYPE_CHECKING:
-    from fusion_slerp.plan import TensorPlan
+    from fusion_slerp.planning.plan import TensorPlan
 
 _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
 

@@ -13,9 +13,6 @@ from typing import Any, TypeVar
 import typer
 from rich.text import Text
 
-from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.regular_files import reading_models
-from fusion_slerp.checkpoint.source import is_hub_id
 from fusion_slerp.cli import forecast, plan_table, recent, running
 from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.inspection import Facts, inspect_source
@@ -32,10 +29,13 @@ from fusion_slerp.cli.output import (
 from fusion_slerp.cli.paths import completing
 from fusion_slerp.cli.request import Request
 from fusion_slerp.errors import FusionSlerpError, raise_all
-from fusion_slerp.plan import MergePlan
-from fusion_slerp.planning import make_plan
-from fusion_slerp.publish.place import check_apart, check_place, check_room
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.output.place import check_apart, check_place, check_room
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.planner import make_plan
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.opening import is_hub_id
+from fusion_slerp.sources.regular_files import reading_models
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from fusion_slerp.cli.options import flag, parse_options
 from fusion_slerp.errors import Problem, SettingsError
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from fusion_slerp.cli.request import Request
 from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
-    from fusion_slerp.merging import MergeResult, PreparedMerge
+    from fusion_slerp.api import MergeResult, PreparedMerge
 
 
 def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
@@ -25,7 +25,7 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
     Raises:
         FusionSlerpError: As `prepare_merge`.
     """
-    from fusion_slerp.merging import prepare_merge
+    from fusion_slerp.api import prepare_merge
 
     options = {"show_pbar": output.shows_progress, **request.options}
     return prepare_merge(request.a, request.b, out, **options)
@@ -33,8 +33,8 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
 
 def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
     """Runs a prepared merge, remembers it and shows the result; ends the command if that fails."""
-    from fusion_slerp.merging import run_merge
-    from fusion_slerp.publish.unfinished import find_unfinished
+    from fusion_slerp.api import run_merge
+    from fusion_slerp.output.unfinished import find_unfinished
 
     left = find_unfinished(prepared.target)
     if left is not None and left.finished:  # reading them again may take its time
@@ -112,7 +112,7 @@ def tell_stopped(target: Path | None, command: str) -> None:
     """Says that a merge was stopped, what is left of it, and how to go on."""
     from rich.text import Text
 
-    from fusion_slerp.publish.unfinished import clean_command, find_unfinished
+    from fusion_slerp.output.unfinished import clean_command, find_unfinished
 
     left = find_unfinished(target) if target else None
     if left is not None and target is not None:

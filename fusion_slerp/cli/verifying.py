@@ -22,7 +22,7 @@ def verify_child(
     output: Output,
 ) -> None:
     """Verifies a child and shows what deviates; ends with exit code 1 if anything does."""
-    from fusion_slerp.verifying import verify
+    from fusion_slerp.verification.verify import verify
 
     count: Any = int(recompute) if recompute and recompute.isdecimal() else recompute or 0
     with warnings_to(output), exit_on_error(output):

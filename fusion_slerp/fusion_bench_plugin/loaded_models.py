@@ -15,21 +15,21 @@ from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
-from fusion_slerp.checkpoint.source import resolve
-from fusion_slerp.child_config import GENERATION_CONFIG
-from fusion_slerp.child_files import write_manifest, write_records
 from fusion_slerp.dtypes import BY_NAME
+from fusion_slerp.engine.in_memory import interpolate
+from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
-from fusion_slerp.layers import depths
-from fusion_slerp.plan import MergePlan
-from fusion_slerp.publish.model_card import CardParent
-from fusion_slerp.publish.place import check_apart, check_place, check_room
-from fusion_slerp.publish.side_files import side_files, write_side_files
-from fusion_slerp.publish.staging import staging
-from fusion_slerp.report import TensorReport
-from fusion_slerp.settings import MergeSettings
-from fusion_slerp.tensor_slerp import interpolate
+from fusion_slerp.output.child_files import write_manifest, write_records
+from fusion_slerp.output.model_card import CardParent
+from fusion_slerp.output.place import check_apart, check_place, check_room
+from fusion_slerp.output.side_files import side_files, write_side_files
+from fusion_slerp.output.staging import staging
+from fusion_slerp.planning.child_config import GENERATION_CONFIG
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.opening import resolve
+from fusion_slerp.tensor_names import depths
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 log = logging.getLogger(__name__)

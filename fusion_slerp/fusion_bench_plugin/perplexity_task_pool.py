@@ -13,15 +13,15 @@ from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 from transformers import AutoTokenizer
 
-from fusion_slerp import perplexity
 from fusion_slerp.errors import Problem, raise_all, unknown_names_error
-from fusion_slerp.fusion_bench_plugin.perplexity_models import (
+from fusion_slerp.evaluation import losses as perplexity
+from fusion_slerp.evaluation.models import (
     load_baseline,
     load_config,
     load_tokenizer,
     own_tokenizer,
 )
-from fusion_slerp.fusion_bench_plugin.perplexity_settings import (
+from fusion_slerp.evaluation.settings import (
     MERGED,
     Subject,
     cannot_load,
@@ -35,7 +35,7 @@ from fusion_slerp.fusion_bench_plugin.perplexity_settings import (
     read_texts,
     wrong,
 )
-from fusion_slerp.fusion_bench_plugin.perplexity_table import print_comparison
+from fusion_slerp.evaluation.table import print_comparison
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class PerplexityTaskPool(BaseTaskPool):
     """Loss and perplexity per token on local texts, for the merged model and for others to compare with.
 
     The windows are those of transformers' documentation ("Perplexity of fixed-length models"), each token
-    is scored once, and the mean is exact: see `fusion_slerp.perplexity`. A model reads about
+    is scored once, and the mean is exact: see `fusion_slerp.evaluation.losses`. A model reads about
     `context_length / stride` times the tokens of the texts. Weights are not widened: a bfloat16 model runs
     in bfloat16, with log-softmax in float32 and sums in float64.
 
@@ -125,8 +125,8 @@ class PerplexityTaskPool(BaseTaskPool):
         Returns:
             `{text: {"loss", "perplexity", "loss_stderr", "tokens"}, ..., "average": {"loss",
             "perplexity"}}`, and with baselines `"baselines": {name: {the same}}`. Plain floats and ints;
-            their meaning stands in `fusion_slerp.perplexity.TextScore`. `average` is the mean loss over
-            the texts and its exponential.
+            their meaning stands in `fusion_slerp.evaluation.losses.TextScore`. `average` is the mean loss
+            over the texts and its exponential.
 
         Raises:
             SettingsError: Before any model runs, all at once: a tokenizer or baseline cannot be opened, a

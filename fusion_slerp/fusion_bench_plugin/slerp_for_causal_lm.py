@@ -13,8 +13,8 @@ from fusion_bench.modelpool.base_pool import BaseModelPool
 from omegaconf import OmegaConf
 from torch import nn
 
+from fusion_slerp.api import merge, plan_merge, run_in_memory
 from fusion_slerp.chunks import DirectIO
-from fusion_slerp.digests import Checksum
 from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.fusion_bench_plugin.loaded_models import (
     load_model,
@@ -22,8 +22,8 @@ from fusion_slerp.fusion_bench_plugin.loaded_models import (
     model_from_state_dict,
 )
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, tokenizer_source, two_models
-from fusion_slerp.merging import merge, plan_merge, run_in_memory
-from fusion_slerp.settings import Granularity, MergeSettings, Missing, VocabFill
+from fusion_slerp.hashes import Checksum
+from fusion_slerp.settings.merge_settings import Granularity, MergeSettings, Missing, VocabFill
 
 log = logging.getLogger(__name__)
 

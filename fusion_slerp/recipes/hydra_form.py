@@ -10,7 +10,7 @@ import yaml
 
 from fusion_slerp.recipes.mergekit_t import in_one_form
 from fusion_slerp.recipes.recipe import Findings, Recipe, join
-from fusion_slerp.settings import MergeSettings, settings_from
+from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
 
 HEAD = """\
 # @package _global_

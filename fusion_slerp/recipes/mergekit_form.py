@@ -27,7 +27,7 @@ from fusion_slerp.recipes.mergekit_t import options_of_t
 from fusion_slerp.recipes.mergekit_tokenizer import tokenizer_options
 from fusion_slerp.recipes.nuslerp import nuslerp_options
 from fusion_slerp.recipes.recipe import Findings, Recipe
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
 
 KEYS = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype"),

@@ -8,7 +8,7 @@ from typing import Any
 from fusion_slerp.errors import SettingsError, nearest
 from fusion_slerp.recipes.mergekit_models import Part
 from fusion_slerp.recipes.recipe import Findings, join
-from fusion_slerp.schedule import parse_schedule
+from fusion_slerp.settings.schedule import parse_schedule
 
 WITHOUT_EFFECT = (
     *("embed_slerp", "weight", "density", "normalize", "rescale", "lambda", "int8_mask", "gamma", "epsilon"),

@@ -8,7 +8,7 @@ from typing import Any
 from fusion_slerp.errors import SettingsError
 from fusion_slerp.recipes.mergekit_models import model_name
 from fusion_slerp.recipes.recipe import Findings, join
-from fusion_slerp.vocabulary.token_sources import parse_token_sources
+from fusion_slerp.settings.token_sources import parse_token_sources
 
 Parents = tuple[str, str]
 

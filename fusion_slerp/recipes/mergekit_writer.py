@@ -9,8 +9,8 @@ from fusion_slerp.recipes.hydra_form import dumped
 from fusion_slerp.recipes.mergekit_t import in_one_form
 from fusion_slerp.recipes.nuslerp import FLATTEN, ROW_WISE
 from fusion_slerp.recipes.recipe import Findings, Recipe
-from fusion_slerp.schedule import parse_schedule
-from fusion_slerp.settings import MergeSettings, settings_from
+from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
+from fusion_slerp.settings.schedule import parse_schedule
 
 EXPRESSED = ("t", "slices", "dtype", "tokenizer", "chat_template", "tokens", "pad_vocab_to_multiple_of")
 OF_NUSLERP = ("DOT_THRESHOLD", "granularity")

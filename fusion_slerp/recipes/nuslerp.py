@@ -15,7 +15,7 @@ from typing import Any
 from fusion_slerp.recipes.mergekit_models import Part
 from fusion_slerp.recipes.mergekit_t import as_numbers, parameters_of, slice_of
 from fusion_slerp.recipes.recipe import Findings, join
-from fusion_slerp.schedule import EVERYTHING
+from fusion_slerp.settings.schedule import EVERYTHING
 
 FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 LEAST_SUM = 1e-6

@@ -9,9 +9,9 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.digests import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
-from fusion_slerp.publish.manifest import checksum_of
-from fusion_slerp.publish.unfinished import MANIFEST
+from fusion_slerp.hashes import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
+from fusion_slerp.output.manifest import checksum_of
+from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.verification.findings import Deviation
 
 READERS = 2

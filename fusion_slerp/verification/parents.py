@@ -7,14 +7,14 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.angles import measure_pairs
-from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.json_files import read_json
+from fusion_slerp.engine.measuring import measure_pairs
 from fusion_slerp.errors import CheckpointError, Problem
-from fusion_slerp.plan import MergePlan
-from fusion_slerp.publish.identity import fingerprint
-from fusion_slerp.publish.manifest import LIMITS
-from fusion_slerp.publish.unfinished import differences
+from fusion_slerp.output.identity import fingerprint
+from fusion_slerp.output.manifest import LIMITS
+from fusion_slerp.output.unfinished import differences
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.json_files import read_json
 from fusion_slerp.verification.findings import Deviation
 
 SUMMED_OTHERWISE = 1e-12

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
-from fusion_slerp.checkpoint.positioned_io import read_at
-from fusion_slerp.execute.pipeline import execute
-from fusion_slerp.plan import MergePlan, TensorPlan
+from fusion_slerp.engine.executor import execute
+from fusion_slerp.planning.plan import MergePlan, TensorPlan
+from fusion_slerp.sources.positioned_io import read_at
 from fusion_slerp.verification.findings import Deviation
 
 WRONG = "not what its parents make"

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
-from fusion_slerp.checkpoint.regular_files import equal_files
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.json_files import TOKENIZER as LARGE
+from fusion_slerp.sources.regular_files import equal_files
 from fusion_slerp.vocabulary.child_tokenizer import (
     VOCABULARY_FILES,
     ChildTokenizer,

@@ -10,11 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from fusion_slerp.checkpoint.folder import Checkpoint
-from fusion_slerp.checkpoint.links import TEMPLATES
-from fusion_slerp.checkpoint.regular_files import read_regular
-from fusion_slerp.checkpoint.source import resolve
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.links import TEMPLATES
+from fusion_slerp.sources.opening import resolve
+from fusion_slerp.sources.regular_files import read_regular
 from fusion_slerp.vocabulary.new_tokens import extend
 from fusion_slerp.vocabulary.tokens import (
     TOKENIZER_CONFIG,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from fusion_slerp.errors import MismatchError, Problem, nearest
+from fusion_slerp.settings.token_sources import EXAMPLE, TokenSource
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
-from fusion_slerp.vocabulary.token_sources import EXAMPLE, TokenSource
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
 

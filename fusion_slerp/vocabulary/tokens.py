@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.checkpoint.json_files import SMALL, parse_json, read_json
-from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
-from fusion_slerp.checkpoint.regular_files import read_regular
+from fusion_slerp.sources.json_files import SMALL, parse_json, read_json
+from fusion_slerp.sources.json_files import TOKENIZER as LARGE
+from fusion_slerp.sources.regular_files import read_regular
 from fusion_slerp.vocabulary.sentencepiece_model import read_pieces
 
 TOKENIZER = "tokenizer.json"

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp import merge, plan_merge
-from fusion_slerp.angles import measure_pairs
 from fusion_slerp.cli.difference import module_of
+from fusion_slerp.engine.measuring import measure_pairs
 from tests.cli.conftest import DEMO
 from tests.models import tiny_tensors, write_checkpoint
 

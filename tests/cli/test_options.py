@@ -9,7 +9,7 @@ import pytest
 from fusion_slerp.cli import forecast
 from fusion_slerp.cli.options import PANELS, flag, help_texts, read_value
 from fusion_slerp.errors import SettingsError
-from fusion_slerp.settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
 
 NAMES = [field.name for field in fields(MergeSettings)]
 

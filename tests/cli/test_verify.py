@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fusion_slerp import OutputError, merge
-from fusion_slerp.publish.staging import Staging
+from fusion_slerp.output.staging import Staging
 from tests.models import names_in
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import fusion_slerp
 from fusion_slerp import slerp
 from fusion_slerp.recipes import parse_recipe, to_hydra
-from fusion_slerp.schedule import parse_schedule
+from fusion_slerp.settings.schedule import parse_schedule
 from tests.fusion_bench_commands import HOST_SETTINGS
 
 pytestmark = pytest.mark.host

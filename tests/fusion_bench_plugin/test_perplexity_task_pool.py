@@ -24,7 +24,7 @@ from transformers import (
 
 from fusion_slerp import PerplexityTaskPool
 from fusion_slerp.errors import CheckpointError, SettingsError
-from fusion_slerp.perplexity import encode, summary, token_losses
+from fusion_slerp.evaluation.losses import encode, summary, token_losses
 
 POSITIONS = 16
 WORDS = [f"w{i}" for i in range(40)]

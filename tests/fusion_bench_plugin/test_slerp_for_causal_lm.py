@@ -24,7 +24,7 @@ from fusion_slerp import (
     verify,
 )
 from fusion_slerp.fusion_bench_plugin.pool_models import two_models
-from fusion_slerp.publish.staging import Staging
+from fusion_slerp.output.staging import Staging
 
 
 def save_llama(folder, seed, **config):

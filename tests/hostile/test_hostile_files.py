@@ -8,10 +8,10 @@ import struct
 
 import pytest
 
-from fusion_slerp.checkpoint.folder import open_checkpoint
-from fusion_slerp.checkpoint.header import MAX_HEADER_NBYTES, read_header
-from fusion_slerp.checkpoint.json_files import INDEX, SMALL
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources.folder import open_checkpoint
+from fusion_slerp.sources.header import MAX_HEADER_NBYTES, read_header
+from fusion_slerp.sources.json_files import INDEX, SMALL
 from tests.hostile.bounds import bounded, cpu_s, parse_s
 from tests.models import CONFIG, SHAPES, write_checkpoint, write_json
 
@@ -207,7 +207,7 @@ def test_one_file_under_many_names_is_not_read_again_and_again(folder, link):
 
 
 def test_more_tensors_than_any_model_has(folder, monkeypatch):
-    monkeypatch.setattr("fusion_slerp.checkpoint.folder.MAX_TENSORS", len(SHAPES) - 1)
+    monkeypatch.setattr("fusion_slerp.sources.folder.MAX_TENSORS", len(SHAPES) - 1)
     write_json(folder / INDEX_NAME, {"weight_map": dict.fromkeys(SHAPES, "1.safetensors")})
     lines = refusal(open_checkpoint, folder)
     assert lines[0] == "too many tensors"

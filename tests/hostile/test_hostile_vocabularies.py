@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fusion_slerp import CheckpointError, MismatchError, plan_merge
-from fusion_slerp.checkpoint.folder import open_checkpoint
-from fusion_slerp.checkpoint.json_files import SMALL
-from fusion_slerp.checkpoint.json_files import TOKENIZER as LARGE
-from fusion_slerp.publish.model_card import card_parent
+from fusion_slerp.output.model_card import card_parent
+from fusion_slerp.sources.folder import open_checkpoint
+from fusion_slerp.sources.json_files import SMALL
+from fusion_slerp.sources.json_files import TOKENIZER as LARGE
 from fusion_slerp.vocabulary.child_tokenizer import chat_template
 from fusion_slerp.vocabulary.tokens import MAX_NBYTES, read_tokens
 from tests.hostile.bounds import bounded, parse_file_s

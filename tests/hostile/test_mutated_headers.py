@@ -14,9 +14,9 @@ import pytest
 import safetensors
 from safetensors.numpy import save_file
 
-from fusion_slerp.checkpoint.folder import open_checkpoint
-from fusion_slerp.checkpoint.header import read_header
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources.folder import open_checkpoint
+from fusion_slerp.sources.header import read_header
 from tests.hostile.bounds import MOST_NBYTES, MOST_PARSES, parse_s, peak_nbytes
 from tests.hostile.mutations import mutated, mutated_index, seed_files, seed_index, with_length
 

@@ -7,8 +7,8 @@ import zipfile
 
 import torch
 
-from fusion_slerp.checkpoint.torch_archive import read_archive
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources.torch_archive import read_archive
 from tests.hostile.bounds import bounded, parse_s
 
 SEED = 20_240_919

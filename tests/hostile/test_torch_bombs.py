@@ -7,10 +7,10 @@ import zipfile
 import pytest
 import torch
 
-from fusion_slerp.checkpoint.pickle_check import MAX_CALLS, MAX_STEPS
-from fusion_slerp.checkpoint.torch_archive import MAX_PICKLE_NBYTES, read_archive
-from fusion_slerp.checkpoint.zip_records import MAX_DIRECTORY_NBYTES
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources.pickle_check import MAX_CALLS, MAX_STEPS
+from fusion_slerp.sources.torch_archive import MAX_PICKLE_NBYTES, read_archive
+from fusion_slerp.sources.zip_records import MAX_DIRECTORY_NBYTES
 from tests.hostile.bounds import bounded
 
 START = b"\x80\x02"

@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, OutputError, merge, plan_merge, slerp
+from fusion_slerp.api import merge_into_memory
 from fusion_slerp.chunks import chunks_of_rows
-from fusion_slerp.merging import merge_into_memory
 from tests.models import write_checkpoint
 
 T = 0.3

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fusion_slerp import SettingsError
 from fusion_slerp.recipes import Recipe, from_hydra, parse_recipe, read_recipe, to_hydra, to_mergekit
-from fusion_slerp.schedule import parse_schedule
+from fusion_slerp.settings.schedule import parse_schedule
 
 # --- there and back ---------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fusion_slerp import FusionSlerpError, merge
-from fusion_slerp.publish import renames
-from fusion_slerp.publish.unfinished import find_unfinished
+from fusion_slerp.output import renames
+from fusion_slerp.output.unfinished import find_unfinished
 from tests.models import write_checkpoint
 from tests.safety.trials import state_of, trials
 

@@ -3,7 +3,7 @@
 import random
 
 from fusion_slerp import merge, verify
-from fusion_slerp.publish.manifest import read_manifest
+from fusion_slerp.output.manifest import read_manifest
 from tests.models import contents
 from tests.safety.trials import trials
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from fusion_slerp import OutputError, merge, verify
-from fusion_slerp.publish.unfinished import find_unfinished
+from fusion_slerp.output.unfinished import find_unfinished
 from tests.models import contents
 from tests.safety.trials import N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
 
@@ -40,9 +40,7 @@ def test_disks_of_every_size_too_small(mount, tmp_path, monkeypatch, figure):
     expected = contents(tmp_path / "child")
     needed = sum(os.stat(tmp_path / "child" / name).st_blocks * 512 for name in expected)
     disk = mount("disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    monkeypatch.setattr(
-        "fusion_slerp.merging.check_room", lambda target, nbytes: []
-    )  # which would foresee it
+    monkeypatch.setattr("fusion_slerp.api.check_room", lambda target, nbytes: [])  # which would foresee it
     sizes = [needed * i // trials(60, 6) for i in range(1, trials(60, 6))]
     sizes += [needed + 4096 * pages for pages in range(-trials(30, 3), 3)]  # at the end: side files, manifest
     states = []

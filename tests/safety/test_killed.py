@@ -10,7 +10,7 @@ import time
 import pytest
 
 from fusion_slerp import merge, verify
-from fusion_slerp.publish.unfinished import find_unfinished
+from fusion_slerp.output.unfinished import find_unfinished
 from tests.models import names_in
 from tests.safety.trials import HANG_S, N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
 
@@ -28,7 +28,7 @@ def parents(tmp_path_factory):
 def processes():
     """Processes that begin with everything imported, so that they are killed inside the merge."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_slerp.merging", "tests.safety.trials"])
+    context.set_forkserver_preload(["fusion_slerp.api", "tests.safety.trials"])
     return context
 
 

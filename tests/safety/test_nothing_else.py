@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from fusion_slerp import CheckpointError, OutputError, merge
-from fusion_slerp.execute.input_files import InputFiles
-from fusion_slerp.publish import side_files
+from fusion_slerp.output import side_files
+from fusion_slerp.sources.open_files import InputFiles
 from tests.models import contents, names_in
 
 AUDITED = """

@@ -25,7 +25,7 @@ def run(together, answers, a, b, out, t):
 def test_two_at_once(tmp_path, figure, other_t):
     parents, n = many_shards(tmp_path / "models"), trials(25, 3)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_slerp.merging", "tests.safety.trials"])
+    context.set_forkserver_preload(["fusion_slerp.api", "tests.safety.trials"])
     told: list[str] = []
     for _ in range(n):
         together, answers = context.Barrier(2), context.Queue()

@@ -46,7 +46,7 @@ def write_parents(models: Path) -> None:
 
 def interrupt(models: Path, out: Path) -> None:
     """Begins a merge whose disk fails when the third weight file is noted."""
-    from fusion_slerp.publish.staging import Staging
+    from fusion_slerp.output.staging import Staging
 
     add, noted = Staging.add, []
 

@@ -48,7 +48,7 @@ def test_what_was_written_is_fine(child):
 
 
 def test_every_byte_of_every_file_counts(child):
-    tensors = fusion_slerp.publish.manifest.read_manifest(child)["tensors"]
+    tensors = fusion_slerp.output.manifest.read_manifest(child)["tensors"]
     for name, data in contents(child).items():
         for position in range(0, len(data), 97):
             flip(child / name, position, position % 8)
@@ -140,7 +140,7 @@ def test_signs_that_change_no_norm_change_the_angle(child, parents):
 
 
 def test_another_config_and_another_header_are_told_before_weights_are_read(child, parents, monkeypatch):
-    monkeypatch.setattr("fusion_slerp.verifying.check_measures", None)
+    monkeypatch.setattr("fusion_slerp.verification.verify.check_measures", None)
     shutil.rmtree(parents[1])
     write_checkpoint(parents[1], seed=2, config={"rope_theta": 1.0})
     tensors = {name: np.zeros(shape, "float16") for name, shape in SHAPES.items()}

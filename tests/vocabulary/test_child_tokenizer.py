@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from fusion_slerp import MismatchError, plan_merge
-from fusion_slerp.plan import MergePlan
-from fusion_slerp.publish.side_files import side_files, write_side_files
+from fusion_slerp.output.side_files import side_files, write_side_files
+from fusion_slerp.planning.plan import MergePlan
 from tests.hostile.bounds import cpu_s
 from tests.models import sentencepiece_model, tiny_tensors, write_checkpoint, write_json
 from tests.tokenizer_kinds import KINDS, added_token, tokenizer

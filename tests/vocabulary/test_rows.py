@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, merge, plan_merge, slerp
-from fusion_slerp.execute.input_files import InputFiles
-from fusion_slerp.merging import merge_into_memory, run_in_memory
+from fusion_slerp.api import merge_into_memory, run_in_memory
+from fusion_slerp.sources.open_files import InputFiles
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap, align, runs
 from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json
 

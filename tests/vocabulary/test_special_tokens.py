@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fusion_slerp import merge, plan_merge
-from fusion_slerp.plan import MergePlan
+from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.special_tokens import check_special_tokens
 from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json

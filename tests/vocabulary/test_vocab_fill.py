@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp import CheckpointError, MismatchError, merge, plan_merge, slerp
-from fusion_slerp.merging import merge_into_memory
+from fusion_slerp.api import merge_into_memory
 from tests.models import write_json
 from tests.vocabulary.test_rows import BIAS, EMBEDDING, HEAD, WORDS, Parent, parent
 

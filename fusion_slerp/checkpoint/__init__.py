@@ -1,1 +1,0 @@
-"""Bytes on disk: safetensors headers, checkpoint folders, hub ids, and the shard writer."""

@@ -1,0 +1,39 @@
+"""A sink that keeps the child in memory as a state dict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_slerp.planning.plan import MergePlan
+
+if TYPE_CHECKING:
+    import torch
+
+
+class MemorySink:
+    """Holds the child's bytes; one block per output file of the plan."""
+
+    def __init__(self, plan: MergePlan) -> None:
+        self._slots = plan.slots
+        self._blocks = [np.empty(shard.data_nbytes, np.uint8) for shard in plan.shards]
+
+    def write(self, shard: int, offset: int, data: memoryview) -> None:
+        """Takes bytes for an offset of a shard's data section, in any order, from any thread."""
+        block = self._blocks[shard]
+        block[offset : offset + data.nbytes] = np.frombuffer(data, np.uint8)
+
+    def finish(self, shard: int) -> None:
+        """Nothing: what is in memory needs no finishing."""
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Returns the tensors by name: views of the blocks, on the CPU."""
+        import torch
+
+        tensors = {}
+        for slot in self._slots:
+            raw = self._blocks[slot.shard][slot.offset : slot.offset + slot.nbytes]
+            tensor = torch.from_numpy(raw).view(getattr(torch, slot.dtype.name))
+            tensors[slot.name] = tensor.reshape(slot.shape)
+        return tensors

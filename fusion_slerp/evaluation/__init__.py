@@ -1,0 +1,1 @@
+"""Losses of models on texts, for the command and the plugin alike."""

@@ -1,0 +1,54 @@
+"""Loads what the perplexity task pool evaluates beside the merged model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fusion_bench.utils.instantiate_utils import instantiate
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from fusion_slerp.errors import CheckpointError, Problem, listed
+from fusion_slerp.evaluation.settings import located, plain
+from fusion_slerp.sources.opening import resolve
+from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
+
+
+def load_tokenizer(source: Any) -> Any:
+    """Returns the tokenizer of a folder, a hub id or a mapping with `_target_`; or the one given."""
+    if isinstance(source, str):
+        return AutoTokenizer.from_pretrained(_folder(source, weights=False))
+    return instantiate(source) if isinstance(plain(source), dict) else source
+
+
+def own_tokenizer(source: str) -> Any:
+    """Returns the tokenizer that lies beside a model, or None where there is none."""
+    folder = _folder(source, weights=False)
+    return AutoTokenizer.from_pretrained(folder) if tokenizer_files(folder) else None
+
+
+def load_config(source: str) -> Any:
+    """Returns the transformers config of a model."""
+    return AutoConfig.from_pretrained(_folder(source, weights=False))
+
+
+def _folder(source: str, weights: bool) -> Path:
+    # Links may lead anywhere: nothing of what is evaluated is written.
+    return resolve(located(source) or source, weights, follow_links=True)[0]
+
+
+def load_baseline(name: str, source: str) -> Any:
+    """Returns the model in its own dtype.
+
+    Raises:
+        CheckpointError: The files lack weights, which transformers would fill with random numbers.
+    """
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        _folder(source, weights=True), dtype="auto", output_loading_info=True
+    )
+    model, loading = loaded
+    if missing := sorted(loading["missing_keys"]):
+        fields = (("source", source), ("missing", listed(missing)))
+        fix = f"taskpool.baselines.{name}=FOLDER, one that holds the whole model"
+        raise Problem(CheckpointError, f"taskpool.baselines.{name} lacks weights", fields, fix).error()
+    return model

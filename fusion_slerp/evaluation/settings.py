@@ -1,0 +1,151 @@
+"""Reads and checks the settings of the perplexity task pool; every fault becomes a `Problem`."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import to_absolute_path
+from omegaconf import OmegaConf
+
+from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.evaluation import losses as perplexity
+from fusion_slerp.sources.opening import is_hub_id
+
+log = logging.getLogger(__name__)
+
+MERGED = "merged"
+"""The name of the merged model in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One model to evaluate: its config, and by text the token ids of each document, also as strings.
+
+    Two models with equal strings are scored on the same task.
+    """
+
+    config: Any
+    ids: dict[str, list[torch.Tensor]]
+    tokens: dict[str, list[list[str]]]
+
+
+def plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def wrong(name: str, found: object, needed: str, example: object) -> Problem:
+    fields = (("found", found), ("needed", needed))
+    return Problem(SettingsError, f"taskpool.{name} is not usable", fields, f"taskpool.{name}={example}")
+
+
+def cannot_load(name: str, source: object, error: Exception) -> Problem:
+    log.debug("cannot load %s", source, exc_info=error)
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return wrong(name, f"{source}: {reason}", "a folder or hub id that transformers can load", "FOLDER")
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    return to_absolute_path(os.path.expanduser(path))
+
+
+def located(source: object) -> str | None:
+    """Returns the folder that a source names, else the source if it may be a hub id, else None."""
+    if not isinstance(source, str):
+        return None
+    folder = _absolute(source)
+    return folder if os.path.isdir(folder) else source if is_hub_id(source) else None
+
+
+def read_texts(texts: Any, problems: list[Problem]) -> dict[str, list[str]]:
+    """Returns the documents of every text file that can be used; adds a problem for each that cannot."""
+    if not isinstance(texts, Mapping) or not texts:
+        problems.append(wrong("texts", repr(texts), "at least one name and file", "{NAME: FILE.txt}"))
+        return {}
+    documents: dict[str, list[str]] = {}
+    for name, file in texts.items():
+        setting, needed = f"texts.{name}", 'a .txt in UTF-8, or a .jsonl with {"text": "..."} in every line'
+        if name in ("average", "baselines"):
+            problems.append(wrong(setting, "a name that the report uses itself", "another name", "null"))
+        elif not isinstance(file, (str, os.PathLike)):
+            problems.append(wrong(setting, repr(file), needed, "FILE.txt"))
+        else:
+            path = _absolute(file)
+            try:
+                documents[str(name)] = perplexity.read_documents(Path(path))
+            except ValueError as error:
+                problems.append(wrong(setting, f"{path}: {error}", needed, "FILE.txt"))
+    return documents
+
+
+def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
+    """Returns folder or hub id of each baseline; adds a problem for each that can be neither."""
+    if not isinstance(baselines, Mapping):
+        problems.append(wrong("baselines", repr(baselines), "names and folders, or null", "null"))
+        return {}
+    sources: dict[str, str] = {}
+    for name, given in baselines.items():
+        setting = f"baselines.{name}"
+        source = _checkpoint_of(given) if isinstance(given, Mapping) else given
+        if name == MERGED:
+            problems.append(wrong(setting, "the name of the merged model", "another name", "null"))
+        elif (place := located(source)) is None:
+            fields = (("found", f"{source!r}: no such folder"), ("needed", "a folder or a hub id"))
+            fix = f"correct modelpool.models.{name} where baselines follow it, or taskpool.{setting}=FOLDER"
+            problems.append(Problem(SettingsError, f"taskpool.{setting} is not usable", fields, fix))
+        else:
+            sources[str(name)] = place
+    return sources
+
+
+def _checkpoint_of(entry: Mapping[str, Any]) -> object:
+    path, revision = entry.get("pretrained_model_name_or_path"), entry.get("revision")
+    return f"{path}@{revision}" if path and revision else path
+
+
+def check_tokenizer(tokenizer: Any, problems: list[Problem]) -> None:
+    needed = "a folder, a hub id, a mapping with `_target_`, or a tokenizer"
+    if isinstance(tokenizer, str) and located(tokenizer) is None:
+        problems.append(wrong("tokenizer", f"{tokenizer!r}: no such folder", needed, "FOLDER"))
+    elif isinstance(tokenizer, dict) and "_target_" not in tokenizer:
+        problems.append(wrong("tokenizer", tokenizer, needed, "FOLDER"))
+
+
+def check_number(name: str, value: object, least: int, default: int | None, problems: list[Problem]) -> None:
+    """Adds a problem unless the value is a whole number from `least` up, or None as the default is."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+    if not whole and not (value is None and default is None):
+        needed = f"a whole number, at least {least}" + (", or null" if default is None else "")
+        problems.append(wrong(name, repr(value), needed, "null" if default is None else default))
+
+
+def check_stride(stride: int, context_length: int, problems: list[Problem]) -> None:
+    if stride >= context_length:
+        needed = f"less than the context length {context_length}: each scored token needs one before it"
+        problems.append(wrong("stride", stride, needed, context_length - 1))
+
+
+def is_usable(device: object) -> bool:
+    try:
+        return device == "auto" or torch.empty(0, device=torch.device(str(device))).device.type != "meta"
+    except (RuntimeError, AssertionError):  # unknown or absent; a torch built without CUDA asserts
+        return False
+
+
+def check_ids(name: str, subject: Subject, problems: list[Problem]) -> None:
+    """Adds a problem for each text that has nothing to score or a token that the model does not know."""
+    rows = getattr(subject.config, "vocab_size", None)
+    for text, documents in subject.ids.items():
+        if not any(len(ids) > 1 for ids in documents):
+            found = f"no document of two tokens or more, by the tokenizer of {name}"
+            problems.append(wrong(f"texts.{text}", found, "a longer text", "FILE.txt"))
+        largest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
+        if rows is not None and largest >= rows:
+            setting = "tokenizer" if name == MERGED else f"baselines.{name}"
+            found = f"token id {largest} in {text}; {name} has {rows} embedding rows"
+            problems.append(wrong(setting, found, "a tokenizer that goes with the model", "FOLDER"))

@@ -1,1 +1,0 @@
-"""Runs a plan: reads, measures, combines and writes chunk by chunk, in constant memory."""

@@ -1,0 +1,121 @@
+"""Makes the files of the child in its staging folder: the weights, then everything beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fusion_slerp.engine.executor import FinishedFile, Record, execute
+from fusion_slerp.engine.output_digests import OutputDigests
+from fusion_slerp.engine.progress import progress
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.errors import raise_all
+from fusion_slerp.hashes import BESIDE, digest_of, file_digest
+from fusion_slerp.output.journal import WeightFile
+from fusion_slerp.output.manifest import Row, manifest_text, report_text, row_of
+from fusion_slerp.output.model_card import CardParent, model_card
+from fusion_slerp.output.side_files import SideFile, write_side_files
+from fusion_slerp.output.staging import Staging
+from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.planning.layout import ShardWriter, index_json
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.folder import INDEX
+from fusion_slerp.sources.open_files import changed
+
+REPORT = "merge_report.json"
+CARD = "README.md"
+
+
+def write_weights(plan: MergePlan, staged: Staging) -> None:
+    """Merges into the weight files that are not finished yet; notes each that is.
+
+    Raises:
+        FusionSlerpError: As `execute`.
+    """
+    done = {i for i, shard in enumerate(plan.shards) if shard.file_name in staged.finished}
+    if len(done) == len(plan.shards):
+        return
+    rest = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.out.shard not in done))
+    nbytes_done = sum(plan.shards[i].data_nbytes for i in done)
+
+    def note(file: FinishedFile) -> None:
+        shard = plan.shards[file.shard]
+        staged.add(WeightFile(shard.file_name, shard.nbytes, file.digest, file.reports))
+
+    record = Record(OutputDigests(plan.slots, plan.shards, plan.settings.checksum), note)
+    writer = ShardWriter(staged.files, plan.shards, plan.settings.direct_io, done)
+    with writer, progress(plan, nbytes_done) as on_bytes:
+        execute(rest, writer, on_bytes, record)
+
+
+def write_beside(
+    folder: Path, plan: MergePlan, files: Mapping[str, SideFile], digests: Mapping[str, str]
+) -> None:
+    """Writes the index, and config, tokenizer and the like.
+
+    Args:
+        folder: Where to.
+        plan: Of the merge.
+        files: What comes along.
+        digests: Of each of them, when the merge was planned.
+
+    Raises:
+        CheckpointError: A file that is copied changed meanwhile.
+        OSError: The disk is full or failing.
+    """
+    if len(plan.shards) > 1:
+        (folder / INDEX).write_text(index_json(plan.slots, plan.shards), encoding="utf-8")
+    write_side_files(files, folder)
+    raise_all(
+        [
+            changed(("file", source))
+            for name, source in files.items()
+            if file_digest(folder / name, BESIDE) != digests[name]
+        ]
+    )
+
+
+def write_records(
+    folder: Path,
+    parents: Sequence[CardParent],
+    settings: MergeSettings,
+    reports: Sequence[TensorReport],
+    name: str,
+) -> None:
+    """Writes what tells people and machines how the child came about: card and report."""
+    (folder / REPORT).write_text(report_text(reports), encoding="utf-8")
+    card = model_card(parents, settings, reports, name)
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def write_manifest(
+    folder: Path,
+    parents: Mapping[str, Mapping[str, Any]],
+    settings: MergeSettings,
+    weights: Mapping[str, Row] | None = None,
+    tensors: Mapping[str, Row] | None = None,
+) -> str:
+    """Writes the manifest of a folder that has all its other files; reads those that `weights` lacks.
+
+    Args:
+        folder: Where.
+        parents: What `a` and `b` are recognised by.
+        settings: Those of the merge.
+        weights: The rows of files whose digests are known.
+        tensors: The rows of the tensors, where they are known.
+
+    Returns:
+        The manifest's own digest.
+    """
+    files = dict(weights or {})
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files:
+            is_large = path.suffix == ".safetensors"
+            files[name] = row_of(path, settings.checksum if is_large else BESIDE)
+    text = manifest_text(parents, settings, files, tensors or {}).encode()
+    (folder / MANIFEST).write_bytes(text)
+    return digest_of(text, BESIDE)

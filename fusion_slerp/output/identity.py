@@ -1,0 +1,99 @@
+"""What two runs must have in common to be one merge, so that the second may go on with the first's files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fusion_slerp._version import __version__
+from fusion_slerp.hashes import BESIDE, digest_of, file_digest
+from fusion_slerp.output.child_settings import child_settings
+from fusion_slerp.output.journal import Identity
+from fusion_slerp.output.manifest import row_of
+from fusion_slerp.output.side_files import SideFile
+from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.sources.folder import CONFIG, Checkpoint
+from fusion_slerp.sources.header import TensorEntry
+from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
+
+BLOBS = "blobs"
+"""The folder of the hub's cache whose files are named by their content."""
+
+
+def merge_identity(
+    parents: tuple[Checkpoint, Checkpoint], plan: MergePlan, beside: Mapping[str, SideFile]
+) -> Identity:
+    """Returns the identity of a merge: plain values, nested.
+
+    Args:
+        parents: Both, with all their layers.
+        plan: What will be made of them.
+        beside: The child's files beside the weights.
+    """
+    identity = {
+        "fusion_slerp": __version__,
+        "settings": {**child_settings(plan.settings), "checksum": plan.settings.checksum},
+        "a": fingerprint(parents[0]),
+        "b": fingerprint(parents[1]),
+        "places": {side: _place(parent) for side, parent in zip("ab", parents, strict=True)},
+        "files": {shard.file_name: digest_of(shard.header, BESIDE) for shard in plan.shards},
+        "beside": {name: _side_file_digest(file) for name, file in beside.items()},
+    }
+    return json.loads(json.dumps(identity))  # as it will come back from the journal: lists for tuples
+
+
+def _side_file_digest(file: SideFile) -> str:
+    return digest_of(file, BESIDE) if isinstance(file, bytes) else file_digest(file, BESIDE)
+
+
+def _place(parent: Checkpoint) -> dict[str, Any] | None:
+    """Where a local parent lies, and when its files were written; None where a revision vouches for them."""
+    if parent.revision is not None:
+        return None
+    written = {file.name: state.mtime_ns for file, state in parent.files.items()}
+    return {"folder": str(parent.folder.resolve()), "written": written}
+
+
+def fingerprint(parent: Checkpoint) -> dict[str, Any]:
+    """Returns what a parent is recognised by, without reading its weights.
+
+    Its config and tokenizer files, byte for byte, as they decide which rows belong together. Per weight
+    file the size and a digest over names, types, shapes and places of its tensors; for files of the hub's
+    cache also their SHA-256, by which the cache names them.
+    """
+    tables: dict[Path, list[TensorEntry]] = {file: [] for file in parent.files}
+    for entry in parent.tensors.values():
+        tables[entry.file].append(entry)
+    files = {
+        file.name: {
+            "nbytes": parent.files[file].nbytes,
+            "tensors": _table_digest(entries),
+            **_content_of(file),
+        }
+        for file, entries in sorted(tables.items())
+    }
+    beside = {CONFIG: parent.folder / CONFIG, **tokenizer_files(parent.folder)}
+    return {
+        "model": _name(parent),
+        **({"revision": parent.revision} if parent.revision else {}),
+        "beside": {name: row_of(path, BESIDE) for name, path in sorted(beside.items())},
+        "files": files,
+    }
+
+
+def _name(parent: Checkpoint) -> str:
+    """A hub id, or the last name of a local folder: what is published tells no paths."""
+    return parent.source.partition("@")[0] if parent.revision else parent.folder.resolve().name
+
+
+def _table_digest(entries: list[TensorEntry]) -> str:
+    rows = (f"{e.name}\0{e.dtype.code}\0{e.shape}\0{e.offset}\0{e.strides}" for e in entries)
+    return digest_of("\n".join(sorted(rows)).encode(), BESIDE)
+
+
+def _content_of(file: Path) -> dict[str, str]:
+    real = file.resolve()
+    is_sha256 = len(real.name) == 64 and set(real.name) <= set("0123456789abcdef")
+    return {"sha256": real.name} if real.parent.name == BLOBS and is_sha256 else {}

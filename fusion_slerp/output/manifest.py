@@ -1,0 +1,217 @@
+"""The child's merge_manifest.json: what it was made from and how, and digests of all its bytes.
+
+It holds no time and no path, so the same merge makes the same manifest, byte for byte, however often it was
+interrupted. Its last line is the digest of all before it, so it vouches for itself, too.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
+
+from fusion_slerp._version import __version__
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.hashes import BESIDE, TENSOR_HASH, Checksum, digest_of, file_digest
+from fusion_slerp.output.child_settings import child_settings
+from fusion_slerp.output.journal import WeightFile
+from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.planning.layout import Shard, Slot
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.json_files import Limits, parse_json
+from fusion_slerp.sources.regular_files import read_regular
+
+FORMAT = 1
+SELF = BESIDE
+"""The last key: the digest of the text before it."""
+
+PACKAGES = ("numpy", "llvmlite")
+"""What computes the child, beside ourselves."""
+
+
+Row = Mapping[str, Any]
+"""What the manifest says of one file, or of one tensor."""
+
+
+LIMITS = Limits(100_000_000, 6_000_000, 400_000, 20)
+"""Room for 300,000 tensors: the folder may be a stranger's."""
+
+
+class ManifestError(Exception):
+    """What is wrong with a manifest, in words."""
+
+
+def manifest_text(
+    parents: Mapping[str, Mapping[str, Any]],
+    settings: MergeSettings,
+    files: Mapping[str, Row],
+    tensors: Mapping[str, Row],
+) -> str:
+    """Returns the text of a manifest.
+
+    Args:
+        parents: `a` and `b`: what each is recognised by.
+        settings: Those of the merge.
+        files: Every other file of the child: `nbytes` and the digest, under the name of its hash.
+        tensors: Every tensor: `file`, `offset`, `nbytes` and the digest, likewise.
+    """
+    return _sealed(
+        {
+            "format": FORMAT,
+            "made_by": {
+                "fusion_slerp": __version__,
+                "python": sys.version.partition(" ")[0],
+                **{name: _version(name) for name in PACKAGES},
+            },
+            "parents": dict(parents),
+            "settings": child_settings(settings),
+            "files": dict(sorted(files.items())),
+            "tensors": dict(tensors),
+        }
+    )
+
+
+def _version(package: str) -> str:
+    """As it says itself: the metadata of installed packages takes longer to find than a small merge."""
+    return str(getattr(sys.modules.get(package), "__version__", "unknown"))
+
+
+def _sealed(content: Mapping[str, Any]) -> str:
+    """The text, ending with the digest of what is before it."""
+    body = _laid_out(content).removesuffix("\n}")
+    return f'{body},\n "{SELF}": "{digest_of(body.encode(), SELF)}"\n}}\n'
+
+
+def _laid_out(value: Any, indent: str = "") -> str:
+    """JSON with a line for each row: what holds rows is spread out, and all else stays together."""
+    if not isinstance(value, Mapping) or not any(isinstance(each, Mapping) for each in value.values()):
+        return json.dumps(value, ensure_ascii=False)
+    deeper = f"{indent} "
+    rows = [
+        f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_laid_out(each, deeper)}"
+        for key, each in value.items()
+    ]
+    return "\n".join(["{", ",\n".join(rows), f"{indent}}}"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Returns the manifest of a child.
+
+    Raises:
+        ManifestError: There is none, or it is not, to the last bit, what was written.
+    """
+    try:
+        raw = read_regular(folder / MANIFEST, LIMITS.nbytes)
+        text, content = raw.decode("utf-8"), parse_json(raw, LIMITS)
+        found = content.pop(SELF)
+    except FileNotFoundError:
+        raise ManifestError("there is none") from None
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ManifestError(f"not readable: {error}") from None
+    if _sealed(content) != text:
+        raise ManifestError(f"its own digest, {str(found)[:12]}..., does not fit its content")
+    if content.get("format") != FORMAT:
+        raise ManifestError(f"of format {content.get('format')!r}; this version reads format {FORMAT}")
+    _check_rows(content)
+    return content
+
+
+def _check_rows(content: Mapping[str, Any]) -> None:
+    """Refuses what we never wrote: the folder may come from a stranger, with a manifest to match."""
+    try:
+        files, tensors = content["files"], content["tensors"]
+        good = (
+            all(
+                _is_inside(name) and checksum_of(row) and _are_counts(row["nbytes"])
+                for name, row in files.items()
+            )
+            and all(
+                row["file"] in files and row[TENSOR_HASH] and _are_counts(row["offset"], row["nbytes"])
+                for row in tensors.values()
+            )
+            and all(_is_parent(content["parents"][side]) for side in ("a", "b"))
+            and isinstance(content["settings"], dict)
+        )
+    except (KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise ManifestError("not of the form that a merge writes")
+
+
+def _is_parent(row: Row) -> bool:
+    """Models in memory have a name alone, checkpoints also files, and files beside them."""
+    kinds = [row[kind] for kind in ("files", "beside") if kind in row]
+    is_whole = len(kinds) != 1 and all(isinstance(each, dict) for kind in kinds for each in kind.values())
+    return is_whole and isinstance(row["model"], str)
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+
+
+def _are_counts(*values: object) -> bool:
+    return all(type(value) is int and value >= 0 for value in values)
+
+
+def checksum_of(row: Row) -> Checksum:
+    """Returns the hash in the digest of a file's row.
+
+    Raises:
+        KeyError: There is none that is known.
+    """
+    for name in get_args(Checksum):
+        if isinstance(row.get(name), str):
+            return name
+    raise KeyError("digest")
+
+
+def weight_rows(
+    files: Sequence[WeightFile], shards: Sequence[Shard], slots: Sequence[Slot], checksum: Checksum
+) -> tuple[dict[str, Row], dict[str, Row]]:
+    """Returns the manifest's `files` and `tensors` for the child's weights."""
+    digests = {report.name: report.digest for file in files for report in file.reports}
+    tensors: dict[str, Row] = {
+        slot.name: {
+            "file": shards[slot.shard].file_name,
+            "offset": len(shards[slot.shard].header) + slot.offset,
+            "nbytes": slot.nbytes,
+            TENSOR_HASH: digests[slot.name],
+        }
+        for slot in slots
+    }
+    return {file.name: {"nbytes": file.nbytes, checksum: file.digest} for file in files}, tensors
+
+
+def row_of(file: Path, checksum: Checksum) -> Row:
+    """Returns the manifest's row of a file; reads it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    return {"nbytes": file.stat().st_size, checksum: file_digest(file, checksum)}
+
+
+def report_text(reports: Sequence[TensorReport]) -> str:
+    """Returns the text of merge_report.json: what happened to each tensor, and why."""
+    rows = [json.dumps(_reported(report), ensure_ascii=False) for report in reports]
+    return '{\n "tensors": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
+
+
+def _reported(report: TensorReport) -> dict[str, Any]:
+    fields = {name: value for name, value in report.fields.items() if name != "digest"}
+    action, _, why = fields.pop("rule").partition(": ")
+    why = why or _why_copied(report)
+    return {"name": fields.pop("name"), "action": action, **({"why": why} if why else {}), **fields}
+
+
+def _why_copied(report: TensorReport) -> str:
+    """`t end`, `owner` (only that parent has it) or `integer` (never interpolated); empty if it is not."""
+    if report.rule == "copy if equal":
+        return "integer"
+    ends = {"copy a": 0, "copy b": 1}
+    if report.rule not in ends:
+        return ""
+    return "t end" if report.t == ends[report.rule] else "owner"

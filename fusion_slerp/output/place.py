@@ -1,0 +1,82 @@
+"""Whether the child can be made where the user wants it: the place, and the room on its disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from fusion_slerp.errors import OutputError, Problem
+from fusion_slerp.sources.folder import CONFIG
+
+MARGIN_NBYTES = 1 << 20
+"""Room for the card and the index, beside the files whose size is known."""
+
+
+def check_apart(target: Path, inputs: Mapping[Path, str]) -> list[Problem]:
+    """Returns a problem for each input folder that the target is, holds, or lies in.
+
+    A folder of links is none of these, but replacing the target would take what they point to.
+
+    Args:
+        target: The output folder, an absolute real path.
+        inputs: The folders that are read, and what they are.
+    """
+    problems = []
+    for folder, what in inputs.items():
+        found = _overlap(target, folder.resolve(), what)
+        links = [] if found else [path for path in folder.iterdir() if path.is_symlink()]
+        linked = (_overlap(target, link.resolve(), f"a file of {what}") for link in sorted(links))
+        problems += [problem for problem in (found, *linked) if problem]
+    return problems
+
+
+def check_place(target: Path, overwrite: bool) -> list[Problem]:
+    """Returns what speaks against making the folder `target`, an absolute real path."""
+    problems = _existing(target, overwrite) if os.path.exists(target) else []
+    base = _nearest_folder(target)
+    if not base.is_dir() or not os.access(base, os.W_OK | os.X_OK):
+        found = "not writable" if base.is_dir() else "a file"
+        fields = (("out", target), ("folder", base), ("found", found))
+        fix = "choose another output folder"
+        problems.append(Problem(OutputError, "the output folder cannot be made", fields, fix))
+    return problems
+
+
+def check_room(target: Path, nbytes: int) -> list[Problem]:
+    """Returns a problem if the disk of `target` has no room for so many bytes."""
+    free = shutil.disk_usage(_nearest_folder(target)).free
+    if free >= nbytes + MARGIN_NBYTES:
+        return []
+    fields = (("out", target), ("needed", f"{nbytes} bytes"), ("free", f"{free} bytes"))
+    fix = "free space, or choose an output folder on another disk"
+    return [Problem(OutputError, "not enough room on the disk", fields, fix)]
+
+
+def _nearest_folder(target: Path) -> Path:
+    """The folder that exists and will hold the target; for the root, the root itself."""
+    return next((folder for folder in target.parents if os.path.exists(folder)), target)
+
+
+def _overlap(target: Path, parent: Path, what: str) -> Problem | None:
+    if target != parent and target not in parent.parents and parent not in target.parents:
+        return None
+    where = "is" if target == parent else "lies inside" if parent in target.parents else "contains"
+    fields = (("out", target), (what, parent))
+    fix = "choose an output folder outside the models"
+    return Problem(OutputError, f"the output {where} {what}", fields, fix)
+
+
+def _existing(target: Path, overwrite: bool) -> list[Problem]:
+    if not target.is_dir():
+        fields = (("out", target), ("found", "a file"))
+        return [Problem(OutputError, "the output exists", fields, "choose another name")]
+    if not overwrite:
+        fix = "choose another folder, or set overwrite: true to replace it"
+        return [Problem(OutputError, "the output exists", (("out", target),), fix)]
+    if any(target.iterdir()) and not (target / CONFIG).exists():
+        fields = (("out", target), ("found", f"files, but no {CONFIG}: not an earlier model"))
+        fix = "remove that folder yourself, or choose another"
+        return [Problem(OutputError, "overwrite replaces only a model folder", fields, fix)]
+    return []

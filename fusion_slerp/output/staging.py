@@ -1,0 +1,275 @@
+"""The folder beside the target in which the child is made, and the rename that publishes it.
+
+`.NAME.partial/` holds a lock, a journal and the child's files:
+
+    lock             held by the process that works here; see `lock`
+    journal.jsonl    what is merged, and which weight files are finished; see `journal`
+    files/           the child; becomes the target by one rename, complete or not at all
+    replaced/        an earlier output, while it steps aside where the system has no exchange
+
+A failure or a stop leaves the target as it was. If a weight file is finished by then, and the same call
+could succeed, the folder stays and the same call goes on from there; otherwise it is removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_all
+from fusion_slerp.hashes import Checksum, file_digest
+from fusion_slerp.output.journal import Content, Identity, Journal, WeightFile, read_journal
+from fusion_slerp.output.lock import FolderLock, LockedError
+from fusion_slerp.output.renames import exchange, rename_new
+from fusion_slerp.output.syncing import flush, sync_folder
+from fusion_slerp.output.unfinished import (
+    FILES,
+    JOURNAL,
+    LOCK,
+    REPLACED,
+    clean_command,
+    find_unfinished,
+    is_published,
+    locked,
+    other_merge,
+    put_back,
+    staging_folder,
+)
+
+log = logging.getLogger(__name__)
+
+VERIFIERS = 2
+"""Finished files that are verified at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A staging folder under the lock of this process.
+
+    Attributes:
+        target: The child's folder.
+        finished: The weight files that are complete and on the disk, by name; those of an interrupted run
+            included, once they are verified.
+    """
+
+    target: Path
+    finished: dict[str, WeightFile]
+    _journal: Journal
+    _lock: FolderLock
+
+    @property
+    def files(self) -> Path:
+        """Where the child's files are made."""
+        return staging_folder(self.target) / FILES
+
+    def add(self, file: WeightFile) -> None:
+        """Notes that a weight file is complete and on the disk; from any thread.
+
+        Raises:
+            OSError: The note cannot be written.
+        """
+        self._journal.add(file)
+        self.finished[file.name] = file
+
+    def publish(self, manifest_digest: str, overwrite: bool) -> None:
+        """Lets the child appear at the target.
+
+        Args:
+            manifest_digest: By which a later run recognises the child.
+            overwrite: Whether to replace what is there; otherwise nothing may be.
+
+        Raises:
+            OSError: The disk is failing, or another process made the target meanwhile.
+        """
+        flush(self.files, self.finished)
+        self._journal.publish(manifest_digest)
+        if overwrite and os.path.lexists(self.target):
+            _replace(self.files, self.target)
+        else:
+            rename_new(self.files, self.target)
+        try:
+            sync_folder(self.target.parent)
+        except OSError as error:  # the child is there and complete: no failure of the merge
+            log.warning("%s may not be on the disk yet: %s", self.target, error.strerror)
+
+    def leave(self, keep: bool) -> None:
+        """Gives the folder up; what is in it stays, or goes."""
+        self._journal.close()
+        if not keep:
+            _remove(staging_folder(self.target))
+        self._lock.release()
+
+
+@contextmanager
+def staging(target: Path, identity: Identity, checksum: Checksum) -> Iterator[Staging]:
+    """Gives the staging folder of a target: a new one, or that of the same merge, interrupted.
+
+    The caller writes the child's files and ends with `publish`.
+
+    Args:
+        target: The child's folder, an absolute real path.
+        identity: Of the merge.
+        checksum: The hash in the digests of finished files.
+
+    Raises:
+        OutputError: The folder cannot be made, another process works there, it holds finished files of
+            another merge, or the disk is full or failing.
+    """
+    missing = [folder for folder in target.parents if not os.path.exists(folder)]
+    staged: Staging | None = None
+    try:
+        staged = _open(target, identity, checksum)
+        yield staged
+    except BaseException as error:
+        if staged is not None:
+            staged.leave(keep=bool(staged.finished) and _may_succeed_later(error, target))
+        for made in missing:  # where something was kept, they are not empty
+            with suppress(OSError):
+                made.rmdir()
+        told = _with_what_is_left(error, target)
+        if told is error:
+            raise
+        raise told from (error.__cause__ or error)
+    staged.leave(keep=False)
+
+
+def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
+    """Locks the folder, made if need be, and keeps of it what can be gone on with."""
+    folder = staging_folder(target)
+    lock = _locked(target, folder)
+    finished: dict[str, WeightFile] = {}
+    try:
+        put_back(target)
+        content = read_journal(folder / JOURNAL)
+        if content is not None:
+            raise_all(other_merge(target, content, identity))
+            content = content if content.identity == identity else None
+        finished = _intact(folder / FILES, content, checksum)
+        _clear(folder, finished)
+        (folder / FILES).mkdir(exist_ok=True)
+        journal = Journal(folder / JOURNAL, content)
+        if content is None:
+            journal.begin(identity)
+    except OutputError:  # another merge's files
+        lock.release()
+        raise
+    except BaseException:
+        if not finished:
+            _remove(folder)
+        lock.release()
+        raise
+    return Staging(target, finished, journal, lock)
+
+
+def _locked(target: Path, folder: Path) -> FolderLock:
+    lock = FolderLock(folder / LOCK)
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "a link in place of the staging folder", str(folder))
+        try:
+            lock.acquire()
+        except LockedError as error:
+            raise locked(target, str(error)).error() from None
+        except FileNotFoundError:  # its last owner removed the folder between the two steps
+            continue
+        return lock
+
+
+def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[str, WeightFile]:
+    """The finished files that are still what the journal says; reads them once."""
+    if content is None:
+        return {}
+
+    def is_intact(file: WeightFile) -> bool:
+        path = files / file.name
+        try:
+            return path.lstat().st_size == file.nbytes and file_digest(path, checksum) == file.digest
+        except OSError:
+            return False
+
+    known = [file for file in content.files.values() if file.name in content.identity["files"]]
+    with ThreadPoolExecutor(VERIFIERS) as pool:
+        intact = [file for file, good in zip(known, pool.map(is_intact, known), strict=True) if good]
+    if known:
+        log.info("going on with %d of %d weight files that are finished", len(intact), len(known))
+    return {file.name: file for file in intact}
+
+
+def _clear(folder: Path, finished: Mapping[str, WeightFile]) -> None:
+    """Removes all but finished files; links are removed, never followed."""
+    kept = {folder / LOCK, folder / JOURNAL, folder / FILES, *(folder / FILES / name for name in finished)}
+    inside = [] if (folder / FILES).is_symlink() else (folder / FILES).glob("*")
+    for path in [*inside, *folder.iterdir()]:
+        if path in kept and not path.is_symlink():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _remove(folder: Path) -> None:
+    """Removes a folder as far as it can: the child may be there by then, and what remains is no failure."""
+    with suppress(OSError):  # not all of them are ignored otherwise
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _may_succeed_later(error: BaseException, target: Path) -> bool:
+    """Whether the same call could go on: not after bad input, and not where all is done."""
+    content = read_journal(staging_folder(target) / JOURNAL)
+    if content is not None and is_published(target, content):
+        return False
+    return not isinstance(error, FusionSlerpError) or isinstance(error.__cause__, OSError)
+
+
+def _with_what_is_left(error: BaseException, target: Path) -> BaseException:
+    """The error with what is left of the merge and how to go on, where that is not said."""
+    left = find_unfinished(target)
+    if isinstance(error, OSError):
+        error = _failed(target, error).error()
+    elif not isinstance(error, FusionSlerpError):
+        if left is not None:  # Python shows notes below the traceback
+            text = f"kept: {left}\nRun the same again to go on, or remove it: {clean_command(target)}"
+            vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), text]
+        return error
+    elif not isinstance(error.__cause__, OSError):
+        return error
+    problems = [problem for problem in error.problems if isinstance(problem, Problem)]
+    if len(problems) != 1:
+        return error
+    if left is None:
+        what, how = ("written", "nothing: the unfinished folder is removed"), "then run the same again"
+    else:
+        again = "then run the same again, which goes on from there"
+        what, how = ("kept", left), f"{again}; or remove it: {clean_command(target)}"
+    (problem,) = problems
+    return replace(problem, fields=(*problem.fields, what), fix=f"{problem.fix}, {how}").error()
+
+
+def _failed(target: Path, error: OSError) -> Problem:
+    file = [("file", error.filename)] if error.filename else []
+    fields = (("out", target), *file, ("found", error.strerror or error))
+    return Problem(
+        OutputError, "the child could not be written", fields, "free space or choose another output folder"
+    )
+
+
+def _replace(files: Path, target: Path) -> None:
+    """Puts the child in the place of an earlier output; in one step, where the system can."""
+    if exchange(files, target):
+        return
+    aside = staging_folder(target) / REPLACED
+    target.rename(aside)
+    try:
+        files.rename(target)
+    except BaseException:
+        put_back(target)
+        raise

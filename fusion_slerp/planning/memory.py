@@ -1,0 +1,116 @@
+"""How much memory a merge takes, and for what: decided with the plan, kept by the execution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fusion_slerp.chunks import CHUNK_ELEMENTS, PAGE_NBYTES, whole_pages
+from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.settings.merge_settings import MergeSettings
+
+WRITERS = 2
+"""Threads that write; with direct I/O they wait for the disk and take next to no CPU time."""
+
+READERS = 1
+"""Worker threads beyond those that may compute: one reads on while the others are busy."""
+
+WAITING_RESULTS = 3
+"""Per writer: results that wait to be written, so that the disk is busy while tensors are measured."""
+
+KEPT_CHUNKS = 6
+"""Kept without a budget. More is slower: a second read from the page cache costs less than new memory."""
+
+MAX_NBYTES = 200_000_000
+"""Without a budget, there are no more threads than need this much, but at least one."""
+
+STEPS_UNDER_WAY = 8
+"""Tensors or batches that may be in work at once: enough that no thread runs dry."""
+
+MAX_BATCH = 1024
+"""Small tensors that are read into one buffer."""
+
+SLACK_NBYTES = 8 * 2 * MAX_BATCH
+"""Beyond the elements of a chunk: each tensor of a batch may start at the next multiple of 8 bytes."""
+
+PROCESS_NBYTES = 125_000_000
+"""Python, numpy and the compiler of the kernels (measured on Linux with Python 3.11: 115-125 MB)."""
+
+TORCH_NBYTES = 200_000_000
+"""What torch adds, which a parent in a file of torch needs (measured with torch 2.13: 201 MB)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """The buffers of a merge; made when they are needed, so that a small merge needs fewer.
+
+    Attributes:
+        threads: Threads that compute at a time.
+        kept_chunks: How many measured chunks may wait in memory to be combined; the further
+            chunks of a larger tensor are read a second time.
+        pair_nbytes: Bytes of a buffer for one chunk of both parents.
+        out_nbytes: Bytes of a buffer for one chunk of the child.
+    """
+
+    threads: int
+    kept_chunks: int
+    pair_nbytes: int
+    out_nbytes: int
+
+    @property
+    def workers(self) -> int:
+        """Worker threads: those that compute, and some that read."""
+        return self.threads + READERS
+
+    @property
+    def n_pairs(self) -> int:
+        """Buffers for pairs: the kept ones, one per worker, and one for the calling thread."""
+        return self.kept_chunks + self.workers + 1
+
+    @property
+    def n_outs(self) -> int:
+        """Buffers for results: one per worker, those being written, and those that wait for it."""
+        return self.workers + WRITERS * (1 + WAITING_RESULTS)
+
+    @property
+    def nbytes(self) -> int:
+        """All buffers together."""
+        return self.n_pairs * self.pair_nbytes + self.n_outs * self.out_nbytes
+
+
+def plan_memory(
+    settings: MergeSettings, pair_widths: Iterable[int], out_widths: Iterable[int], longest: int
+) -> MemoryPlan:
+    """Divides the memory budget.
+
+    Args:
+        settings: For `memory_budget` and `threads`. Where the user leaves `threads` open, there
+            are no more of them than the budget has buffers for.
+        pair_widths: Bytes per element of each pair of tensors, both parents together.
+        out_widths: Bytes per element of each tensor of the child.
+        longest: Number of chunks of the longest tensor; no more need be kept.
+
+    Raises:
+        SettingsError: The budget is too small for the threads.
+    """
+    pair_nbytes = whole_pages(CHUNK_ELEMENTS * max(pair_widths, default=1)) + SLACK_NBYTES
+    out_nbytes = whole_pages(CHUNK_ELEMENTS * max(out_widths, default=1)) + PAGE_NBYTES
+    budget = settings.memory_nbytes or MAX_NBYTES
+    most = longest if settings.memory_nbytes else min(longest, KEPT_CHUNKS)
+
+    def with_threads(threads: int) -> MemoryPlan:
+        least = MemoryPlan(threads, 0, pair_nbytes, out_nbytes)
+        kept = max(0, budget - least.nbytes) // pair_nbytes
+        return MemoryPlan(threads, min(kept, most), pair_nbytes, out_nbytes)
+
+    memory = with_threads(settings.n_threads)
+    while settings.threads is None and memory.nbytes > budget and memory.threads > 1:
+        memory = with_threads(memory.threads - 1)
+    if settings.memory_nbytes and memory.nbytes > budget:
+        fields = (
+            ("found", f"{settings.memory_budget} for {memory.threads} thread{'s' * (memory.threads > 1)}"),
+            ("needed", f"{memory.nbytes} bytes: chunks of {CHUNK_ELEMENTS} elements, in and out"),
+        )
+        fix = f"set memory_budget: {-(-memory.nbytes // 10**6)}MB"
+        raise Problem(SettingsError, "memory_budget is too small", fields, fix).error()
+    return memory

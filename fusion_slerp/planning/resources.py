@@ -1,0 +1,85 @@
+"""Whether this machine has what a merge needs beside the disk: memory and open files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.planning.memory import STEPS_UNDER_WAY
+from fusion_slerp.planning.plan import MergePlan
+
+MEMINFO = Path("/proc/meminfo")
+GROUPS = (
+    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
+    (
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ),
+)
+"""Limit and use of a container's memory: of cgroups version 2, then 1."""
+
+RESERVE_FILES = 32
+"""Side files, journal, lock, and what else a process opens meanwhile."""
+
+
+def check_resources(plan: MergePlan) -> list[Problem]:
+    """Returns what this process lacks for a plan; what the system does not tell is taken to suffice."""
+    found = (_memory(plan), _open_files(plan))
+    return [problem for problem in found if problem is not None]
+
+
+def _memory(plan: MergePlan) -> Problem | None:
+    free = available_memory()
+    if free is None or plan.memory.nbytes <= free:
+        return None
+    fields = (("needed", f"{plan.memory.nbytes} bytes for buffers"), ("free", f"{free} bytes"))
+    lower = "a smaller memory_budget" if plan.settings.memory_budget else "threads: 1"
+    return Problem(SettingsError, "not enough memory", fields, f"end other programs, or set {lower}")
+
+
+def available_memory() -> int | None:
+    """Returns the bytes that this process can still take; None if the system does not tell."""
+    found = [*_of_the_system(), *_of_the_container()]
+    return max(0, min(found)) if found else None
+
+
+def _of_the_system() -> Iterable[int]:
+    try:
+        lines = MEMINFO.read_text().splitlines()
+    except OSError:
+        return
+    yield from (int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+
+
+def _of_the_container() -> Iterable[int]:
+    for limit, used in GROUPS:
+        try:
+            nbytes = int(limit.read_text()) - int(used.read_text())
+            # The page cache counts as used, and goes when memory is needed.
+            stat = dict(line.split() for line in (limit.parent / "memory.stat").read_text().splitlines())
+            yield nbytes + int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
+
+
+def _open_files(plan: MergePlan) -> Problem | None:
+    try:
+        import resource
+    except ImportError:  # Windows, where the limit lies far away
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    inputs = {entry.file for tensor in plan.tensors for entry in tensor.sources}
+    needed = _open_now() + len(inputs) + 2 * min(STEPS_UNDER_WAY, len(plan.shards)) + RESERVE_FILES
+    if limit == resource.RLIM_INFINITY or needed <= limit:
+        return None
+    fields = (("needed", f"{needed}, {len(inputs)} of them weight files of the models"), ("limit", limit))
+    return Problem(SettingsError, "the limit of open files is too low", fields, f"ulimit -n {needed}")
+
+
+def _open_now() -> int:
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return 0

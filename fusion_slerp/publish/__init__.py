@@ -1,1 +1,0 @@
-"""Everything beside the weights, and the rename that makes the child appear."""

@@ -1,0 +1,1 @@
+"""Every option of a merge, declared once, and the forms that its values take."""

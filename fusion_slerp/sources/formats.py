@@ -1,0 +1,100 @@
+"""The formats of weight files, and which of several in one place are read.
+
+Source: the order in which transformers looks for them (modeling_utils.py,
+_get_resolved_checkpoint_files): safetensors before torch, a single file before an index. We differ
+where an index was left behind by files that are gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusion_slerp.sources.header import TensorEntry, read_header
+from fusion_slerp.sources.json_files import INDEX, read_json
+from fusion_slerp.sources.torch_archive import read_archive
+
+MAX_SHARDS = 10_000
+"""No model has more weight files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How weights are stored.
+
+    Attributes:
+        single: The name of a file that holds them all.
+        index: The name of an index that says which file holds which tensor.
+        read: Finds the tensors of one file.
+    """
+
+    single: str
+    index: str
+    read: Callable[[Path], list[TensorEntry]]
+
+
+SAFETENSORS = Format("model.safetensors", "model.safetensors.index.json", read_header)
+TORCH = Format("pytorch_model.bin", "pytorch_model.bin.index.json", read_archive)
+FORMATS = (SAFETENSORS, TORCH)
+"""The first one found is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is read.
+
+    Attributes:
+        format: The format.
+        start: The name of the single file or of the index.
+        files: The names of the weight files; empty if the index does not say.
+        stale: Indexes before it that were passed over: none of their files exists.
+    """
+
+    format: Format
+    start: str
+    files: tuple[str, ...]
+    stale: tuple[str, ...]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether it begins with an index."""
+        return self.start == self.format.index
+
+
+def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, ...]]) -> Choice | None:
+    """Returns what to read; None if there is nothing.
+
+    An index none of whose files exists is passed over if there are complete weights after it.
+
+    Args:
+        exists: Whether there is a file of that name.
+        files_in: The files that an index of that name lists; not called without need.
+    """
+    found = [(kind, name) for kind in FORMATS for name in (kind.single, kind.index) if exists(name)]
+
+    def files(kind: Format, name: str) -> tuple[str, ...]:
+        return (name,) if name == kind.single else files_in(name)
+
+    def is_complete(kind: Format, name: str) -> bool:
+        return bool(files(kind, name)) and all(map(exists, files(kind, name)))
+
+    stale: list[str] = []
+    for i, (kind, name) in enumerate(found):
+        needed = files(kind, name)
+        is_stale = bool(needed) and not any(map(exists, needed))
+        if is_stale and any(is_complete(*other) for other in found[i + 1 :]):
+            stale.append(name)
+        else:
+            return Choice(kind, name, needed, tuple(stale))
+    return None
+
+
+def files_of_index(index: Path) -> tuple[str, ...]:
+    """The weight files that an index lists; empty if it is not one, which opening it will report."""
+    try:
+        files = tuple(dict.fromkeys(read_json(index, INDEX, strict=True)["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return ()
+    is_usable = len(files) <= MAX_SHARDS and all(isinstance(name, str) for name in files)
+    return files if is_usable else ()

@@ -1,0 +1,189 @@
+"""Reads and checks the header of one safetensors file; no tensor data is touched.
+
+Source: the safetensors format, https://github.com/huggingface/safetensors#format: eight bytes
+of header length (little endian), the header as JSON, then the data without holes. The checks
+walk in that order; each has a literal-byte test in tests/checkpoint/test_header.py.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from reprlib import repr as shortened
+from typing import Any, BinaryIO
+
+from fusion_slerp.dtypes import BY_CODE, DType
+from fusion_slerp.errors import CheckpointError, Problem, nearest, quoted
+from fusion_slerp.sources.json_files import Limits, parse_json
+from fusion_slerp.sources.regular_files import open_regular
+
+LENGTH_NBYTES = 8
+MAX_HEADER_NBYTES = 24_000_000
+"""Four times less than the safetensors library allows: a header of the most tensors has some 14 MB."""
+
+MAX_TENSORS = 100_000
+"""In one file: the largest known models have 150,000 over all their files."""
+
+HEADER = Limits(MAX_HEADER_NBYTES, 13 * MAX_TENSORS, MAX_TENSORS + 2, 4)
+"""Room for so many tensors of three dimensions.
+
+A hostile header of this size is refused within 0.6 s and 200 MB of memory.
+"""
+
+MAX_DIMENSIONS = 64
+"""As many as numpy and torch have; the product of more is not worth the time it takes."""
+
+MAX_COUNT = 2**63 - 1
+"""No file has more bytes; larger numbers in a header are nonsense."""
+
+REDOWNLOAD = "download or copy the file again; its size or content is not what was written"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies.
+
+    Attributes:
+        name: Its name in the file.
+        dtype: Its element type.
+        shape: Its dimensions; empty for a scalar.
+        file: The file that holds it.
+        offset: Bytes from the start of the file to its first element.
+        nbytes: Its length in bytes, as many as it takes in the child.
+        strides: Elements from one index to the next, by dimension, where they do not lie one after
+            another (a transposed or expanded tensor); such a tensor can only be read by
+            `elements.read_elements`. None: they do, and any part of it is found by its bytes.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    file: Path
+    offset: int
+    nbytes: int
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def n_elements(self) -> int:
+        """Number of elements: 1 for a scalar, 0 for an empty tensor."""
+        return prod(self.shape)
+
+    @property
+    def row_elements(self) -> int:
+        """Number of elements of a row, along the first dimension."""
+        return prod(self.shape[1:])
+
+
+class _Damaged(Exception):
+    """What is wrong with the file, in words; becomes a `Problem` that names the file."""
+
+
+def read_header(file: Path) -> list[TensorEntry]:
+    """Returns the tensors of one file in the order of their data.
+
+    Raises:
+        CheckpointError: The file is missing, unreadable, or its header and size contradict each
+            other in any way.
+    """
+    try:
+        header, data_start, data_nbytes = _load(file)
+        entries = [_entry(file, name, value, data_start) for name, value in header.items()]
+        entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
+        _check_coverage(entries, data_start, data_nbytes)
+    except _Damaged as damage:
+        found = (("file", file), ("found", damage))
+        raise Problem(CheckpointError, "damaged safetensors file", found, REDOWNLOAD).error() from None
+    except OSError as error:
+        found = (("file", file), ("found", error.strerror))
+        raise Problem(CheckpointError, "cannot read a weight file", found, REDOWNLOAD).error() from error
+    return entries
+
+
+def _load(file: Path) -> tuple[dict[str, Any], int, int]:
+    with open_regular(file) as stream:
+        file_nbytes = os.fstat(stream.fileno()).st_size
+        if file_nbytes < LENGTH_NBYTES:
+            raise _Damaged(f"{file_nbytes} bytes; even an empty file has {LENGTH_NBYTES}")
+        header_nbytes = int.from_bytes(stream.read(LENGTH_NBYTES), "little")
+        if header_nbytes > MAX_HEADER_NBYTES:
+            raise _Damaged(f"the header claims {header_nbytes} bytes; {MAX_HEADER_NBYTES} is the limit")
+        data_start = LENGTH_NBYTES + header_nbytes
+        if data_start > file_nbytes:
+            raise _Damaged(f"truncated: the header ends at byte {data_start}, the file at {file_nbytes}")
+        header = _parse(stream, header_nbytes)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+        raise _Damaged("__metadata__ is not a map of strings to strings")
+    if not all(is_unicode(text) for pair in metadata.items() for text in pair):
+        raise _Damaged("__metadata__ holds text that is not valid Unicode")
+    return header, data_start, file_nbytes - data_start
+
+
+def _parse(stream: BinaryIO, nbytes: int) -> dict[str, Any]:
+    if stream.read(1) != b"{":
+        raise _Damaged("the header does not start with '{'")
+    stream.seek(LENGTH_NBYTES)
+    try:
+        return parse_json(stream.read(nbytes), HEADER, strict=True)
+    except UnicodeDecodeError as error:
+        raise _Damaged(f"the header is not UTF-8 at byte {LENGTH_NBYTES + error.start}") from None
+    except ValueError as error:
+        raise _Damaged(f"the header is not valid JSON: {error}") from None
+
+
+def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
+    if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
+        raise _Damaged(f"tensor {quoted(name)} is not described by dtype, shape and data_offsets")
+    if not is_unicode(name):
+        raise _Damaged(f"the tensor name {quoted(name)} is not valid Unicode")
+    code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(code, str) or code not in BY_CODE:
+        hint = nearest(code, BY_CODE) if isinstance(code, str) else ""
+        raise _Damaged(f"tensor {quoted(name)} has the unknown dtype {shortened(code)}{hint}")
+    if not _are_counts(shape, MAX_DIMENSIONS) or _n_addressed(shape) > MAX_COUNT // BY_CODE[code].itemsize:
+        raise _Damaged(f"tensor {quoted(name)} has the shape {shortened(shape)}")
+    if not _are_counts(offsets, 2) or len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise _Damaged(f"tensor {quoted(name)} has the data_offsets {shortened(offsets)}")
+    dtype, (begin, end) = BY_CODE[code], offsets
+    if end - begin != prod(shape) * dtype.itemsize:
+        needed = prod(shape) * dtype.itemsize
+        found = f"tensor {quoted(name)} of {code} {shortened(shape)}"
+        raise _Damaged(f"{found} needs {needed} bytes, has {end - begin}")
+    return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
+
+
+def _are_counts(values: object, most: int) -> bool:
+    if not isinstance(values, list) or len(values) > most:
+        return False
+    return all(type(value) is int and 0 <= value <= MAX_COUNT for value in values)
+
+
+def _n_addressed(shape: list[int]) -> int:
+    """Elements if there were some along every dimension: numpy counts so, and the library up to a zero."""
+    return prod(n or 1 for n in shape)
+
+
+def is_unicode(name: str) -> bool:
+    """Whether it can be written to a file: JSON's escapes can spell half of a surrogate pair."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_coverage(entries: list[TensorEntry], data_start: int, data_nbytes: int) -> None:
+    """The tensors must lie side by side and fill the data exactly."""
+    position = data_start
+    for entry in entries:
+        if entry.offset != position:
+            what = "a hole" if entry.offset > position else "an overlap"
+            raise _Damaged(f"{what} in the data before tensor {quoted(entry.name)}")
+        position += entry.nbytes
+    end = data_start + data_nbytes
+    if position > end:
+        raise _Damaged(f"truncated: the header describes {position} bytes, the file has {end}")
+    if position < end:
+        raise _Damaged(f"{end - position} bytes follow the last tensor")

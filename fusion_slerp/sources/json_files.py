@@ -1,0 +1,118 @@
+"""The one reader of JSON that lies in a checkpoint: whatever the file holds, it costs little to find out.
+
+Checkpoints come from strangers. The size is checked before the file is read, the number of values
+before they are made, and the depth before anything that recurses sees them. Python's own parser does
+the rest: it refuses what is no UTF-8 or no JSON, and numbers of thousands of digits.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusion_slerp.errors import quoted
+from fusion_slerp.sources.regular_files import check_size, read_regular
+
+MARKS = b"{[:,"
+"""One of them stands before every value but the first; inside texts they are counted as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What is the most that one kind of file may ask for.
+
+    Attributes:
+        nbytes: Size in bytes. A text takes up to four times as much once it is read, if it is not ASCII.
+        n_marks: Brackets that open, colons and commas: as many values at most, of up to 140 bytes each.
+        n_objects: Braces that open, of these: an object takes more than anything else.
+        depth: Lists and objects within each other.
+    """
+
+    nbytes: int
+    n_marks: int
+    n_objects: int
+    depth: int
+
+
+SMALL = Limits(10_000_000, 500_000, 200_000, 50)
+"""A config, and what lies beside a tokenizer: the largest that are known have 2 MB."""
+
+INDEX = Limits(24_000_000, 600_000, 1000, 10)
+"""An index: room for 300,000 tensors, twice as many as the largest known models have."""
+
+TOKENIZER = Limits(50_000_000, 3_000_000, 500_000, 50)
+"""A tokenizer.json: the largest that are known have 35 MB, and 2.1 million marks for 262,000 tokens."""
+
+
+def read_json(file: Path, limits: Limits, strict: bool = False) -> Any:
+    """Returns the content of a JSON file.
+
+    Args:
+        file: The file.
+        limits: Of its kind.
+        strict: Whether a key that stands twice in an object is refused, of which else the last one
+            counts; and -0, which is no whole number to other readers.
+
+    Raises:
+        OSError: There is no such file, it cannot be read, or it is no regular file.
+        ValueError: It is larger than the limits allow, or no JSON; the message says why in one line.
+    """
+    return parse_json(read_regular(file, limits.nbytes), limits, strict)
+
+
+def parse_json(raw: bytes, limits: Limits, strict: bool = False) -> Any:
+    """Returns the value of a JSON text, as `read_json` does that of a file.
+
+    Raises:
+        UnicodeDecodeError: It is no UTF-8.
+        ValueError: As `read_json`.
+    """
+    check_size(len(raw), limits.nbytes)
+    n_objects, n_marks = raw.count(b"{"), sum(raw.count(mark) for mark in MARKS)
+    if n_objects > limits.n_objects:
+        raise ValueError(f"about {n_objects} objects; {limits.n_objects} is the limit")
+    if n_marks > limits.n_marks:
+        raise ValueError(f"about {n_marks} values; {limits.n_marks} is the limit")
+    pairs_hook = _without_duplicates if strict else None
+    parse_int = _without_minus_zero if strict and b"-0" in raw else None
+    text = raw.decode("utf-8")
+    del raw  # a long text of four bytes per character is in memory twice as it is
+    try:
+        value = json.loads(text, object_pairs_hook=pairs_hook, parse_int=parse_int)
+    except RecursionError:
+        raise ValueError(_too_deep(limits)) from None
+    if _is_deeper(value, limits.depth):
+        raise ValueError(_too_deep(limits))
+    return value
+
+
+def _too_deep(limits: Limits) -> str:
+    return f"values nested more than {limits.depth} deep"
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"{quoted(twice)} stands twice in one object")
+    return result
+
+
+def _without_minus_zero(digits: str) -> int:
+    if digits == "-0":
+        raise ValueError("-0 is no whole number")
+    return int(digits)
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Level by level, as a recursion would end in the error that it is to prevent."""
+    level = [value] if isinstance(value, (dict, list)) else []
+    for _ in range(depth + 1):
+        parts = (outer.values() if type(outer) is dict else outer for outer in level)
+        level = [inner for part in parts for inner in part if type(inner) is dict or type(inner) is list]
+        if not level:
+            return False
+    return True

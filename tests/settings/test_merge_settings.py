@@ -1,0 +1,302 @@
+"""The options of a merge: every default, every check, and the effect of each."""
+
+import math
+import os
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from safetensors.numpy import load_file
+
+from fusion_slerp import CheckpointError, MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp.planning.memory import READERS, WRITERS
+from fusion_slerp.settings.merge_settings import available_cpus, parse_nbytes, settings_from
+from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
+
+NUMBERS_IN_0_1 = [-0.1, 1.1, -math.inf, math.inf, math.nan, 10**400, True, None, "0.5", "abc", [0.5], 1j]
+
+WRONG = {
+    "t": (
+        [*(value for value in NUMBERS_IN_0_1 if value != [0.5]), [], [0, 2], [0.5, "1"], [[0.5]]],
+        "a number in [0, 1], a list of them, or entries",
+        "0.5",
+    ),
+    "slices": ([3, [], "0-16"], "a list of slices", "[{a: [0, 16], b: [0, 16]}]"),
+    "DOT_THRESHOLD": (NUMBERS_IN_0_1, "a number in [0, 1]", "0.9995"),
+    "epsilon": ([-1e-9, math.inf, math.nan, True, None, "1e-8"], "a number, at least 0", "1e-8"),
+    "dtype": (
+        ["bf17", "int8", "", 16, np.float32],
+        "one of bfloat16, float16, float32, float64, or null",
+        "null",
+    ),
+    "max_shard_size": (
+        [0, -1, 1.5, True, None, "", "5", "GB", "5XB", "0GB", "-5GB", "5GB/s", "1e9B", math.nan],
+        "a size such as 5GB",
+        "5GB",
+    ),
+    "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
+    "granularity": (["rows", None, 1], "one of tensor, row, column", "tensor"),
+    "missing": (["ignore", None, True], "one of error, copy", "error"),
+    "chat_template": (["", "chatml", 1], "the text of a Jinja template, or null", "null"),
+    "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "owner"),
+    "tokens": (["<x>", 1], "a mapping like", '{"<|im_end|>": {source: b, force: true}}'),
+    "pad_vocab_to_multiple_of": (
+        [0, -8, 1.5, True, "64", math.inf],
+        "a whole number, at least 1, or null",
+        "null",
+    ),
+    "strict": ([1, 0, None, "true"], "true or false", "false"),
+    "follow_links": ([1, 0, None, "true"], "true or false", "false"),
+    "overwrite": ([1, 0, None, "true"], "true or false", "false"),
+    "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
+    "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "null"),
+    "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "auto"),
+    "checksum": (["md5", None, "SHA256"], "one of xxh3_128, blake3, sha256", "xxh3_128"),
+    "show_pbar": ([1, None, "yes"], "true or false", "false"),
+}
+CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={value!r}" for name, value in CASES])
+def test_wrong_value(name, value):
+    _, needed, example = WRONG[name]
+    with pytest.raises(SettingsError) as caught:
+        MergeSettings(**{name: value})
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f"{name} is not usable"
+    assert lines[1] == f"  found: {value!r} ({type(value).__name__})"
+    assert lines[2].startswith(f"  needed: {needed}")
+    assert lines[3:] == [f"Fix: set {name}: {example}"]
+
+
+def test_every_setting_has_a_wrong_value_here_and_its_example_is_right():
+    assert WRONG.keys() == {field.name for field in fields(MergeSettings)}
+    for name, (_, _, example) in WRONG.items():
+        value = yaml.safe_load(example)
+        MergeSettings(**{name: float(value) if name == "epsilon" else value})
+
+
+def test_all_wrong_values_at_once():
+    with pytest.raises(SettingsError) as caught:
+        settings_from({name: values[0] for name, (values, _, _) in WRONG.items()})
+    message = str(caught.value)
+    assert message.startswith(f"{len(WRONG)} problems, nothing was written:")
+    assert {problem.headline for problem in caught.value.problems} == {f"{n} is not usable" for n in WRONG}
+
+
+def test_wrong_dtype_gets_the_nearest_name():
+    with pytest.raises(SettingsError, match=r"did you mean 'bfloat16'\?"):
+        MergeSettings(dtype="bfloat")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [("T", "t"), ("dot_threshold", "DOT_THRESHOLD"), ("max_shard", "max_shard_size")]
+)
+def test_unknown_name(tmp_path, name, nearest):
+    with pytest.raises(SettingsError) as caught:
+        merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "child", **{name: 1})
+    message = str(caught.value)
+    assert f"merge has no setting {name!r} (did you mean {nearest!r}?)" in message
+    known = sorted(field.name for field in fields(MergeSettings))
+    assert f"known settings: {', '.join(known)}\n" in message
+    assert message.splitlines()[-1].startswith("Fix: ")
+
+
+def test_several_unknown_names_are_named_together():
+    with pytest.raises(SettingsError, match=r"no setting 'dtipe' \(did you mean 'dtype'\?\), 'weight'"):
+        settings_from({"dtipe": 1, "weight": 2})
+
+
+def test_settings_are_checked_before_a_model_is_looked_for(tmp_path):
+    with pytest.raises(SettingsError, match="t is not usable"):
+        merge(tmp_path / "nowhere", tmp_path / "nowhere", out=tmp_path / "child", t=2)
+
+
+def test_defaults():
+    settings = MergeSettings()
+    assert settings == settings_from({})
+    assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.5, 0.9995, 1e-8)
+    assert (settings.dtype, settings.max_shard_size, settings.tokenizer) == (None, "5GB", "union")
+    assert (settings.overwrite, settings.threads, settings.show_pbar) == (False, None, False)
+    assert settings.max_shard_nbytes == 5_000_000_000
+    assert settings.n_threads == available_cpus() >= 1
+    assert MergeSettings(threads=3).n_threads == 3
+    with pytest.raises(FrozenInstanceError):
+        settings.t = 0.1
+
+
+def test_ends_are_included():
+    for name in ("t", "DOT_THRESHOLD"):
+        assert [getattr(MergeSettings(**{name: end}), name) for end in (0, 1, 0.0, 1.0)] == [0, 1, 0, 1]
+    assert MergeSettings(epsilon=0).epsilon == 0
+
+
+def test_numbers_of_numpy_become_plain_ones():
+    """So that they can be written to YAML, and shown, as what they are."""
+    settings = MergeSettings(t=np.float64(0.25), DOT_THRESHOLD=np.float32(0.5), epsilon=np.float64(0))
+    assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.25, 0.5, 0)
+    assert {type(settings.t), type(settings.DOT_THRESHOLD), type(settings.epsilon)} == {float}
+    assert MergeSettings(threads=np.int64(2)).threads == 2
+    assert type(MergeSettings(pad_vocab_to_multiple_of=np.int64(64)).pad_vocab_to_multiple_of) is int
+
+
+@pytest.mark.parametrize(
+    ("size", "nbytes"),
+    [
+        (1, 1),
+        (5_000, 5_000),
+        ("5GB", 5 * 10**9),
+        ("5GiB", 5 * 2**30),
+        ("1.5 KB", 1500),
+        (" 2mb ", 2 * 10**6),
+        ("7B", 7),
+        ("1B", 1),
+        ("3TiB", 3 * 2**40),
+        ("0.1B", None),
+        ("5", None),
+    ],
+)
+def test_sizes(size, nbytes):
+    assert parse_nbytes(size) == nbytes
+
+
+def test_cpus_are_those_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {1, 5, 6}, raising=False)
+    assert available_cpus() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert available_cpus() == 1
+
+
+# --- each setting changes what happens ------------------------------------------------------------------
+
+
+@pytest.fixture
+def weights(tmp_path, parents):
+    """Merges with the given options and returns the child's tensors."""
+
+    def merged(**options):
+        merge(*parents, out=tmp_path / "child", overwrite=True, **options)
+        return load_file(tmp_path / "child/model.safetensors")
+
+    return merged
+
+
+def test_effect_of_t(weights):
+    results = [weights(t=t)["model.norm.weight"] for t in (0, 0.25, 0.5, 1)]
+    assert np.array_equal(results[0], tiny_tensors(1)["model.norm.weight"])
+    assert np.array_equal(results[-1], tiny_tensors(2)["model.norm.weight"])
+    assert len({result.tobytes() for result in results}) == 4
+
+
+def test_effect_of_the_threshold(tmp_path, parents):
+    slerped = merge(*parents, out=tmp_path / "x")
+    lerped = merge(*parents, out=tmp_path / "y", DOT_THRESHOLD=0)
+    assert slerped.counts == {"slerp": 4}
+    assert sum(lerped.counts.values()) == 4
+    assert set(lerped.counts) <= {"lerp: nearly parallel", "lerp: nearly opposite"}
+
+
+def test_effect_of_epsilon(tmp_path, parents):
+    assert merge(*parents, out=tmp_path / "x", epsilon=1e3).counts == {"lerp: null vector": 4}
+
+
+def test_effect_of_dtype(weights):
+    assert {tensor.dtype for tensor in weights().values()} == {np.dtype("float32")}
+    assert {tensor.dtype for tensor in weights(dtype="float16").values()} == {np.dtype("float16")}
+
+
+def test_effect_of_the_size_of_a_shard(tmp_path, parents):
+    assert len(plan_merge(*parents).shards) == 1
+    assert len(plan_merge(*parents, max_shard_size=150).shards) == 3
+    assert len(plan_merge(*parents, max_shard_size="0.00015 MB").shards) == 3
+    merge(*parents, out=tmp_path / "child", max_shard_size=150)
+    assert "model-00003-of-00003.safetensors" in names_in(tmp_path / "child")
+
+
+def test_effect_of_tokenizer(tmp_path, parents):
+    write_json(parents[1] / "tokenizer.json", tokenizer_json() | {"version": "1.0 of b"})
+    other = write_checkpoint(tmp_path / "models/c")
+    write_json(other / "tokenizer.json", tokenizer_json() | {"version": "1.0 of c"})
+    for setting, source in (("a", parents[0]), ("b", parents[1]), (str(other), other)):
+        merge(*parents, out=tmp_path / "child", tokenizer=setting, overwrite=True)
+        expected = (source / "tokenizer.json").read_bytes()
+        assert (tmp_path / "child/tokenizer.json").read_bytes() == expected
+
+
+def test_effect_of_follow_links(tmp_path, parents):
+    """A private file in the place of a licence, of a model's and of a third tokenizer's folder."""
+    (tmp_path / "id_rsa").write_text("secret")
+    third = write_checkpoint(tmp_path / "third")
+    (third / "merges.txt").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(CheckpointError, match="links lead out of the model's folder"):
+        merge(*parents, out=tmp_path / "child", tokenizer=str(third))
+    (parents[0] / "LICENSE").symlink_to(tmp_path / "id_rsa")
+    with pytest.raises(CheckpointError, match=f"LICENSE -> {tmp_path / 'id_rsa'}"):
+        merge(*parents, out=tmp_path / "child")
+    assert not (tmp_path / "child").exists()
+    merge(*parents, out=tmp_path / "child", tokenizer=str(third), follow_links=True)
+    assert (tmp_path / "child/LICENSE").read_text() == (tmp_path / "child/merges.txt").read_text() == "secret"
+
+
+def test_effect_of_overwrite(tmp_path, parents):
+    merge(*parents, out=tmp_path / "child", t=0)
+    before = (tmp_path / "child/model.safetensors").read_bytes()
+    merge(*parents, out=tmp_path / "child", t=1, overwrite=True)
+    assert (tmp_path / "child/model.safetensors").read_bytes() != before
+
+
+def test_effect_of_threads(tmp_path, parents, monkeypatch):
+    asked = []
+    import fusion_slerp.engine.executor as pipeline
+
+    class Pool(pipeline.ThreadPoolExecutor):
+        def __init__(self, workers, *arguments):
+            asked.append(workers)
+            super().__init__(workers, *arguments)
+
+    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Pool)
+    for i, threads in enumerate((1, 3, None)):
+        merge(*parents, out=tmp_path / f"{i}", threads=threads)
+    assert asked[1::2] == [n + READERS for n in (1, 3, available_cpus())]
+    assert asked[::2] == [WRITERS] * 3
+    assert len({(tmp_path / f"{i}/model.safetensors").read_bytes() for i in range(3)}) == 1
+
+
+def test_effect_of_the_memory_budget(parents):
+    """What it changes in a merge of large tensors: tests/execute/test_pipeline.py."""
+    assert plan_merge(*parents, memory_budget="1GB").memory.nbytes > 0
+    with pytest.raises(SettingsError, match="memory_budget is too small"):
+        plan_merge(*parents, memory_budget="1MB")
+
+
+@pytest.mark.usefixtures("direct")
+@pytest.mark.parametrize(("direct_io", "n_opened"), [("auto", 2), ("on", 2), ("off", 0)])
+def test_effect_of_direct_io(tmp_path, parents, monkeypatch, direct_io, n_opened):
+    opened, real = [], os.open
+
+    def remember(path, flags, *arguments):
+        opened.append(bool(flags & os.O_DIRECT))
+        return real(path, flags, *arguments)
+
+    monkeypatch.setattr(os, "open", remember)
+    merge(*parents, out=tmp_path / "child", direct_io=direct_io)
+    assert sum(opened) == n_opened
+
+
+def test_yaml_reads_a_bare_on_and_off_as_booleans():
+    for value in ("on", "off", "auto"):
+        assert MergeSettings(direct_io=yaml.safe_load(value)).direct_io == value
+
+
+def test_effect_of_the_progress_bar(tmp_path, parents, capsys):
+    merge(*parents, out=tmp_path / "quiet")
+    assert capsys.readouterr() == ("", "")
+    result = merge(*parents, out=tmp_path / "shown", show_pbar=True)
+    shown = capsys.readouterr().err
+    nbytes = sum(tensor.out.nbytes for tensor in result.plan.tensors)
+    assert "merging: 100%" in shown
+    assert f"{nbytes}/{nbytes}" in shown
+    assert "B/s" in shown

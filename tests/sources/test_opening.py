@@ -1,0 +1,485 @@
+"""From what the user calls a model to a folder: local paths, and a hub played by a small server."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
+
+import huggingface_hub
+import huggingface_hub.constants
+import huggingface_hub.utils._http
+import pytest
+import yaml
+
+from fusion_slerp import merge
+from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources.opening import is_hub_id, open_source, resolve
+from tests.models import as_torch_files, contents, write_checkpoint, write_json
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+OLD_COMMIT = "76543210fedcba9876543210fedcba9876543210"
+
+NEVER_DOWNLOADED = (
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.gguf",
+    "model.onnx",
+    "tf_model.h5",
+    "flax_model.msgpack",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state_0.pth",
+    "consolidated.safetensors",
+    "consolidated.00.pth",
+    "picture.PNG",
+    "original/consolidated.00.pth",
+    "original/params.json",
+    "onnx/config.json",
+    "runs/events.out.tfevents.1",
+)
+
+
+class Hub(ThreadingHTTPServer):
+    """The part of the hub's interface that downloading uses.
+
+    Attributes:
+        repos: Files of each repository by revision: `repos["owner/name"]["main"]["config.json"]`.
+        downloads: What was asked for with GET: `owner/name/config.json`.
+        status: Answer everything with this HTTP status, if it is set.
+        lost: Answer with an error where this file is asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
+        self.downloads: list[str] = []
+        self.status: int | None = None
+        self.lost = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+    def add(self, repo: str, folder: Path, **more: bytes) -> None:
+        """Puts a folder's files and more into a repository, on `main` and under its commit."""
+        self.repos[repo] = {"main": contents(folder) | more}
+        self.repos[repo][COMMIT] = self.repos[repo]["main"]
+
+    def downloaded(self, repo: str) -> list[str]:
+        """The files of a repository that were downloaded, sorted."""
+        prefix = repo + "/"
+        return sorted(name.removeprefix(prefix) for name in self.downloads if name.startswith(prefix))
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(tree|revision)/([^/]+))?", path)
+        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if self.server.status is not None:
+            self.answer(self.server.status, b"")
+        elif api:
+            self.answer_api(api[1], api[2], api[3] or "main")
+        elif file:
+            self.answer_file(*file.groups())
+        else:
+            self.answer(404, b"")
+
+    do_HEAD = do_GET
+
+    def answer_api(self, repo: str, what: str | None, revision: str) -> None:
+        files = self.found(repo, revision)
+        if files is None:
+            return
+        if what == "tree":
+            listed = [
+                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+                for name, data in files.items()
+            ]
+            self.answer(200, json.dumps(listed).encode())
+        else:
+            self.answer(200, json.dumps({"id": repo, "sha": commit_of(revision), "siblings": []}).encode())
+
+    def answer_file(self, repo: str, revision: str, name: str) -> None:
+        files = self.found(repo, revision)
+        if files is None:
+            return
+        if name not in files:
+            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        if name == self.server.lost:
+            self.answer(500, b"")
+            return
+        if self.command == "GET":
+            self.server.downloads.append(f"{repo}/{name}")
+        etag = hashlib.sha1(files[name]).hexdigest()
+        self.answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(revision)})
+
+    def found(self, repo: str, revision: str) -> dict[str, bytes] | None:
+        if repo not in self.server.repos:
+            self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
+        elif revision not in self.server.repos[repo]:
+            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            return self.server.repos[repo][revision]
+        return None
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def commit_of(revision: str) -> str:
+    return {"main": COMMIT, "v1": OLD_COMMIT}.get(revision, revision)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A running hub that huggingface_hub talks to, with an empty cache and no waiting between attempts."""
+    server = Hub()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    constants = huggingface_hub.constants
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda seconds: None))
+    huggingface_hub.utils.disable_progress_bars()
+    monkeypatch.chdir(tmp_path)
+    yield server
+    huggingface_hub.utils.enable_progress_bars()
+    stop(server)
+
+
+def stop(server: Hub) -> None:
+    """Ends the server and the connections to it; new ones are refused."""
+    huggingface_hub.close_session()
+    server.shutdown()
+    server.server_close()
+
+
+def message_of(source) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        open_source(source)
+    text = str(caught.value)
+    assert text.splitlines()[-1].startswith("Fix: ")
+    return text
+
+
+def reason_of(source) -> str:
+    """What the hub's line says in the message of a model that nobody has."""
+    lines = message_of(source).splitlines()
+    assert lines[:2] == ["neither a local folder nor to be had from the hub", f"  model: {source}"]
+    assert "hf auth login" in lines[3]
+    assert len(lines) == 4
+    return lines[2].removeprefix("  hub: ")
+
+
+# --- local folders --------------------------------------------------------------------------------------
+
+
+def test_a_folder_by_path_text_and_home(tmp_path, monkeypatch):
+    folder = write_checkpoint(tmp_path / "a")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for source in (folder, str(folder), "~/a", "a", "./a", "a/"):
+        checkpoint = open_source(source)
+        assert checkpoint.folder.resolve() == folder
+        assert (checkpoint.source, checkpoint.revision) == (os.fspath(source), None)
+
+
+def test_a_folder_wins_over_the_hub(hub, tmp_path):
+    hub.add("owner/name", write_checkpoint(tmp_path / "x", seed=1))
+    write_checkpoint(tmp_path / "owner/name", seed=2)
+    assert resolve("owner/name") == (Path("owner/name"), None)
+    assert hub.downloads == []
+
+
+@pytest.mark.parametrize("source", ["{}/llama-tuned", "./llama-tuned", "models/llama-tuned", "~/llama-tuned"])
+def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(hub, tmp_path, monkeypatch, source):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in ("models/llama-tune", "llama-tune"):
+        (tmp_path / folder).mkdir(parents=True)
+    source = source.format(tmp_path)
+    lines = message_of(source).splitlines()
+    assert lines[0] == f"{source}: model not found"
+    assert lines[1] == f"  path: {Path(source).expanduser().absolute()}"
+    assert lines[2] == "  found: no such folder (did you mean 'llama-tune'?)"
+    assert hub.downloads == []
+
+
+def test_a_file_is_not_a_folder(tmp_path):
+    folder = write_checkpoint(tmp_path / "a")
+    lines = message_of(folder / "model.safetensors").splitlines()
+    assert lines[:3] == [
+        "a model must be a folder",
+        f"  path: {folder / 'model.safetensors'}",
+        "  found: a file",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpt2", True),
+        ("owner/name", True),
+        ("Owner-1/na.me_2", True),
+        ("owner/name@main", True),
+        ("owner/name@refs/pr/1", True),
+        ("gpt2@v1.0", True),
+        ("./name", False),
+        ("../owner/name", False),
+        ("/owner/name", False),
+        ("~/name", False),
+        ("~name", False),
+        ("owner/name/more", False),
+        ("owner/", False),
+        ("owner name/x", False),
+        ("C:\\models\\x", False),
+        ("", False),
+        ("models/x", False),
+    ],
+)
+def test_form_of_a_hub_id(tmp_path, monkeypatch, text, expected):
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(text) is expected
+
+
+# --- what is downloaded ---------------------------------------------------------------------------------
+
+
+def test_only_what_is_read_is_downloaded(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/rag.jinja").write_text("x")
+    small = (
+        "README.md",
+        "LICENSE",
+        "generation_config.json",
+        "tokenizer.model",
+        "modeling_x.py",
+        "USE_POLICY.md",
+    )
+    hub.add("owner/name", folder, **{name: name.encode() for name in (*NEVER_DOWNLOADED, *small)})
+    checkpoint = open_source("owner/name")
+    wanted = {*contents(folder), *small}
+    assert set(hub.downloaded("owner/name")) == wanted
+    assert set(contents(checkpoint.folder)) == wanted
+    assert (checkpoint.revision, checkpoint.source) == (COMMIT, "owner/name")
+    assert {entry.file.read_bytes() for entry in checkpoint.tensors.values()} == {
+        (folder / "model.safetensors").read_bytes()
+    }
+
+
+def test_only_the_shards_that_the_index_names(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    more = {"model-00001-of-00003.safetensors": b"x"} | dict.fromkeys(NEVER_DOWNLOADED, b"x")
+    hub.add("owner/name", folder, **more)
+    checkpoint = open_source("owner/name")
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
+    assert checkpoint.tensors.keys() == open_source(folder).tensors.keys()
+
+
+def test_the_single_file_is_preferred_as_in_a_folder(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    single = write_checkpoint(tmp_path / "y", seed=5)
+    hub.add("owner/name", folder, **{"model.safetensors": (single / "model.safetensors").read_bytes()})
+    open_source("owner/name")
+    weights = [name for name in hub.downloaded("owner/name") if "safetensors" in name]
+    assert weights == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_torch_files_where_there_are_no_safetensors(hub, tmp_path, n_shards):
+    folder = as_torch_files(write_checkpoint(tmp_path / "x"), n_shards)
+    more = {"training_args.bin": b"x", "pytorch_model-00001-of-00009.bin": b"x", "model.gguf": b"x"}
+    hub.add("owner/name", folder, **more)
+    checkpoint = open_source("owner/name")
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
+    assert checkpoint.tensors.keys() == open_source(folder).tensors.keys()
+
+
+def test_torch_files_in_the_place_of_an_index_whose_files_are_gone(hub, tmp_path):
+    folder = as_torch_files(write_checkpoint(tmp_path / "x"))
+    write_json(
+        folder / "model.safetensors.index.json", {"weight_map": {"w": "model-00001-of-00001.safetensors"}}
+    )
+    hub.add("owner/name", folder)
+    checkpoint = open_source("owner/name")
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
+    (warning,) = checkpoint.warnings
+    assert "model.safetensors.index.json lists files none of which exists" in warning
+
+
+def test_no_weights_for_a_tokenizer(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    hub.add("owner/name", folder)
+    assert resolve("owner/name", weights=False)[1] == COMMIT
+    assert hub.downloaded("owner/name") == ["config.json", "tokenizer.json", "tokenizer_config.json"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit", "seed"),
+    [("", COMMIT, 1), ("@main", COMMIT, 1), ("@v1", OLD_COMMIT, 2), (f"@{OLD_COMMIT}", OLD_COMMIT, 2)],
+)
+def test_revision(hub, tmp_path, revision, commit, seed):
+    new, old = (write_checkpoint(tmp_path / f"{i}", seed=i) for i in (1, 2))
+    hub.add("owner/name", new)
+    hub.repos["owner/name"] |= dict.fromkeys(("v1", OLD_COMMIT), contents(old))
+    checkpoint = open_source(f"owner/name{revision}")
+    assert checkpoint.revision == commit
+    expected = (tmp_path / f"{seed}/model.safetensors").read_bytes()
+    assert (checkpoint.folder / "model.safetensors").read_bytes() == expected
+
+
+# --- what cannot be had ---------------------------------------------------------------------------------
+
+
+def test_only_formats_that_are_not_read(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x")
+    (folder / "model.safetensors").unlink()
+    hub.add("owner/name", folder, **{"model.gguf": b"x"})
+    lines = message_of("owner/name").splitlines()
+    assert lines[:3] == [
+        "no weights that can be read",
+        "  model: owner/name",
+        "  found: model.gguf, a format or name that is not read",
+    ]
+    assert hub.downloads == []
+
+
+@pytest.mark.parametrize("index", [b"[]", b'{"weight_map": {"w": ["x"]}}', b"{", b"\xff", b"{}"])
+def test_damaged_index(hub, tmp_path, index):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    (folder / "model.safetensors.index.json").write_bytes(index)
+    hub.add("owner/name", folder)
+    message = message_of("owner/name")
+    assert "no usable" in message
+    assert "model.safetensors.index.json" in message
+
+
+def test_a_shard_that_the_hub_does_not_have(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    (folder / "model-00002-of-00002.safetensors").unlink()
+    hub.add("owner/name", folder)
+    assert "1 of 2 shards missing: model-00002-of-00002.safetensors" in message_of("owner/name")
+
+
+@pytest.mark.parametrize(("source", "status"), [("owner/nobody", "401"), ("owner/name@nowhere", "404")])
+def test_unknown_id_or_revision(hub, tmp_path, source, status):
+    hub.add("owner/name", write_checkpoint(tmp_path / "x"))
+    assert status in reason_of(source)
+
+
+def test_a_folder_of_almost_that_name_is_suggested(hub, tmp_path):
+    (tmp_path / "llama-tuned").mkdir()
+    assert "  model: llama-tune (did you mean 'llama-tuned'?)" in message_of("llama-tune").splitlines()
+
+
+@pytest.mark.parametrize("status", [403, 500, 503])
+def test_hub_that_refuses_or_fails(hub, status):
+    hub.status = status
+    assert str(status) in reason_of("owner/name")
+
+
+def test_no_network(hub):
+    stop(hub)
+    assert "refused" in reason_of("owner/name").lower()
+
+
+def test_offline(hub, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "offline" in reason_of("owner/name").lower()
+
+
+@pytest.mark.parametrize("trouble", ["no network", "offline", "failing"])
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_what_was_downloaded_serves_without_the_hub(hub, tmp_path, monkeypatch, caplog, trouble, n_shards):
+    folder = write_checkpoint(tmp_path / "x", n_shards=n_shards)
+    hub.add("owner/name", folder, **dict.fromkeys(NEVER_DOWNLOADED, b"x"))
+    first = open_source("owner/name@main")
+    hub.downloads.clear()
+    if trouble == "no network":
+        stop(hub)
+    elif trouble == "offline":
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    else:
+        hub.status = 503
+    assert open_source("owner/name@main") == first
+    assert open_source(f"owner/name@{COMMIT}").tensors == first.tensors
+    assert hub.downloads == []
+    ours = [r.getMessage() for r in caplog.records if r.name.startswith("fusion_slerp")]
+    assert [message.partition(",")[0] for message in ours] == [
+        "owner/name@main: taken from the local cache",
+        f"owner/name@{COMMIT}: taken from the local cache",
+    ]
+
+
+def test_a_download_that_stops_halfway_is_not_taken_for_the_model(hub, tmp_path):
+    folder = write_checkpoint(tmp_path / "x", n_shards=2)
+    hub.add("owner/name", folder)
+    hub.lost = "model-00002-of-00002.safetensors"
+    assert "try again" in reason_of("owner/name")
+    hub.lost = ""
+    assert open_source("owner/name").tensors.keys() == open_source(folder).tensors.keys()
+
+
+def test_both_parents_that_cannot_be_had_are_reported_together(hub, tmp_path):
+    with pytest.raises(CheckpointError) as caught:
+        merge("owner/first", "owner/second", out=tmp_path / "child")
+    assert "owner/first" in str(caught.value)
+    assert "owner/second" in str(caught.value)
+    assert not (tmp_path / "child").exists()
+
+
+# --- a whole merge --------------------------------------------------------------------------------------
+
+
+def test_merge_of_two_hub_models_by_the_environment_alone(hub, tmp_path):
+    """A process of its own, told by HF_ENDPOINT and HF_HOME, as a user would."""
+    card = {"license": "llama3", "license_name": "x", "tags": ["not", "ours"]}
+    for name, seed in (("first", 1), ("second", 2)):
+        folder = write_checkpoint(tmp_path / name, seed=seed)
+        (folder / "README.md").write_text(f"---\n{yaml.safe_dump(card)}---\n# {name}\n")
+        hub.add(f"owner/{name}", folder, **dict.fromkeys(NEVER_DOWNLOADED, b"x"))
+    code = "import fusion_slerp; fusion_slerp.merge('owner/first@main', 'owner/second', out='child', t=0.25)"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("first", "second"):
+        assert set(hub.downloaded(f"owner/{name}")) == set(contents(tmp_path / name))
+    text = (tmp_path / "child/README.md").read_text()
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert metadata["base_model"] == ["owner/first", "owner/second"]
+    assert metadata["base_model_relation"] == "merge"
+    assert (metadata["license"], metadata["license_name"]) == ("llama3", "x")
+    assert f"| 0 | owner/first | {COMMIT} |" in text
+    assert f"merge('owner/first@{COMMIT}', 'owner/second@{COMMIT}', out='child', t=0.25)" in text
+    merge(tmp_path / "first", tmp_path / "second", out=tmp_path / "same", t=0.25)
+    same, child = (contents(tmp_path / name) for name in ("same", "child"))
+    assert same["model.safetensors"] == child["model.safetensors"]
