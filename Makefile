@@ -44,9 +44,10 @@ test-env: ## Fresh environment with all tools, this folder installed in it as ed
 $(READY):
 	$(MAKE) test-env
 
-lint: | $(READY) ## Check style and formatting
+lint: | $(READY) ## Check style, formatting, and that imports run downward
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
+	$(TEST_ENV)/bin/lint-imports
 
 format: | $(READY) ## Mend style and formatting
 	$(RUN) ruff check --fix .

@@ -24,12 +24,54 @@ def fusion_slerp(parent_b: str = "b", **options: object) -> Command:
     return command
 
 
+def at_commit(checkout: Path) -> Command:
+    """The package as it is in another checkout."""
+
+    def command(a: Path, b: Path, out: Path) -> list[str]:
+        return ["env", f"PYTHONPATH={checkout}", *fusion_slerp()(a, b, out)]
+
+    return command
+
+
+def linear(a: Path, b: Path, out: Path) -> list[str]:
+    """The weighted average of three models: a, b, and c next to them."""
+    models = ", ".join(repr(str(a.with_name(name))) for name in "abc")
+    weights = {"a": 0.4, "b": 0.35, "c": 0.25}
+    call = f"merge({models}, method='linear', weight={weights}, out={str(out)!r})"
+    return [
+        sys.executable,
+        "-c",
+        f"from fusion_slerp import merge; print('engine_s=', {call}.elapsed_s, sep='')",
+    ]
+
+
+def floor_of_three(a: Path, b: Path, out: Path) -> list[str]:
+    """Reading all three models and writing the output, and nothing else."""
+    return [*io_floor(a, b, out), str(a.with_name("c"))]
+
+
+def mergekit_linear(environment: Path) -> Command:
+    """mergekit's linear of the same three models."""
+
+    def command(a: Path, b: Path, out: Path) -> list[str]:
+        weights = {"a": 0.4, "b": 0.35, "c": 0.25}
+        models = "".join(
+            f"- model: {a.with_name(name)}\n  parameters: {{weight: {weight}}}\n"
+            for name, weight in weights.items()
+        )
+        recipe = out.with_suffix(".yml")
+        recipe.write_text(f"merge_method: linear\nmodels:\n{models}dtype: bfloat16\n")
+        return [str(environment / "bin" / "mergekit-yaml"), str(recipe), str(out), "--copy-tokenizer"]
+
+    return command
+
+
 def without_safety(max_shard_size: str) -> Command:
     """The same merge without digests, journal, lock, manifest, fsync and rename: the engine alone."""
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from fusion_slerp.planning.layout import ShardWriter\n"
+        "from fusion_slerp.output.shard_writer import ShardWriter\n"
         "from fusion_slerp.engine.executor import execute\n"
         "from fusion_slerp.api import plan_merge\n"
         "from fusion_slerp.output.model_card import card_parent, model_card\n"
@@ -41,9 +83,11 @@ def without_safety(max_shard_size: str) -> Command:
         "    def finish(self, shard):\n"
         "        pass\n"
         "with Unsynced(out, plan.shards) as writer:\n"
-        "    reports = execute(plan, writer)\n"
-        "write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), out)\n"
-        "card = model_card([card_parent(plan.a), card_parent(plan.b)], plan.settings, reports, out.name)\n"
+        "    reports = []\n"
+        "    execute(plan, writer, lambda file: reports.extend(file.reports))\n"
+        "write_side_files(side_files(plan.parents['a'], plan.tokenizer, plan.configs), out)\n"
+        "cards = {label: card_parent(parent) for label, parent in plan.parents.items()}\n"
+        "card = model_card(cards, plan.settings, reports, out.name)\n"
         "(out / 'README.md').write_text(card)\n"
     )
     return lambda a, b, out: [sys.executable, "-c", code, str(a), str(b), str(out)]

@@ -24,24 +24,25 @@ from fusion_slerp.sources.positioned_io import open_for_reading, read_at
 
 CHUNK_NBYTES = 2 << 20
 
-Piece = tuple[int, int, OutputFile, int, int]
-"""Descriptors of a and b, the output, first byte and number of bytes."""
+Piece = tuple[list[int], OutputFile, int, int]
+"""Descriptors of the models' files, the output, first byte and number of bytes."""
 
 
-def floor(a: Path, b: Path, out: Path) -> None:
-    """Reads every weight file of `a` and `b`, and writes those of `a` to `out`."""
+def floor(a: Path, b: Path, out: Path, *others: Path) -> None:
+    """Reads every weight file of all models, and writes those of `a` to `out`."""
     out.mkdir()
     n_threads = available_cpus() + READERS
-    others = BufferPool(CHUNK_NBYTES, n_threads)
+    scratches = BufferPool(CHUNK_NBYTES, n_threads)
     copies = BufferPool(CHUNK_NBYTES, n_threads + WRITERS * (1 + WAITING_RESULTS))
     outputs: list[OutputFile] = []
     with ThreadPoolExecutor(WRITERS) as writers, ThreadPoolExecutor(n_threads) as readers:
 
         def read(piece: Piece) -> Future[None]:
-            source, other, output, start, nbytes = piece
-            scratch = others.take()
-            read_at(other, scratch[:nbytes].data, start)
-            others.give(scratch)
+            (source, *sources), output, start, nbytes = piece
+            scratch = scratches.take()
+            for other in sources:
+                read_at(other, scratch[:nbytes].data, start)
+            scratches.give(scratch)
             copy = copies.take()
             read_at(source, copy[:nbytes].data, start)
             return writers.submit(write, output, copy, start, nbytes)
@@ -50,7 +51,7 @@ def floor(a: Path, b: Path, out: Path) -> None:
             output.write(copy[:nbytes].data, start)
             copies.give(copy)
 
-        for written in list(readers.map(read, _pieces(a, b, out, outputs))):
+        for written in list(readers.map(read, _pieces([a, b, *others], out, outputs))):
             written.result()
     for output in outputs:
         output.close()
@@ -59,16 +60,16 @@ def floor(a: Path, b: Path, out: Path) -> None:
             os.fsync(stream.fileno())
 
 
-def _pieces(a: Path, b: Path, out: Path, outputs: list[OutputFile]) -> Iterator[Piece]:
-    for file in sorted(a.glob("*.safetensors")):
+def _pieces(models: list[Path], out: Path, outputs: list[OutputFile]) -> Iterator[Piece]:
+    for file in sorted(models[0].glob("*.safetensors")):
         nbytes = file.stat().st_size
-        source, other = (open_for_reading(parent / file.name) for parent in (a, b))
+        sources = [open_for_reading(model / file.name) for model in models]
         outputs.append(OutputFile(out / file.name, nbytes, "auto"))
         for start in range(0, nbytes, CHUNK_NBYTES):
-            yield source, other, outputs[-1], start, min(CHUNK_NBYTES, nbytes - start)
+            yield sources, outputs[-1], start, min(CHUNK_NBYTES, nbytes - start)
 
 
 if __name__ == "__main__":
     started = time.perf_counter()
-    floor(*map(Path, sys.argv[1:4]))
+    floor(*map(Path, sys.argv[1:]))
     print(f"engine_s={time.perf_counter() - started}")

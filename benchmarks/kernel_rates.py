@@ -47,8 +47,10 @@ def kernel_rates() -> list[dict[str, object]]:
             {
                 "a": type_a.name,
                 "b": type_b.name,
-                "measure_gb_s": best_rate(lambda a=a, b=b: kernels.measure(a, b), nbytes),
-                "combine_gb_s": best_rate(lambda a=a, b=b, o=out: kernels.combine(a, b, 0.4, 0.7, o), nbytes),
+                "measure_gb_s": best_rate(lambda a=a, b=b: kernels.gram((a, b)), nbytes),
+                "combine_gb_s": best_rate(
+                    lambda a=a, b=b, o=out: kernels.weighted_sum((a, b), (0.4, 0.7), o), nbytes
+                ),
             }
         )
     return rows

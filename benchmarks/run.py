@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import contenders
 from processes import Command, about_this_machine, digest, in_turn, make_parents, measure, write_json
 
+HERE = Path(__file__).absolute().parents[1]
 RESULTS = Path(__file__).with_name("results")
-OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
+OURS, FLOOR, MERGEKIT, BEFORE = "fusion_slerp", "I/O floor", "mergekit", "before"
 VOCABULARIES = ("b", "b-32-more", "b-own", "b-permuted")
 """Parents b of `checkpoints.py`: the tokens of a, more, some of their own, and all in other rows."""
 
@@ -36,12 +38,28 @@ LAYERS = ("3", "11", "22", "65")
 class Bench:
     """What every experiment needs: a folder for checkpoints, the number of runs, the peers."""
 
-    def __init__(self, folder: Path, n_runs: int, mergekit: Path | None) -> None:
+    def __init__(self, folder: Path, n_runs: int, mergekit: Path | None, commit: str) -> None:
         self._folder = folder
         self._n_runs = n_runs
+        self._commit = commit
         self.ours: dict[str, Command] = {OURS: contenders.fusion_slerp()}
         self.floor: dict[str, Command] = {FLOOR: contenders.io_floor}
         self.mergekit: dict[str, Command] = {MERGEKIT: contenders.mergekit(mergekit)} if mergekit else {}
+        self.mergekit_linear: dict[str, Command] = (
+            {MERGEKIT: contenders.mergekit_linear(mergekit)} if mergekit else {}
+        )
+
+    @contextmanager
+    def before(self) -> Iterator[Path]:
+        """A checkout of the commit that is compared with, for a while."""
+        with tempfile.TemporaryDirectory() as folder:
+            checkout = Path(folder) / "before"
+            git = ["git", "-C", str(HERE), "worktree"]
+            subprocess.run([*git, "add", "--detach", str(checkout), self._commit], check=True)
+            try:
+                yield checkout
+            finally:
+                subprocess.run([*git, "remove", "--force", str(checkout)], check=True)
 
     def parents(self, shape: str) -> tuple[Path, Path, int]:
         """The checkpoints of a shape and the bytes of their weight files; one shape at a time on the disk."""
@@ -124,6 +142,20 @@ def threads(bench: Bench) -> list[dict[str, object]]:
     return [result | {"sha256": digests}]
 
 
+def linear(bench: Bench) -> list[dict[str, object]]:
+    """The weighted average of three models of 1.1 billion parameters, warm."""
+    commands: dict[str, Command] = {OURS: contenders.linear, FLOOR: contenders.floor_of_three}
+    return [bench.compare("three", commands | bench.mergekit_linear)]
+
+
+def commits(bench: Bench) -> list[dict[str, object]]:
+    """This checkout beside the commit of `--before`, on four shapes."""
+    with bench.before() as before:
+        commands = {BEFORE: contenders.at_commit(before), OURS: contenders.at_commit(HERE)}
+        found = [bench.compare(shape, dict(commands)) for shape in ("22", "small-tensors", "tiny")]
+        return [*found, bench.compare("22", dict(commands), cold=True)]
+
+
 def kernels(bench: Bench) -> list[dict[str, object]]:
     """The kernels alone, by type."""
     script = str(Path(__file__).with_name("kernel_rates.py"))  # apart: this process must stay small
@@ -132,7 +164,8 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
 
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
-    run.__name__: run for run in (peers, sizes, cold, shapes, vocabularies, safety, threads, kernels)
+    run.__name__: run
+    for run in (peers, sizes, cold, shapes, vocabularies, safety, threads, kernels, linear, commits)
 }
 
 
@@ -144,6 +177,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT")
     parser.add_argument("--mergekit", type=Path, help="virtual environment with mergekit; default: left out")
+    parser.add_argument(
+        "--before", default="HEAD~1", help="commit that `commits` compares with (default HEAD~1)"
+    )
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
     args = parser.parse_args()
     if unknown := [name for name in args.experiments if name not in EXPERIMENTS]:
@@ -155,9 +191,9 @@ def main() -> None:
     """Runs the experiments and writes one JSON file for each."""
     args = arguments()
     mergekit = args.mergekit.absolute() if args.mergekit else None
-    for name in args.experiments or EXPERIMENTS:
+    for name in args.experiments or [name for name in EXPERIMENTS if name != commits.__name__]:
         with tempfile.TemporaryDirectory() as folder:
-            found = EXPERIMENTS[name](Bench(Path(folder), args.runs, mergekit))
+            found = EXPERIMENTS[name](Bench(Path(folder), args.runs, mergekit, args.before))
         command = " ".join(["python", "benchmarks/run.py", *(Path(arg).name for arg in sys.argv[1:])])
         result = about_this_machine(mergekit) | {"command": command, "experiment": name, "results": found}
         file = RESULTS / f"{name}-{time.strftime('%Y-%m-%d')}.json"

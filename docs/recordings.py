@@ -2,7 +2,7 @@
 
     make recordings
 
-The models are those of the demo, in a folder of their own as `plays` and `code`. Times and free room are
+The models are those of the demo, in a folder of their own as `plays` and `code`. Times and free space are
 those of the machine it runs on.
 """
 
@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Makes what the commands name: models, one that does not fit, a child, a damaged one, a recipe."""
+    """Makes what the commands name: models, a misfit, a merged model, a damaged one, a recipe."""
     for name in ("plays", "code"):
         (folder / name).symlink_to(DEMO / name)
     shutil.copytree(DEMO / "code", folder / "wide")

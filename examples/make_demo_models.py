@@ -1,8 +1,8 @@
 """Makes the two demo models of fusion_slerp: one ancestor, then a child on plays and a child on code.
 
 The ancestor is a Llama of 1.9 million parameters that reads Shakespeare and the Python standard library in
-equal parts. Each child goes on from the ancestor's weights with one of the two texts alone, so it gains on
-that text and forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean
+equal parts. Each child is trained further on one of the two texts alone, so it gains on that text and
+forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean
 loss on the held-out texts than either child. The table printed at the end shows whether it does.
 
 Run it with `python examples/make_demo_models.py --out DIR`. Needs torch, transformers and

@@ -1,4 +1,4 @@
-"""SLERP merging of two causal language models: streaming, exactly rounded, crash-safe.
+"""Merging of causal language models by their weights: streaming, exactly rounded, crash-safe.
 
 Names resolve on first use, so `import fusion_slerp` costs milliseconds and the plain merge
 needs neither transformers nor fusion_bench.
@@ -7,7 +7,7 @@ needs neither transformers nor fusion_bench.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fusion_slerp._version import __version__
+from fusion_slerp._version import __version__ as __version__
 
 _HOMES = {
     "merge": "fusion_slerp.api",
@@ -16,9 +16,11 @@ _HOMES = {
     "clean": "fusion_slerp.output.unfinished",
     "MergeResult": "fusion_slerp.api",
     "MergeSettings": "fusion_slerp.settings.merge_settings",
+    "make_settings": "fusion_slerp.settings.merge_settings",
     "Verification": "fusion_slerp.verification.findings",
     "MergePlan": "fusion_slerp.planning.plan",
     "slerp": "fusion_slerp.engine.in_memory",
+    "LinearForCausalLM": "fusion_slerp.fusion_bench_plugin.linear_for_causal_lm",
     "SlerpForCausalLM": "fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm",
     "PerplexityTaskPool": "fusion_slerp.fusion_bench_plugin.perplexity_task_pool",
     "FusionSlerpError": "fusion_slerp.errors",
@@ -31,6 +33,7 @@ _HOMES = {
 __all__ = [
     "CheckpointError",
     "FusionSlerpError",
+    "LinearForCausalLM",
     "MergePlan",
     "MergeResult",
     "MergeSettings",
@@ -40,8 +43,8 @@ __all__ = [
     "SettingsError",
     "SlerpForCausalLM",
     "Verification",
-    "__version__",
     "clean",
+    "make_settings",
     "merge",
     "plan_merge",
     "slerp",
@@ -58,11 +61,12 @@ if TYPE_CHECKING:
         OutputError,
         SettingsError,
     )
+    from fusion_slerp.fusion_bench_plugin.linear_for_causal_lm import LinearForCausalLM
     from fusion_slerp.fusion_bench_plugin.perplexity_task_pool import PerplexityTaskPool
     from fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm import SlerpForCausalLM
     from fusion_slerp.output.unfinished import clean
     from fusion_slerp.planning.plan import MergePlan
-    from fusion_slerp.settings.merge_settings import MergeSettings
+    from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
     from fusion_slerp.verification.findings import Verification
     from fusion_slerp.verification.verify import verify
 

@@ -1,20 +1,20 @@
-"""The front door: merge two checkpoints to a folder, or into memory."""
+"""The front door: merge models to a folder, or into memory."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.engine.executor import execute
-from fusion_slerp.engine.memory_sink import MemorySink
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, count_rules
-from fusion_slerp.errors import FusionSlerpError, raise_all
+from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, raise_all
+from fusion_slerp.garbage import rare_searches
 from fusion_slerp.interruption import dies_by_signals
 from fusion_slerp.output.child_files import write_beside, write_manifest, write_records, write_weights
 from fusion_slerp.output.identity import merge_identity
@@ -28,7 +28,8 @@ from fusion_slerp.output.unfinished import check_unfinished, find_unfinished
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.planning.resources import check_resources
-from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
+from fusion_slerp.settings.labels import BASE, labels
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.sources.regular_files import reading_models
@@ -38,17 +39,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Model = str | os.PathLike[str]
+"""A folder, or a hub id, with `@revision` if wanted."""
+
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
     """What a merge made.
 
     Attributes:
-        out: The child's folder.
+        out: The merged model's folder.
         plan: What was decided before any weight was read.
-        report: What happened to each tensor, in the order of the child's files.
-        elapsed_s: Wall time in seconds, reading headers to the published folder.
+        report: What happened to each tensor, in the order of the files.
+        elapsed_s: Wall time in seconds: of the preparation and of the merge, not of what lay between them.
         n_resumed: Weight files that an interrupted run of the same merge had finished.
+        nbytes_read: Bytes of weights that were read.
+        nbytes_made: Bytes of weight files that were made, without those of the interrupted run.
     """
 
     out: Path
@@ -56,6 +62,8 @@ class MergeResult:
     report: tuple[TensorReport, ...]
     elapsed_s: float
     n_resumed: int = 0
+    nbytes_read: int = 0
+    nbytes_made: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -70,61 +78,75 @@ class MergeResult:
         return f"{self.out}: {len(self.report)} tensors ({rules}), {size}"
 
 
-def plan_merge(a: str | os.PathLike[str], b: str | os.PathLike[str], **options: Any) -> MergePlan:
+def plan_merge(*models: Model, base: Model | None = None, **options: Any) -> MergePlan:
     """Returns what `merge` would do, from headers and configs alone; writes nothing.
 
     Args:
-        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
-        b: Parent b (t = 1).
-        **options: The fields of `MergeSettings`.
+        *models: The models, in their order: a, b, c, ...
+        base: Their ancestor, for a method that takes one.
+        **options: The options of the merge; see `MergeSettings` and the method's.
 
     Raises:
         FusionSlerpError: As `merge`.
     """
-    settings = settings_from(options)
-    with reading_models():
-        return make_plan(*_open_both(a, b, settings), settings)
+    settings = make_settings(**options)
+    with reading_models(), rare_searches():
+        return make_plan(open_parents(models, base, settings), settings)
 
 
-def _open_both(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], settings: MergeSettings
-) -> tuple[Checkpoint, Checkpoint]:
-    """Opens both parents; what is wrong with either is raised together."""
-    opened, failures = [], []
-    for source in (a, b):
+def open_parents(
+    models: Sequence[Model], base: Model | None, settings: MergeSettings
+) -> dict[str, Checkpoint]:
+    """Opens the models and labels them; what is wrong with any is raised together.
+
+    Raises:
+        SettingsError: The method takes no base, or needs one.
+        CheckpointError: A model cannot be opened.
+    """
+    raise_all(_wrong_base(base, settings))
+    named = dict(zip(labels(len(models)), models, strict=True)) | ({BASE: base} if base is not None else {})
+    opened: dict[str, Checkpoint] = {}
+    failures = []
+    for label, source in named.items():
         try:
-            opened.append(open_source(source, settings.follow_links))
+            opened[label] = open_source(source, settings.follow_links)
         except FusionSlerpError as error:
             failures.append(error)
     raise_all(failures)
-    return opened[0], opened[1]
+    return opened
 
 
-def merge(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    *,
-    out: str | os.PathLike[str],
-    **options: Any,
-) -> MergeResult:
-    """Merges two causal language models into the folder `out`, streaming.
+def _wrong_base(base: Model | None, settings: MergeSettings) -> list[Problem]:
+    if (base is not None) == settings.how.takes_base:
+        return []
+    fields = (("method", settings.method), ("base", base))
+    what, fix = ("takes no", "leave out base")
+    if base is None:
+        what, fix = "needs a", "name the models' ancestor as base"
+    return [Problem(SettingsError, f"{settings.method} {what} base", fields, fix)]
 
-    The folder appears complete or not at all. If the merge is interrupted, the same call goes on where
+
+def merge(*models: Model, out: Model, base: Model | None = None, **options: Any) -> MergeResult:
+    """Merges causal language models into the folder `out`, streaming.
+
+    The folder appears complete or not at all. If the merge is interrupted, the same call resumes where
     it stopped. Memory use depends neither on the size of the models nor on that of their largest tensor.
 
     Args:
-        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
-        b: Parent b (t = 1).
-        out: The child's folder; must not exist unless `overwrite=True`.
-        **options: The fields of `MergeSettings`.
+        *models: The models, in their order: a, b, c, ... Each a folder, or a hub id, with `@revision` if
+            wanted. SLERP, the default method, takes two: the first is t = 0, the second t = 1.
+        out: The merged model's folder; must not exist unless `overwrite=True`.
+        base: Their ancestor, for a method that takes one.
+        **options: The options of the merge; see `MergeSettings` and the method's.
 
     Raises:
-        SettingsError: An option is unknown or has no usable value.
-        CheckpointError: A parent is missing, damaged, quantised, or holds NaN or infinity.
-        MismatchError: The parents do not belong together.
-        OutputError: The child cannot be written at `out`.
+        SettingsError: An option is unknown or has an invalid value, or the method takes another number of
+            models.
+        CheckpointError: A model is missing, damaged, quantised, or holds NaN or infinity.
+        MismatchError: The models do not belong together.
+        OutputError: The merged model cannot be written at `out`.
     """
-    return run_merge(prepare_merge(a, b, out, **options))
+    return run_merge(prepare_merge(models, out, base, **options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,108 +154,126 @@ class PreparedMerge:
     """A merge of which everything is decided and checked, and nothing is written.
 
     Attributes:
-        target: The child's folder, an absolute real path.
-        parents: Both, with all their layers.
+        target: The merged model's folder, an absolute real path.
         plan: What happens to every tensor.
-        files: The files beside the weights.
-        identity: What an interrupted merge must have in common with this one to be gone on with.
-        started: When the preparation began, on `time.perf_counter`.
+        files: The files next to the weights.
+        identity: What an interrupted merge must have in common with this one to be resumed.
+        elapsed_s: Wall time of the preparation in seconds.
     """
 
     target: Path
-    parents: tuple[Checkpoint, Checkpoint]
     plan: MergePlan
     files: Mapping[str, SideFile]
     identity: Identity
-    started: float
+    elapsed_s: float
 
     @property
-    def fingerprints(self) -> dict[str, Any]:
-        """What the parents are recognised by."""
-        return {side: self.identity[side] for side in ("a", "b")}
+    def parents(self) -> Mapping[str, Checkpoint]:
+        """The models by label."""
+        return self.plan.parents
+
+    @property
+    def fingerprints(self) -> Mapping[str, Any]:
+        """What the models are recognised by, by label."""
+        return self.identity["parents"]
 
     @property
     def nbytes_written(self) -> int:
-        """Bytes of all files of the child but its card, manifest, report and index."""
+        """Bytes of all files of the merged model but its card, manifest, report and index."""
         return self.plan.nbytes_written + sum(map(nbytes_of, self.files.values()))
 
 
+@rare_searches()
 def prepare_merge(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], out: str | os.PathLike[str], **options: Any
+    models: Sequence[Model], out: Model, base: Model | None = None, **options: Any
 ) -> PreparedMerge:
     """Does all of `merge` that comes before the first weight; arguments and errors are the same."""
     started = time.perf_counter()
-    settings = settings_from(options)
+    settings = make_settings(**options)
     target = Path(out).expanduser().resolve()
-    parents = _open_both(a, b, settings)
-    folders = {parents[1].folder: "model b", parents[0].folder: "model a"}
+    parents = open_parents(models, base, settings)
+    folders = {parent.folder: f"model {label}" for label, parent in reversed(parents.items())}
     problems = check_apart(target, folders) + check_place(target, settings.overwrite)
     try:
         with reading_models():
-            plan = make_plan(*parents, settings)
-            files = side_files(plan.a, plan.tokenizer, plan.configs)
+            plan = make_plan(parents, settings)
+            files = side_files(next(iter(parents.values())), plan.tokenizer, plan.configs)
             identity = merge_identity(parents, plan, files)
-            prepared = PreparedMerge(target, parents, plan, files, identity, started)
-            needed = prepared.nbytes_written
+            needed = plan.nbytes_written + sum(map(nbytes_of, files.values()))
     except FusionSlerpError as error:
         raise_all([error, *problems])
         raise
     problems += check_apart(target, {plan.tokenizer.folder: "the tokenizer"})
     problems += check_unfinished(target, identity, settings.overwrite)
-    left = find_unfinished(target)  # its room is gone on with, or given back before anything is written
+    left = find_unfinished(target)  # its space is reused, or freed before anything is written
     needed -= left.nbytes if left else 0
     raise_all(problems + check_room(target, needed) + check_resources(plan))
-    return prepared
+    return PreparedMerge(target, plan, files, identity, time.perf_counter() - started)
 
 
+@rare_searches()
 def run_merge(prepared: PreparedMerge) -> MergeResult:
-    """Does the rest of `merge`: reads, merges, writes and publishes; goes on where it was interrupted."""
+    """Does the rest of `merge`: reads, merges, writes and publishes; resumes where it was interrupted."""
+    started = time.perf_counter()
     plan, target, settings = prepared.plan, prepared.target, prepared.plan.settings
     _announce(plan)
     with dies_by_signals(), staging(target, prepared.identity, settings.checksum) as staged:
-        n_before = len(staged.finished)
-        write_weights(plan, staged)
+        done = set(staged.finished)
+        nbytes_read = write_weights(plan, staged)
         weights = [staged.finished[shard.file_name] for shard in plan.shards]
         report = tuple(row for file in weights for row in file.reports)
         write_beside(staged.files, plan, prepared.files, prepared.identity["beside"])
-        cards = [card_parent(parent) for parent in prepared.parents]
+        cards = {label: card_parent(parent) for label, parent in plan.parents.items()}
         write_records(staged.files, cards, settings, report, target.name)
         rows = weight_rows(weights, plan.shards, plan.slots, settings.checksum)
         digest = write_manifest(staged.files, prepared.fingerprints, settings, *rows)
         staged.publish(digest, settings.overwrite)
-    return MergeResult(target, plan, report, time.perf_counter() - prepared.started, n_before)
+    elapsed_s = prepared.elapsed_s + time.perf_counter() - started
+    made = sum(file.nbytes for file in weights if file.name not in done)
+    return MergeResult(target, plan, report, elapsed_s, len(done), nbytes_read, made)
 
 
 def merge_into_memory(
-    a: str | os.PathLike[str], b: str | os.PathLike[str], **options: Any
+    *models: Model, base: Model | None = None, **options: Any
 ) -> tuple[dict[str, torch.Tensor], tuple[TensorReport, ...]]:
-    """Merges two causal language models into a state dict; needs the child's size in memory.
+    """Merges causal language models into a state dict; needs the merged model's size in memory.
 
     Args:
-        a: Parent a (t = 0): a folder, or a hub id, with `@revision` if wanted.
-        b: Parent b (t = 1).
-        **options: The fields of `MergeSettings`.
+        *models: As for `merge`.
+        base: As for `merge`.
+        **options: The options of the merge; see `MergeSettings` and the method's.
 
     Returns:
-        The child's tensors by name, on the CPU, and what happened to each.
+        The tensors by name, on the CPU, and what happened to each.
 
     Raises:
-        FusionSlerpError: As `merge`, except for the output.
+        FusionSlerpError: As `merge`, except for the output; SettingsError if the memory does not suffice.
     """
-    return run_in_memory(plan_merge(a, b, **options))
+    return run_in_memory(plan_merge(*models, base=base, **options))
 
 
 def run_in_memory(plan: MergePlan) -> tuple[dict[str, torch.Tensor], tuple[TensorReport, ...]]:
     """Runs a plan as `merge_into_memory` does."""
+    from fusion_slerp.engine.memory_sink import MemorySink
+
+    raise_all(check_resources(plan, is_in_memory=True))
     _announce(plan)
-    sink = MemorySink(plan)
+    sink, reports = MemorySink(plan), dict[str, TensorReport]()
     with progress(plan) as on_bytes:
-        report = tuple(execute(plan, sink, on_bytes))
-    return sink.state_dict(), report
+        execute(
+            plan,
+            sink,
+            lambda file: reports.update({report.name: report for report in file.reports}),
+            on_bytes=on_bytes,
+        )
+    return sink.state_dict(), tuple(reports[tensor.out.name] for tensor in plan.tensors)
 
 
 def _announce(plan: MergePlan) -> None:
-    a, b, t = plan.a.source, plan.b.source, plan.settings.t
-    log.info("merging %s (a, t = 0) and %s (b, t = 1) at t = %s", a, b, t)
+    models = ", ".join(f"{label} = {parent.source}" for label, parent in plan.parents.items())
+    values = ", ".join(
+        f"{name} = {getattr(plan.settings.parameters, name)}" for name in plan.settings.schedules
+    )
+    log.info("merging by %s: %s; %s", plan.settings.method, models, values)
     for warning in plan.warnings:
         log.warning("%s", warning)

@@ -1,9 +1,9 @@
-"""Which layer of a model a tensor belongs to, and how deep it lies, from the names alone."""
+"""What a tensor's name says: its layer and depth, whether it is an embedding, a head, attention, a norm."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 _LAYER = re.compile(r"(?:^|(?<=\.))(\d{1,9})(?=\.)")
 """The first part of a name that is a number: `model.layers.3.mlp...`, `transformer.h.3.attn...`.
@@ -40,3 +40,61 @@ def depths(names: Iterable[str]) -> dict[str, float]:
         name: 0.0 if layer is None else depth_of(layer[1], n_layers[layer[0]])
         for name, layer in found.items()
     }
+
+
+EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings")
+"""What the module of the input embedding is called, in one architecture or another."""
+
+HEADS = ("lm_head", "embed_out", "output")
+"""What the module of the output head is called; at the top of the model."""
+
+BEFORE_LAYERS = (*EMBEDDINGS, "wpe", "embed_positions")
+"""Modules outside the layers that come before them."""
+
+PREFIXES = ("model.", "transformer.", "base_model.model.")
+"""Beginnings of names that transformers adds or leaves out, depending on the class that saved."""
+
+MODULES = ("attention", "mlp", "norm", "other")
+_PARTS = {
+    "norm": ("norm", "ln_", "ln1", "ln2"),  # before attention: `post_attention_layernorm`
+    "attention": ("attn", "attention", "mixer"),
+    "mlp": ("mlp", "ffn", "feed_forward", "moe", "expert"),
+}
+
+
+def follows_vocabulary(name: str) -> bool:
+    """Whether each row of a tensor belongs to a token: an embedding, a head, or a head's bias."""
+    module, kind = ("", *name.split("."))[-2:]
+    is_head = kind in ("weight", "bias") and name in (f"{head}.{kind}" for head in HEADS)
+    return is_head or (module in EMBEDDINGS and kind == "weight")
+
+
+def head_of(names: Container[str]) -> str | None:
+    """Returns the name of the output head's weight; None if there is none."""
+    return next((f"{head}.weight" for head in HEADS if f"{head}.weight" in names), None)
+
+
+def embedding_of(names: Iterable[str]) -> str | None:
+    """Returns the name of the input embedding; None unless there is exactly one."""
+    found = [name for name in names if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS]
+    return found[0] if len(found) == 1 else None
+
+
+def is_of_head(name: str) -> bool:
+    """Whether a tensor belongs to the output head."""
+    return name.split(".")[0] in HEADS
+
+
+def is_before_layers(name: str) -> bool:
+    """Whether a tensor outside the layers comes before them."""
+    return any(part in BEFORE_LAYERS for part in name.split("."))
+
+
+def module_of(name: str) -> str:
+    """Returns which of `MODULES` a tensor belongs to."""
+    parts = name.lower().split(".")
+    own = parts[-2] if len(parts) > 1 else parts[-1]
+    if any(part in own for part in _PARTS["norm"]):
+        return "norm"
+    found = (kind for kind in ("attention", "mlp") for p in parts for word in _PARTS[kind] if word in p)
+    return next(found, "other")

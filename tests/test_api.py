@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import fusion_slerp
-from fusion_slerp import MergeSettings, merge
+from fusion_slerp import make_settings, merge
 from fusion_slerp.api import merge_into_memory
 from fusion_slerp.output.model_card import CardParent, model_card
 from tests.models import CONFIG, SHAPES, contents, names_in, tiny_tensors, write_checkpoint, write_json
@@ -135,14 +135,16 @@ def test_result(tmp_path, parents):
     assert str(result).startswith(f"{tmp_path / 'child'}: 4 tensors (4 slerp), 0.00 GB in ")
     for report in result.report:
         assert 0 < report.angle_deg < 180
-        assert report.norm_a == pytest.approx(float(torch.tensor(tiny_tensors(1)[report.name]).norm()))
-        assert report.norm_b == pytest.approx(float(torch.tensor(tiny_tensors(2)[report.name]).norm()))
+        assert report.norms == {
+            label: pytest.approx(float(torch.tensor(tiny_tensors(seed)[report.name]).norm()))
+            for label, seed in (("a", 1), ("b", 2))
+        }
 
 
 def test_the_log_says_which_is_which(tmp_path, parents, caplog):
     caplog.set_level(logging.INFO, "fusion_slerp")
     merge(*parents, out=tmp_path / "child", t=0.125)
-    expected = f"merging {parents[0]} (a, t = 0) and {parents[1]} (b, t = 1) at t = 0.125"
+    expected = f"merging by slerp: a = {parents[0]}, b = {parents[1]}; t = 0.125"
     assert expected in [record.getMessage() for record in caplog.records]
 
 
@@ -290,9 +292,11 @@ def test_card_of_two_local_models(tmp_path, parents):
     }
     assert text.count("# child\n") == 1
     assert f"fusion_slerp {fusion_slerp.__version__}" in text
-    assert "| 0 | a | local |" in text
-    assert "| 1 | b | local |" in text
-    assert "This model lies at t = 0.3." in text
+    assert "A merged language model: spherical linear interpolation (SLERP)" in text
+    assert "| label | model | revision |" in text
+    assert "| a | a | local |" in text
+    assert "| b | b | local |" in text
+    assert "`t` = 0.3: " in text
     assert "merge('a', 'b', out='child', t=0.3, dtype='float16', max_shard_size='2GB')" in text
     assert "| slerp | 4 |" in text
     configuration = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
@@ -323,10 +327,8 @@ def test_card_has_no_path_of_this_machine(tmp_path, parents):
 
 
 def test_card_names_a_tokenizer_of_the_hub_in_full():
-    settings = MergeSettings(tokenizer="owner/name@v1")
-    text = model_card(
-        [CardParent("a", from_files=True), CardParent("b", from_files=True)], settings, [], "child"
-    )
+    parents = {label: CardParent(label, from_files=True) for label in "ab"}
+    text = model_card(parents, make_settings(tokenizer="owner/name@v1"), [], "child")
     assert "merge('a', 'b', out='child', t=0.5, tokenizer='owner/name@v1')" in text
 
 
@@ -334,7 +336,7 @@ def test_card_can_be_written_with_numbers_of_numpy(tmp_path, parents):
     import numpy as np
 
     merge(*parents, out=tmp_path / "child", t=np.linspace(0, 1, 5)[1], threads=np.int64(1))
-    assert "This model lies at t = 0.25." in card_of(tmp_path / "child")[1]
+    assert "`t` = 0.25: " in card_of(tmp_path / "child")[1]
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,17 @@ SIDE_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 
 @dataclass
 class World:
-    """A folder with `a` and `b`, which fit together, and the call that is about to be made."""
+    """A folder with `a` and `b`, which fit together, and the call that is about to be made.
+
+    Attributes:
+        root: The folder.
+        options: Of the call.
+        more: Models that follow a and b.
+    """
 
     root: Path
     options: dict[str, Any] = field(default_factory=dict)
+    more: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.a = write_checkpoint(self.root / "a", seed=1)
@@ -221,6 +228,21 @@ def everything_at_once(w):
     w.b = w.root / "nowhere"
 
 
+@case(
+    CheckpointError,
+    "3 problems",
+    "[1] {root}/nowhere: model not found",
+    "[2] damaged safetensors file",
+    "file: {root}/b/model.safetensors",
+    "[3] {root}/bb: model not found",
+)
+def several_of_four_models(w):
+    w.more = [w.a, w.root / "bb"]
+    w.a = w.root / "nowhere"
+    (w.b / WEIGHTS).write_bytes(b"")
+    w.options["method"] = "linear"
+
+
 # --- pairs that do not fit ------------------------------------------------------------------------------
 
 
@@ -325,7 +347,7 @@ def vocabularies_of_different_size_without_a_tokenizer(w):
     w.options["strict"] = True
 
 
-@case(MismatchError, "rows that not both models have", "5 merged, 1 copied from a", "tokens: '##s'")
+@case(MismatchError, "rows that only one model has", "5 merged, 1 copied from a", "tokens: '##s'")
 def a_token_of_one_side_that_must_be_in_both(w):
     shutil.rmtree(w.b)
     write_checkpoint(w.b, tokens=TOKENS[:5])
@@ -344,31 +366,42 @@ def two_kinds_of_tokenizers(w):
     write_json(w.b / "tokenizer.json", tokenizer_json() | {"model": model})
 
 
-@case(MismatchError, "the tokenizers differ", "no tensor with the name of an embedding in both")
+@case(MismatchError, "the tokenizers differ", "no tensor with the name of an embedding in all of them")
 def other_tokens_and_no_known_embedding(w):
     for name in "ab":
         w.change_tensors(name, model__embed_tokens__weight=None, lm_head__weight=None)
     write_json(w.b / "tokenizer.json", tokenizer_json(TOKENS[::-1]))
 
 
-@case(MismatchError, "rows of integers cannot follow", "tensor: model.embed_tokens.weight")
+@case(
+    MismatchError,
+    "the tokenizers differ, and rows of this tensor cannot follow",
+    "tensor: model.embed_tokens.weight",
+    "found: int32",
+    "needed: floating-point rows",
+)
 def other_tokens_and_integers_as_embedding(w):
     for name in "ab":
         w.change_tensors(name, model__embed_tokens__weight=np.ones((6, 4), "int32"), lm_head__weight=None)
     write_json(w.b / "tokenizer.json", tokenizer_json(TOKENS[::-1]))
 
 
-@case(MismatchError, "tokens names a row that is not there", "token: 'be'", "found: 'no such' of b")
+@case(MismatchError, "`tokens` refers to a missing row", "token: 'be'", "found: 'no such' of b")
 def a_token_source_that_is_not_there(w):
     w.options["tokens"] = {"be": {"source": {"kind": "model_token", "model": "b", "token": "no such"}}}
 
 
-@case(MismatchError, "tokens names a row that is not there", "found: 'c'", "a, b, or the name of a parent")
+@case(MismatchError, "`tokens` refers to a missing row", "found: 'c'", "a, b, or the name of a parent")
 def a_token_source_of_another_model(w):
     w.options["tokens"] = {"be": {"source": "c", "force": True}}
 
 
-@case(SettingsError, "tokens is not usable", "found: 'be': {{'kind': 'mean'}}", "needed: a parent (a or b)")
+@case(
+    SettingsError,
+    "tokens is not usable",
+    "found: 'be': {{'kind': 'mean'}}",
+    "needed: a model (a, b, ...), {{kind: zero}}",
+)
 def a_token_source_of_another_kind(w):
     w.options["tokens"] = {"be": {"source": {"kind": "mean"}}}
 
@@ -398,6 +431,54 @@ def complex_weights(w):
     w.change_tensors("b", model__norm__weight=np.ones(4, "complex64"))
 
 
+def third(w: World, **tensors: np.ndarray) -> Path:
+    """A model `c` that fits, for a merge by linear; some tensors replaced, as `change_tensors` does."""
+    w.more = [write_checkpoint(w.root / "c", seed=3)]
+    w.options["method"] = "linear"
+    w.change_tensors("c", **tensors)
+    return w.more[0]
+
+
+@case(MismatchError, "model_type", "a: 'llama' in {root}/a/", "c: 'mistral' in {root}/c/config.json")
+def a_third_model_of_another_architecture(w):
+    third(w)
+    w.change_config("c", model_type="mistral")
+
+
+@case(MismatchError, "the tensor names differ", "only in c: 1: model.norm.bias")
+def a_third_model_with_one_tensor_more(w):
+    third(w, model__norm__bias=np.ones(4, "float32"))
+
+
+@case(MismatchError, "the shapes of 1 tensors differ", "tensor: model.norm.weight", "c: [5] in {root}/c/")
+def a_third_model_of_another_shape(w):
+    third(w, model__norm__weight=np.ones(5, "float32"))
+
+
+@case(MismatchError, "a tensor must be equal in all models", "tensor: ids (I64)", "{root}/c/", "element 1")
+def integers_that_differ_in_the_third_model(w):
+    for name in "ab":
+        w.change_tensors(name, ids=np.array([1, 2, 3]))
+    third(w, ids=np.array([1, 4, 3]))
+
+
+@case(
+    CheckpointError,
+    "NaN or infinity in a weight",
+    "tensor: lm_head.weight",
+    "c: 1 of 24 elements, first at 3",
+    "file: {root}/c/model.safetensors",
+)
+def not_a_number_in_the_third_model(w):
+    third(w)
+    w.set_element("c", "lm_head.weight", math.nan)
+
+
+@case(OutputError, "the output is model c", "out: {root}/c", "model c: {root}/c")
+def output_is_the_third_model(w):
+    w.out, w.options["overwrite"] = third(w), True
+
+
 # --- values that cannot be merged -----------------------------------------------------------------------
 
 for side, number, shown in (
@@ -422,7 +503,7 @@ for side, number, shown in (
 
 @case(
     MismatchError,
-    "a tensor must be equal in both",
+    "a tensor must be equal in all models",
     "tensor: ids (I64)",
     "{root}/a/",
     "{root}/b/",
@@ -461,6 +542,53 @@ def unknown_setting(w):
 @case(SettingsError, "3 problems", "t is not usable", "dtype is not usable", "max_shard_size is not usable")
 def several_wrong_settings(w):
     w.options |= {"t": 3, "dtype": "int4", "max_shard_size": "huge"}
+
+
+@case(
+    SettingsError,
+    "slerp merges exactly 2 models, not 3",
+    "found: {root}/a, {root}/b, {root}/a",
+    "needed: exactly 2",
+    "Fix: name exactly 2 models, or set method: linear",
+)
+def three_models_for_slerp(w):
+    w.more = [w.a]
+
+
+for method in ("slerp", "linear"):
+
+    def a_base(w, method=method):
+        w.options |= {"method": method, "base": w.a}
+
+    a_base.__name__ = f"a base for {method}"
+    case(SettingsError, f"{method} takes no base", "base: {root}/a", f"method: {method}", "leave out base")(
+        a_base
+    )
+
+
+@case(SettingsError, "method is not usable", "found: 'lineal' (str)", "(did you mean 'linear'?)")
+def a_misspelt_method(w):
+    w.options["method"] = "lineal"
+
+
+@case(SettingsError, "slerp has no option weight", "weight, an option of linear", "set method: linear")
+def an_option_of_another_method(w):
+    w.options["weight"] = 0.5
+
+
+@case(SettingsError, "weight.b is not usable", "found: 'much' (str)", "needed: a finite number")
+def a_weight_that_is_no_number(w):
+    w.options |= {"method": "linear", "weight": {"a": 0.5, "b": "much"}}
+
+
+@case(SettingsError, "weight is not usable", "found: the key 'first'", "labels of models: a, b, c, ...")
+def a_weight_of_no_label(w):
+    w.options |= {"method": "linear", "weight": {"first": 0.5}}
+
+
+@case(SettingsError, "weights that sum to zero: a 1, b -1", "tensors: 4: ", "give these tensors other values")
+def weights_that_cancel(w):
+    w.options |= {"method": "linear", "weight": {"a": 1, "b": -1}}
 
 
 @case(CheckpointError, "{root}/nowhere: model not found")
@@ -584,7 +712,7 @@ def test_bad_input(tmp_path, spoil, error, parts):
     before, names = contents(tmp_path), names_in(tmp_path)
     target_was_there = world.out.exists()
     with pytest.raises(FusionSlerpError) as caught:
-        merge(world.a, world.b, out=world.out, **world.options)
+        merge(world.a, world.b, *world.more, out=world.out, **world.options)
     message = str(caught.value)
     assert type(caught.value) is error, message
     for part in parts:
@@ -677,7 +805,7 @@ def test_disk_that_fills_up_in_the_middle(tmp_path, parents, monkeypatch):
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "child", max_shard_size=200, threads=1)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "cannot write the child's weights"
+    assert lines[0] == "cannot write the merged model's weights"
     assert re.fullmatch(
         rf"  file: {tmp_path}/\.child\.partial/files/model-0000\d-of-00002.safetensors", lines[1]
     )
@@ -701,9 +829,9 @@ def test_a_pool_of_other_than_two_models(tmp_path, parents, names):
     with pytest.raises(SettingsError) as caught:
         method.run(pool)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"SLERP merges 2 models, not {len(names)}"
-    assert lines[1] == f"  modelpool.models: {', '.join(names)}"
-    assert lines[-1].startswith("Fix: name two models")
+    assert lines[0] == f"slerp merges exactly 2 models, not {len(names)}"
+    assert lines[1:3] == [f"  modelpool.models: {', '.join(names)}", "  needed: exactly 2"]
+    assert lines[-1].startswith("Fix: name exactly 2 models")
     assert names_in(tmp_path) == ["models"]
 
 

@@ -17,6 +17,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
 import fusion_slerp
+from fusion_slerp.fusion_bench_plugin.merge_for_causal_lm import ELSEWHERE
+from fusion_slerp.methods import METHODS
+from fusion_slerp.options import declared
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.settings.schedule import parse_schedule
 from hydra_plugins import fusion_slerp_search_path as plugin
@@ -84,14 +87,54 @@ def is_commented(lines: list[str], i: int) -> bool:
     return bool(holders) and is_commented(lines, holders[-1])
 
 
-def test_method_yaml_is_the_signature_of_the_class():
-    cfg = OmegaConf.to_container(OmegaConf.load(CONFIG / "method/fusion_slerp/slerp_lm.yaml"))
-    assert cfg.pop("_target_") == "fusion_slerp.SlerpForCausalLM"
-    parameters = inspect.signature(fusion_slerp.SlerpForCausalLM).parameters.values()
+def declarations_of(method: str) -> dict[str, object]:
+    """Every option of a method's class with its default, as declared, and what the host alone needs."""
+    fields = declared(METHODS[method].options) | declared(MergeSettings)
+    options = {name: each.default for name, each in fields.items() if name not in ELSEWHERE}
+    return options | {"model_save_path": None}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arguments_of_every_class_are_the_declared_options(method):
+    parameters = inspect.signature(getattr(fusion_slerp, METHODS[method].class_name)).parameters.values()
     named = {p.name: p.default for p in parameters if p.kind is not p.VAR_KEYWORD}
-    named["t"] = MergeSettings().t  # the host's signature gives t no default
-    assert cfg == named
-    assert {name: type(value) for name, value in cfg.items()} == {n: type(v) for n, v in named.items()}
+    if method == "slerp":
+        assert named["t"] is inspect.Parameter.empty  # as in the host's own signature
+        named["t"] = declarations_of("slerp")["t"]
+    assert named == declarations_of(method)
+    assert types_of(named) == types_of(declarations_of(method))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_method_yaml_has_every_option_with_its_default(method):
+    file = CONFIG / f"method/fusion_slerp/{method}_lm.yaml"
+    cfg = OmegaConf.to_container(OmegaConf.load(file))
+    assert cfg.pop("_target_") == f"fusion_slerp.{METHODS[method].class_name}"
+    assert cfg == declarations_of(method)
+    assert types_of(cfg) == types_of(declarations_of(method))
+    assert defaults_in_comments(file) == {name: shown(value) for name, value in cfg.items()}
+
+
+def types_of(values: dict[str, object]) -> dict[str, type]:
+    return {name: type(value) for name, value in values.items()}
+
+
+def shown(value: object) -> str:
+    words = {True: "true", False: "false", None: "null"}
+    return words[value] if value is None or isinstance(value, bool) else str(value).replace("1e-08", "1e-8")
+
+
+def defaults_in_comments(file: Path) -> dict[str, str]:
+    """The default that the comment above each key names."""
+    found, comment = {}, ""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#"):
+            comment += line[1:]
+            continue
+        default = re.search(r"Default: (\S+?)[.,]?(?: |$)", comment)
+        found |= {line.partition(":")[0]: default[1]} if default else {}
+        comment = ""
+    return found
 
 
 CURVES = sorted(name for name in YAML_NAMES if name.startswith("method/fusion_slerp/slerp_lm_"))

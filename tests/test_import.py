@@ -11,16 +11,8 @@ import pytest
 import fusion_slerp
 
 PACKAGE = Path(fusion_slerp.__file__).parent
-FRAMEWORKS = {
-    "torch",
-    "transformers",
-    "fusion_bench",
-    "lightning",
-    "omegaconf",
-    "hydra",
-    "safetensors",
-    "tokenizers",
-}
+HOST = {"fusion_bench", "lightning", "omegaconf", "hydra"}
+FRAMEWORKS = HOST | {"torch", "transformers", "safetensors", "tokenizers"}
 HEAVY = FRAMEWORKS | {"numpy", "llvmlite", "yaml", "tqdm", "huggingface_hub", "rich"}
 
 
@@ -40,8 +32,29 @@ def test_the_package_alone_imports_nothing():
 
 
 def test_settings_and_errors_need_no_numbers():
-    found = modules_after("from fusion_slerp import MergeSettings, MismatchError; MergeSettings(t=0.3)")
+    found = modules_after(
+        "from fusion_slerp import MergeSettings, MismatchError, make_settings; make_settings(t=0.3)"
+    )
     assert found & HEAVY == set()
+
+
+def test_methods_and_recipes_of_settings_need_no_numbers():
+    code = """
+from fusion_slerp import make_settings
+make_settings(method="linear", weight={"a": [0, 1], "b": 0.3}, slices=[{"a": [0, 2], "c": [1, 3]}])
+from fusion_slerp.settings.labels import labels
+"""
+    assert modules_after(code) & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (PACKAGE / "evaluation").glob("*.py")))
+def test_evaluation_needs_no_host(name):
+    found = modules_after("import importlib, sys; importlib.import_module(sys.argv[1])", module_of(name))
+    assert found & HOST == set()
+
+
+def module_of(name: str) -> str:
+    return "fusion_slerp.evaluation" if name == "__init__" else f"fusion_slerp.evaluation.{name}"
 
 
 def test_the_front_door_needs_no_framework():
@@ -60,10 +73,13 @@ assert (dict(os.environ), threading.active_count()) == before
 assert not logging.getLogger().handlers and not logging.getLogger("fusion_slerp").handlers
 result = merge(sys.argv[1], sys.argv[2], out=sys.argv[3], dtype="bfloat16", max_shard_size=100)
 assert result.counts == {"slerp": 4}
+result = merge(*sys.argv[1:3], sys.argv[1], out=sys.argv[4], method="linear", weight={"b": 2})
+assert result.counts == {"linear": 4}
 """
-    found = modules_after(code, *parents, tmp_path / "child")
+    found = modules_after(code, *parents, tmp_path / "child", tmp_path / "sum")
     assert found & (FRAMEWORKS | {"huggingface_hub", "tqdm"}) == set()
     assert (tmp_path / "child/model.safetensors.index.json").is_file()
+    assert (tmp_path / "sum/model.safetensors").is_file()
 
 
 def test_numpy_tensors_need_no_framework():
@@ -110,6 +126,5 @@ def imported_by(file: Path) -> set[str]:
 
 def test_only_the_plugin_knows_the_host():
     files = {path.relative_to(PACKAGE): imported_by(path) for path in PACKAGE.rglob("*.py")}
-    host = {"fusion_bench", "lightning", "omegaconf", "hydra"}
-    knowing = {path.parts[0] for path, names in files.items() if names & host}
+    knowing = {path.parts[0] for path, names in files.items() if names & HOST}
     assert knowing == {"fusion_bench_plugin"}

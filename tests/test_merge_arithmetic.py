@@ -166,10 +166,14 @@ def test_more_tensors_than_are_under_way_at_once(tmp_path):
     )
     folders = write_both(tmp_path, a, b)
     plan = plan_merge(*folders, t=0.3, threads=2, max_shard_size="5MB")
-    sink, progress = MemorySink(plan), []
-    reports = execute(plan, sink, progress.append)
+    sink, progress, files = MemorySink(plan), [], []
+    nbytes_read = execute(plan, sink, files.append, on_bytes=progress.append)
     child = sink.state_dict()
-    assert [report.name for report in reports] == [tensor.out.name for tensor in plan.tensors]
+    files.sort(key=lambda file: file.name)
+    assert [file.name for file in files] == [shard.file_name for shard in plan.shards]
+    reports = [report.name for file in files for report in file.reports]
+    assert reports == [tensor.out.name for tensor in plan.tensors]
+    assert nbytes_read == plan.nbytes_read
     assert len(plan.shards) > 4
     assert sum(progress) == sum(tensor.nbytes for tensor in a.values())
     for name, tensor in a.items():
@@ -233,10 +237,12 @@ def test_each_tensor_is_reported_with_its_rule_angle_and_norms(tmp_path):
     assert len(result.report) == len(pairs)
     for report in result.report:
         a, b, rule, angle = pairs[report.name]
-        assert (report.rule, report.t, report.n_elements) == (rule, 0.3, 3)
+        assert (report.rule, report.values, report.n_elements) == (rule, {"t": 0.3}, 3)
         assert report.angle_deg == (angle if angle is None else pytest.approx(angle, abs=2e-4))
-        assert report.norm_a == pytest.approx(a.double().norm().item(), rel=1e-15)
-        assert report.norm_b == pytest.approx(b.double().norm().item(), rel=1e-15)
+        assert report.norms == {
+            label: pytest.approx(vector.double().norm().item(), rel=1e-15)
+            for label, vector in (("a", a), ("b", b))
+        }
     assert result.counts["lerp: null vector"] == 2
 
 

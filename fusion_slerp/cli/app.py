@@ -11,7 +11,7 @@ from fusion_slerp.cli.options import normalized, with_settings
 from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a merge failed or a child deviates, 2 arguments or models that cannot be used, "
+    "Exit codes: 0 done, 1 a merge or a verification failed, 2 arguments or models that cannot be used, "
     "130 stopped by Ctrl-C, 143 by SIGTERM."
 )
 
@@ -23,13 +23,28 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-FIRST_HELP = "The first model (t = 0): a folder, or a hub id, with @revision if wanted."
-SECOND_HELP = "The second model (t = 1)."
-First = Annotated[str, typer.Argument(metavar="A", help=FIRST_HELP)]
-FirstOrRecipe = Annotated[
-    str, typer.Argument(metavar="A", help=f"{FIRST_HELP} Or a recipe (.yml, .yaml) that names both.")
+MODEL_HELP = "a folder, or a hub id, with @revision if wanted"
+Models = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help=f"Models in their order, labelled a, b, c, ...: {MODEL_HELP}.",
+        show_default=False,
+    ),
 ]
-Second = Annotated[str | None, typer.Argument(metavar="B", help=SECOND_HELP, show_default=False)]
+ModelsOrRecipe = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help=f"Models in their order, labelled a (t = 0), b, c, ...: {MODEL_HELP}. "
+        "Or one recipe (.yml, .yaml) that names them.",
+        show_default=False,
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="MODEL", help="The models' ancestor, for methods that take one."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; as the variable NO_COLOR.")]
@@ -51,7 +66,7 @@ def start(
     ] = False,
     no_color: NoColor = False,
 ) -> None:
-    """Merges two language models by spherical linear interpolation (SLERP) of their weights.
+    """Merges language models by their weights: SLERP of two, or a weighted average of any number.
 
     Without a command, in a terminal, it asks for everything.
     """
@@ -69,17 +84,19 @@ def start(
 @app.command(epilog=EXIT_CODES)
 @with_settings
 def merge(
-    first: FirstOrRecipe,
+    models: ModelsOrRecipe,
     options: dict[str, Any],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The child's folder.")],
-    second: Second = None,
+    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The merged model's folder.")],
+    base: Base = None,
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Merge A and B into a new folder, complete or not at all.
+    """Merge models into a new folder, complete or not at all.
 
     fusion_slerp merge path/to/A owner/B -t 0.3 -o child
+
+    fusion_slerp merge A B C --method linear -w a=0.5 -w b=0.3 -w c=0.2 -o child
     """
     from fusion_slerp.cli import running
     from fusion_slerp.cli.request import read_request
@@ -87,7 +104,7 @@ def merge(
     output = Output(json, quiet)
     with warnings_to(output):
         with exit_on_error(output):
-            request = read_request(first, second, options)
+            request = read_request(models, base, options)
             prepared = running.prepare(request, out, output)
         for note in request.notes:
             output.warn(note)
@@ -99,12 +116,12 @@ def merge(
 @app.command(epilog=EXIT_CODES)
 @with_settings
 def plan(
-    first: FirstOrRecipe,
+    models: ModelsOrRecipe,
     options: dict[str, Any],
-    second: Second = None,
+    base: Base = None,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="FOLDER", help="Check this place for the child, too."),
+        typer.Option("-o", "--out", metavar="FOLDER", help="Check this folder for the merged model as well."),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     json: Json = False,
@@ -120,7 +137,7 @@ def plan(
 
     output = Output(json, quiet)
     with warnings_to(output), exit_on_error(output, in_full=True):
-        request = read_request(first, second, options)
+        request = read_request(models, base, options)
         found = forecast.make(request, out)
     output.show(*plan_table.tables(found, every=all))
     for line in (*request.notes, *found.plan.warnings):
@@ -130,34 +147,43 @@ def plan(
 
 @app.command(epilog=EXIT_CODES)
 def verify(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The child's folder.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The merged model's folder.")],
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Check the models it was made from, too: reads both once.")
+        bool, typer.Option("--inputs", help="Check the models it was made from as well: reads each once.")
     ] = False,
     recompute: Annotated[
         str | None,
         typer.Option(
-            "--recompute", metavar="COUNT", help="Merge so many tensors again, or all, and compare the bits."
+            "--recompute", metavar="COUNT", help="Re-merge COUNT tensors (or all), and compare the bits."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="LABEL=FOLDER",
+            help="Where a model is, such as a=models/A; may be repeated. Default: next to OUT, or the hub.",
+            show_default=False,
         ),
     ] = None,
     a: Annotated[
-        str | None,
-        typer.Option(
-            "--a", metavar="FOLDER", help="Where the first model is. Default: beside OUT, or the hub."
-        ),
+        str | None, typer.Option("--a", metavar="FOLDER", help="The same as --model a=FOLDER.")
     ] = None,
-    b: Annotated[str | None, typer.Option("--b", metavar="FOLDER", help="Where the second model is.")] = None,
+    b: Annotated[
+        str | None, typer.Option("--b", metavar="FOLDER", help="The same as --model b=FOLDER.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Check that a child is, to the last bit, what was written.
+    """Check that a merged model is, to the last bit, what was written.
 
     Reads it once and names every file and tensor that deviates; the exit code is 1 then.
     """
     from fusion_slerp.cli.verifying import verify_child
 
-    verify_child(out, inputs, recompute, (a, b), Output(json, quiet))
+    given = [*(model or []), *(f"{label}={each}" for label, each in (("a", a), ("b", b)) if each is not None)]
+    verify_child(out, inputs, recompute, given, Output(json, quiet))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -167,9 +193,9 @@ def clean(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Remove what an interrupted merge left beside OUT.
+    """Remove what an interrupted merge left next to OUT.
 
-    OUT itself and the models are not touched. An earlier OUT that had stepped aside gets its name back.
+    OUT itself and the models are not touched. An earlier OUT that was being replaced is restored.
     """
     from fusion_slerp.cli.cleaning import clean_up
 
@@ -178,20 +204,20 @@ def clean(
 
 @app.command(epilog=EXIT_CODES)
 def inspect(
-    first: First,
-    second: Second = None,
+    models: Models,
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Show what is in a checkpoint; with B, how far apart the two are.
+    """Show what is in checkpoints, and how far apart they are.
 
-    Angles in degrees and norms by layer and module, and what stands against a merge or is doubtful.
-    With B, both are read once; the exit code is 0 even if they cannot be merged.
+    Of two: angles in degrees and norms by layer and module, and what stands against a merge or is doubtful.
+    Of more: the mean angles of A with each other one. Models that are compared are read; the exit code is 0
+    even if they cannot be merged.
     """
     from fusion_slerp.cli.inspecting import inspect_models
 
-    inspect_models([first] if second is None else [first, second], Output(json, quiet))
+    inspect_models(models, Output(json, quiet))
 
 
 @app.command(epilog=EXIT_CODES)
@@ -202,7 +228,7 @@ def convert(
     ] = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="FORM", help="hydra or mergekit. Default: the other one than it is."),
+        typer.Option("--to", metavar="FORM", help="hydra or mergekit. Default: the opposite of the input's."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

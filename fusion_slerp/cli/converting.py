@@ -28,7 +28,7 @@ def convert_recipe(file: str, out: str | None, to: str | None, output: Output) -
     for note in recipe.notes:
         output.warn(note)
     if output.json:
-        fields = {"form": form, "a": recipe.a, "b": recipe.b, "notes": list(recipe.notes)}
+        fields = {"form": form, **recipe.named, "notes": list(recipe.notes)}
         output.give(lambda: {**fields, "out": out, "yaml": text})
     elif out is None:
         print(text, end="")  # also with --quiet: it is what was asked for

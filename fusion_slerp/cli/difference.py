@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any
 
-from fusion_slerp.engine.measuring import measure_pairs
+from fusion_slerp.engine.measuring import measure
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import FusionSlerpError
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.tensor_names import layer_of
+from fusion_slerp.tensor_names import layer_of, module_of
 
-MODULES = ("attention", "mlp", "norm", "other")
-_PARTS = {
-    "norm": ("norm", "ln_", "ln1", "ln2"),  # before attention: `post_attention_layernorm`
-    "attention": ("attn", "attention", "mixer"),
-    "mlp": ("mlp", "ffn", "feed_forward", "moe", "expert"),
-}
 MOST = 5
 """Tensors of the largest angle that are named."""
 
@@ -32,8 +26,8 @@ class Cell:
 
     Attributes:
         angle_deg: The mean of their angles, weighted by elements.
-        norm_a: Euclidean norm of all of them in parent a.
-        norm_b: In parent b.
+        norm_a: Euclidean norm of all of them in the first model.
+        norm_b: In the second.
     """
 
     angle_deg: float
@@ -42,7 +36,7 @@ class Cell:
 
     @property
     def ratio(self) -> float | None:
-        """Norm of b over that of a."""
+        """Norm of the second over that of the first."""
         return self.norm_b / self.norm_a if self.norm_a else None
 
 
@@ -75,8 +69,8 @@ def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int, int], object]
     """Plans a merge at t = 0.5 and measures what it would measure.
 
     Args:
-        a: Parent a.
-        b: Parent b.
+        a: The first.
+        b: The second.
         progress: Called with bytes done and bytes in all.
 
     Raises:
@@ -86,32 +80,39 @@ def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int, int], object]
     if plan is None:
         return Difference(error, (*a.warnings, *b.warnings))
     reports, done, total = [], 0, plan.nbytes_in
-    for found in measure_pairs(plan):
+    for found in measure(plan):
         done += found.nbytes
         reports.append(found.report)
         progress(done, total)
     return Difference(error, plan.warnings, tuple(reports))
 
 
+def compare_others(
+    models: Sequence[Checkpoint], progress: Callable[[int, int], object]
+) -> Iterator[Difference]:
+    """Yields the difference between the first model and each other one; see `compare`."""
+    first, *others = models
+    for other in others:
+        yield compare(first, other, progress)
+
+
 def _plan(a: Checkpoint, b: Checkpoint) -> tuple[MergePlan | None, FusionSlerpError | None]:
-    """The plan, or that of the tensors they share; and why the first was not to be had."""
+    """The plan, or that of the tensors they share; and why the first is not available."""
     first = None
     for settings in (MergeSettings(), MergeSettings(missing="copy")):
         try:
-            return make_plan(a, b, settings), first
+            return make_plan({"a": a, "b": b}, settings), first
         except FusionSlerpError as error:
             first = first or error
     return None, first
 
 
-def module_of(name: str) -> str:
-    """Returns which of `MODULES` a tensor belongs to, by its name."""
-    parts = name.lower().split(".")
-    own = parts[-2] if len(parts) > 1 else parts[-1]
-    if any(part in own for part in _PARTS["norm"]):
-        return "norm"
-    found = (kind for kind in ("attention", "mlp") for p in parts for word in _PARTS[kind] if word in p)
-    return next(found, "other")
+def by_module(reports: Sequence[TensorReport]) -> dict[str, Cell]:
+    """Returns the modules, each as a whole."""
+    found: dict[str, list[TensorReport]] = {}
+    for report in reports:
+        found.setdefault(module_of(report.name), []).append(report)
+    return {module: cell(group) for module, group in found.items()}
 
 
 def cell(reports: Sequence[TensorReport]) -> Cell:
@@ -119,8 +120,7 @@ def cell(reports: Sequence[TensorReport]) -> Cell:
     weight = sum(report.n_elements for report in reports) or 1
     angle = sum((report.angle_deg or 0.0) * report.n_elements for report in reports) / weight
     norm_a, norm_b = (
-        sqrt(sum((norm or 0.0) ** 2 for norm in norms))
-        for norms in zip(*((report.norm_a, report.norm_b) for report in reports), strict=True)
+        sqrt(sum(report.norms.get(label, 0.0) ** 2 for report in reports)) for label in ("a", "b")
     )
     return Cell(angle, norm_a, norm_b)
 
@@ -155,8 +155,8 @@ def as_fields(found: Difference) -> dict[str, Any]:
                 "name": report.name,
                 "rule": report.rule,
                 "angle_deg": report.angle_deg,
-                "norm_a": report.norm_a,
-                "norm_b": report.norm_b,
+                "norm_a": report.norms.get("a"),
+                "norm_b": report.norms.get("b"),
             }
             for report in found.reports
         ],

@@ -28,7 +28,7 @@ class Forecast:
 
     Attributes:
         plan: What happens to every tensor.
-        out: The child's folder; None if it was not named.
+        out: The merged model's folder; None if it was not named.
         nbytes_written: Of all files, as far as they are known.
         free_nbytes: Free on the disk of `out`; None without.
         rate: Bytes per second on which `seconds` rests.
@@ -54,7 +54,7 @@ class Forecast:
         ground = (
             f"at {rate}, as in the last large merge on this machine; a slower disk takes longer"
             if self.is_measured
-            else f"if the disks manage {rate}: a guess, as no large merge has been timed on this machine"
+            else f"assuming {rate} (no earlier merge to calibrate)"
         )
         return f"{seconds_text(self.seconds)} {ground}"
 
@@ -68,9 +68,9 @@ def make(request: Request, out: str | None) -> Forecast:
     from fusion_slerp.api import plan_merge, prepare_merge
 
     if out is None:
-        plan = plan_merge(request.a, request.b, **request.options)
+        plan = plan_merge(*request.models, base=request.base, **request.options)
         return of_plan(plan, None, plan.nbytes_written)
-    prepared = prepare_merge(request.a, request.b, out, **request.options)
+    prepared = prepare_merge(request.models, out, base=request.base, **request.options)
     return of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
 
 
@@ -91,8 +91,7 @@ def as_fields(found: Forecast, request: Request) -> dict[str, Any]:
     """The forecast for machines."""
     plan = found.plan
     return {
-        "a": request.a,
-        "b": request.b,
+        **request.named,
         "out": None if found.out is None else str(found.out),
         "tensors": [_tensor_fields(tensor, plan) for tensor in plan.tensors],
         "files": {shard.file_name: shard.nbytes for shard in plan.shards},
@@ -112,8 +111,8 @@ def as_fields(found: Forecast, request: Request) -> dict[str, Any]:
 def _tensor_fields(tensor: TensorPlan, plan: MergePlan) -> dict[str, Any]:
     return {
         "name": tensor.out.name,
-        "action": tensor.action,
-        "t": tensor.t,
+        "action": str(tensor.work),
+        **tensor.values,
         "dtype": tensor.out.dtype.name,
         "shape": list(tensor.out.shape),
         "bytes": tensor.out.nbytes,

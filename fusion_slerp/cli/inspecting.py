@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.cli.inspection import inspect_source
 from fusion_slerp.cli.output import Output, console, exit_on_error, warnings_to
 from fusion_slerp.errors import FusionSlerpError, raise_all
+from fusion_slerp.settings.labels import labels
+
+if TYPE_CHECKING:
+    from fusion_slerp.cli.difference import Difference
 
 
 def inspect_models(sources: Sequence[str], output: Output) -> None:
-    """Shows one checkpoint, or two and how they differ."""
+    """Shows checkpoints, and how they differ: two in full, more by the first one's means with each other."""
     from fusion_slerp.cli import difference, inspection_tables
 
     with warnings_to(output), exit_on_error(output):
@@ -24,9 +29,23 @@ def inspect_models(sources: Sequence[str], output: Output) -> None:
             output.give(lambda: asdict(facts[0]))
             return
         with _progress(output) as progress:
-            found = difference.compare(opened[0], opened[1], progress)
-    output.show(*inspection_tables.difference_tables(found))
-    output.give(lambda: {"a": asdict(facts[0]), "b": asdict(facts[1]), **difference.as_fields(found)})
+            found = list(difference.compare_others(opened, progress))
+    named = dict(zip(labels(len(facts)), facts, strict=True))
+    _, *others = named
+    by_label = dict(zip(others, found, strict=True))
+    if len(found) == 1:
+        output.show(*inspection_tables.difference_tables(found[0]))
+    else:
+        output.show(*inspection_tables.mean_tables(by_label))
+    output.give(lambda: {**{label: asdict(each) for label, each in named.items()}, **_fields(by_label)})
+
+
+def _fields(found: Mapping[str, Difference]) -> dict[str, Any]:
+    """Differences from model a for machines: of one, or of each other model by its label."""
+    from fusion_slerp.cli.difference import as_fields
+
+    fields = {label: as_fields(each) for label, each in found.items()}
+    return next(iter(fields.values())) if len(fields) == 1 else {"from_a": fields}
 
 
 def _open_all(sources: Sequence[str]):

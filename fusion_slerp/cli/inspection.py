@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.errors import SHOWN_NAME, printable
-from fusion_slerp.planning.matching import TensorPair, tied_flag
+from fusion_slerp.planning.matching import tied_flag
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.sources.regular_files import reading_models
-from fusion_slerp.tensor_names import layer_of
+from fusion_slerp.tensor_names import follows_vocabulary, is_of_head, layer_of
 from fusion_slerp.vocabulary.child_tokenizer import chat_template, read_config
 from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, load, model_type, read_tokens, vocabulary_file
 
@@ -84,7 +84,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
     dtypes: Counter[str] = Counter()
     for entry in tensors.values():
         dtypes[entry.dtype.name] += entry.n_elements
-    following = [e for n, e in tensors.items() if TensorPair(n, e, None).follows_vocabulary and e.shape]
+    following = [entry for name, entry in tensors.items() if follows_vocabulary(name) and entry.shape]
     tokens = read_tokens(checkpoint.folder)
     files = sorted({entry.file for entry in tensors.values()})
     return Facts(
@@ -103,7 +103,7 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
         special=_special(checkpoint, tokens),
         has_chat_template=chat_template(checkpoint.folder) is not None,
         is_tied=tied_flag(config),
-        stores_head=any(name.startswith(("lm_head.", "embed_out.", "output.")) for name in tensors),
+        stores_head=any(map(is_of_head, tensors)),
         warnings=checkpoint.warnings,
     )
 

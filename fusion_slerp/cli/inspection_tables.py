@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from fusion_slerp.cli.amounts import count_text, nbytes_text
-from fusion_slerp.cli.difference import MODULES, Cell, Difference, by_layer, cell
+from fusion_slerp.cli.difference import Cell, Difference, by_layer, by_module, cell
 from fusion_slerp.cli.inspection import Facts
 from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import ruled
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.tensor_names import layer_of
+from fusion_slerp.settings.labels import labels
+from fusion_slerp.tensor_names import MODULES, layer_of
 
 SHOWN_FILES = 6
 
-LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm of A, norm of B over that of A\n"
+LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm |A|, norm ratio |B|/|A|\n"
+
+MEANS = "\nMean angle with A (degrees, weighted by elements), and norm ratio |X|/|A|\n"
 
 
 def facts_table(found: Sequence[Facts]) -> Table:
     """Returns one column of facts per checkpoint; those that differ stand out."""
     table = ruled(show_header=len(found) > 1)
     table.add_column("", style="bold", no_wrap=True)
-    for label, facts in zip("AB", found, strict=False):
-        table.add_column(f"{label}: {facts.source}", overflow="fold")
+    for label, facts in zip(labels(len(found)), found, strict=True):
+        table.add_column(f"{label.upper()}: {facts.source}", overflow="fold")
     lines = [_lines(facts) for facts in found]
     for name in lines[0]:
         values = [each[name] for each in lines]
@@ -47,7 +50,7 @@ def _lines(facts: Facts) -> dict[str, str]:
         "embedding": "not known by its name" if facts.n_rows is None else f"{facts.n_rows} rows",
         "tokenizer": f"{facts.n_tokens} tokens, {facts.tokenizer}"
         if facts.tokenizer
-        else "none that can be read",
+        else "none that is readable",
         "special tokens": ", ".join(f"{kind} {token}" for kind, token in facts.special.items()) or "none",
         "chat template": "yes" if facts.has_chat_template else "no",
         "head tied": f"{tied}{', but stored all the same' if facts.is_tied and facts.stores_head else ''}",
@@ -69,13 +72,38 @@ def difference_tables(found: Difference) -> list[Table | Text]:
     if measured:
         parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(found)]
     if found.error is not None:
-        headline = "\nWhat stands against a merge:" if measured else "\nThey cannot be merged:"
+        headline = "\nProblems that prevent a merge:" if measured else "\nThey cannot be merged:"
         parts.append(Text(headline, "bold"))
         parts += [Text.assemble("\n", error_text(block)) for block in problem_blocks(found.error)]
     parts += [Text.assemble(("doubtful: ", "yellow"), line) for line in found.warnings]
     if found.error is None:
         parts.append(Text.assemble(("They can be merged", "bold green"), ", with the default options."))
     return parts
+
+
+def mean_tables(found: Mapping[str, Difference]) -> list[Table | Text]:
+    """Returns what is printed of several models: how far each, by its label, is from model a."""
+    table = ruled()
+    for name in ("X", "all", *MODULES, "|X|/|A|"):
+        table.add_column(name, justify="left" if name == "X" else "right")
+    lines = []
+    for label, each in found.items():
+        table.add_row(label.upper(), *_means(each.measured))
+        lines += [(label, warning) for warning in each.warnings]
+    parts: list[Table | Text] = [Text(MEANS), table, Text()]
+    for label, each in found.items():
+        if each.error is not None:
+            parts.append(Text(f"Problems that prevent a merge of A and {label.upper()}:", "bold"))
+            parts += [Text.assemble("\n", error_text(block), "\n") for block in problem_blocks(each.error)]
+    return parts + [Text.assemble((f"doubtful (A, {n.upper()}): ", "yellow"), line) for n, line in lines]
+
+
+def _means(measured: Sequence[TensorReport]) -> list[str]:
+    if not measured:
+        return ["-"] * (len(MODULES) + 2)
+    whole, modules = cell(measured), by_module(measured)
+    angles = [f"{modules[m].angle_deg:.2f}" if m in modules else "-" for m in MODULES]
+    return [f"{whole.angle_deg:.2f}", *angles, "-" if whole.ratio is None else f"{whole.ratio:.3f}"]
 
 
 def layer_table(measured: Sequence[TensorReport]) -> Table:

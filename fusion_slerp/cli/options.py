@@ -1,50 +1,38 @@
-"""The options of the command, made from the fields of `MergeSettings` and from their docstring."""
+"""The options of the command, made from what is declared of the options of all methods."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field
 from typing import Annotated, Any
 
 import typer
 
 from fusion_slerp.errors import Problem, SettingsError, raise_all
-from fusion_slerp.settings.merge_settings import MergeSettings
-
-RAW = ("str", "Granularity", "VocabFill", "Missing", "DirectIO", "Checksum")
-"""Types of fields whose text is taken as it is: in YAML `on` is true, and `~` nothing."""
-
-TEXTS = ("chat_template",)
-"""Fields whose text may look like YAML and is not."""
-
-PANELS = {
-    "Merging": ("t", "slices", "DOT_THRESHOLD", "epsilon", "granularity", "missing", "strict"),
-    "Vocabulary": ("tokenizer", "chat_template", "vocab_fill", "tokens", "pad_vocab_to_multiple_of"),
-    "Output": ("dtype", "max_shard_size", "overwrite"),
-    "Machine": ("threads", "memory_budget", "direct_io", "show_pbar"),
-    "Safety": ("checksum", "follow_links"),
-}
-"""How the help groups them; a field that is not named here is listed under `Other`."""
+from fusion_slerp.methods import METHODS
+from fusion_slerp.options import BOOLEAN, declaration, declared, meanings
+from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
 
 Command = Callable[..., Any]
 
 
 def with_settings(command: Command) -> Command:
-    """Gives a command an option for every field of `MergeSettings`.
+    """Gives a command every option of a merge, those of all methods included.
 
     Args:
-        command: Its parameter `options` gets what the user gave, by field; it is no option itself.
+        command: Its parameter `options` gets what the user typed, by name; it is no option itself.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    added = [_parameter(field) for field in fields(MergeSettings)]
+    known = option_fields()
+    added = [_parameter(name, known[name]) for name in _in_order(known)]
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
         given = {p.name: values.pop(p.name) for p in added}
-        options = {name: value for name, value in given.items() if value is not None}
+        options = {name: value for name, value in given.items() if value not in (None, [])}
         return command(**values, options=options)
 
     named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *added)]
@@ -53,84 +41,129 @@ def with_settings(command: Command) -> Command:
     return run
 
 
+def _in_order(names: Iterable[str]) -> list[str]:
+    """The method first, then the options of single methods, then those of all."""
+    return sorted(names, key=lambda name: (name != "method", name in declared(MergeSettings)))
+
+
 def parse_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that the texts on the command line stand for.
+    """Returns the values that were typed.
+
+    Args:
+        given: By name of the option: a string, or a list of them where the option may be repeated; a
+            boolean of a switch.
 
     Raises:
-        SettingsError: Some are no YAML; all of them at once.
+        SettingsError: Some are no YAML, or contradict each other; all of them at once.
     """
-    kinds = {field.name: field.type for field in fields(MergeSettings)}
+    known = option_fields()
     values, problems = {}, []
-    for name, text in given.items():
+    for name, typed in given.items():
         try:
-            is_yaml = isinstance(text, str) and kinds[name] not in RAW and name not in TEXTS
-            values[name] = read_value(text, name) if is_yaml else text
+            values[name] = _value(typed, name, known[name])
         except SettingsError as error:
             problems.append(error)
     raise_all(problems)
     return values
 
 
+def _value(typed: Any, name: str, each: Field[Any]) -> Any:
+    if isinstance(typed, list):
+        return read_per_model(typed, name)
+    if isinstance(typed, bool) or declaration(each).is_text:
+        return typed
+    return read_value(typed, name)
+
+
+def read_per_model(typed: Sequence[str], name: str) -> Any:
+    """Returns the value of an option that each model may have its own of.
+
+    Args:
+        typed: One string of YAML for all models, or any number of `label=YAML`.
+        name: The option's, for messages.
+
+    Raises:
+        SettingsError: Something is no YAML, a label comes twice, or both forms are mixed.
+    """
+    parts = [re.fullmatch(r"\s*(\w+)\s*=(.*)", text, re.DOTALL) for text in typed]
+    if len(typed) == 1 and parts[0] is None:
+        return read_value(typed[0], name)
+    labels = [part[1] for part in parts if part is not None]
+    if len(labels) < len(typed) or len(set(labels)) < len(labels):
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        headline = f"{name} is given several times" if twice is None else f"{name} of {twice} is given twice"
+        fields = (("found", "  ".join(typed)), ("needed", "one value for all models, or one for each label"))
+        fix = f"{flag(name)} a=0.4 {flag(name)} b=0.6"
+        raise Problem(SettingsError, headline, fields, fix).error()
+    return {part[1]: read_value(part[2], f"{name}.{part[1]}") for part in parts if part is not None}
+
+
 def read_value(text: str, name: str) -> Any:
-    """Returns what a YAML text stands for; numbers such as `1e-8`, which YAML 1.1 takes for text, too.
+    """Returns what a YAML string stands for; `1e-8`, a string in YAML 1.1, is a number here.
 
     Raises:
         SettingsError: It is no YAML.
     """
     import yaml
 
+    from fusion_slerp.recipes.yaml_loading import Loader
+
     try:
-        value = yaml.safe_load(text)
+        return yaml.load(text, Loader)  # a safe loader
     except yaml.YAMLError as error:
-        fields_ = (("found", text), ("because", getattr(error, "problem", None) or error))
+        fields = (("found", text), ("because", getattr(error, "problem", None) or error))
         fix = "write it as YAML, such as [0, 0.5, 1] or {a: 1}; in a shell, between single quotes"
-        raise Problem(SettingsError, f"{name} is not readable as YAML", fields_, fix).error() from None
-    if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+e[-+]?\d+", value, re.IGNORECASE):
-        return float(value)
-    return value
+        raise Problem(SettingsError, f"{name} is not readable as YAML", fields, fix).error() from None
 
 
 def flag(name: str) -> str:
-    """Returns the option of a field, as it is typed."""
-    return "-t" if name == "t" else "--" + name.lower().replace("_", "-")
+    """Returns an option as it is typed: the short form if it has one."""
+    return declaration(option_fields()[name]).flag or long_flag(name)
+
+
+def long_flag(name: str, is_on: bool = True) -> str:
+    """Returns the long form of an option; that of a switch may turn it off."""
+    return f"--{normalized(name)}" if is_on else f"--no-{normalized(name)}"
 
 
 def normalized(name: str) -> str:
-    """Options may also be typed as the fields are spelled: `--DOT_THRESHOLD`, `--max_shard_size`."""
+    """Options may also be typed as they are spelled in Python: `--DOT_THRESHOLD`, `--max_shard_size`."""
     return name.lower().replace("_", "-")
 
 
-def _parameter(field: Field[Any]) -> inspect.Parameter:
-    is_switch = field.type == "bool"
-    name = flag(field.name)
-    names = [f"{name}/--no-{name[2:]}"] if is_switch else ["-t", "--t"] if name == "-t" else [name]
+def _parameter(name: str, each: Field[Any]) -> inspect.Parameter:
+    about = declaration(each)
+    is_switch = about.check is BOOLEAN
+    short = [about.flag] if about.flag else []
+    names = [f"{long_flag(name)}/{long_flag(name, False)}"] if is_switch else [*short, long_flag(name)]
     option = typer.Option(
         *names,
-        help=_escaped(f"{help_texts()[field.name]} Default: {_shown(field)}."),
-        metavar=None if is_switch else "YAML" if field.type not in RAW else "TEXT",
-        rich_help_panel=next((panel for panel, names in PANELS.items() if field.name in names), "Other"),
+        help=_escaped(help_text(name)),
+        metavar=None if is_switch else "TEXT" if about.is_text else "YAML",
+        rich_help_panel=about.panel,
         show_default=False,
     )
-    kind = bool if is_switch else str
-    annotation = Annotated[kind | None, option]
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    kind: Any = bool | None if is_switch else list[str] | None if about.is_per_model else str | None
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _shown(field: Field[Any]) -> str:
-    if field.name == "show_pbar":
+def help_text(name: str) -> str:
+    """Returns what the help says of an option: the methods that it belongs to, its meaning and default."""
+    each = option_fields()[name]
+    owners = [method for method in METHODS.values() if name in declared(method.options)]
+    methods = f"For {' and '.join(method.name for method in owners)}. " if owners else ""
+    meaning = meanings(owners[0].options if owners else MergeSettings)[name]
+    per_model = "Repeat it as LABEL=YAML for each model. " if declaration(each).is_per_model else ""
+    return f"{methods}{meaning} {per_model}Default: {_shown(name, each.default)}."
+
+
+def _shown(name: str, default: Any) -> str:
+    if name == "show_pbar":
         return "in a terminal"
-    default = None if field.default is MISSING else field.default
+    default = None if default is MISSING else default
     words = {None: "none", True: "yes", False: "no"}
     return words[default] if default is None or isinstance(default, bool) else str(default)
-
-
-@functools.cache
-def help_texts() -> dict[str, str]:
-    """Returns what the docstring of `MergeSettings` says of each field, in one line."""
-    text = inspect.cleandoc(MergeSettings.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    known = {field.name: "" for field in fields(MergeSettings)}
-    return known | {name: " ".join(body.split()).removesuffix(".") + "." for name, body in entries}
 
 
 def _escaped(text: str) -> str:

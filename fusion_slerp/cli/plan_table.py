@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -13,9 +13,10 @@ from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
 from fusion_slerp.cli.tables import ruled
 from fusion_slerp.errors import listed
+from fusion_slerp.settings.schedule import PerModel
 
 if TYPE_CHECKING:
-    from fusion_slerp.planning.plan import TensorPlan
+    from fusion_slerp.planning.plan import MergePlan, TensorPlan
 
 _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
 
@@ -27,21 +28,25 @@ def tables(found: Forecast, every: bool = False) -> list[Table | Text]:
         found: What to show.
         every: A line for each tensor, in place of one for those that are alike.
     """
-    return [Text(), tensor_table(found.plan.tensors, every), Text(), summary(found)]
+    return [Text(), tensor_table(found.plan, every), Text(), summary(found)]
 
 
-def tensor_table(tensors: Sequence[TensorPlan], every: bool = False) -> Table:
-    """Returns tensor -> action, t, shape, type, size."""
+def tensor_table(plan: MergePlan, every: bool = False) -> Table:
+    """Returns tensor -> action, the values of the method's schedules, shape, type, size."""
+    tensors, schedules = plan.tensors, plan.settings.schedules
     table = ruled()
     table.add_column("tensor", overflow="fold")
     table.add_column("action")
-    table.add_column("t", justify="right")
+    for name, schedule in schedules.items():
+        labels = ", ".join(plan.parents) if isinstance(schedule, PerModel) else ""
+        table.add_column(f"{name}\nof {labels}" if labels else name, justify="right")
     table.add_column("shape", justify="right")
     table.add_column("type")
     table.add_column("size", justify="right")
     for group in [[tensor] for tensor in tensors] if every else _groups(tensors):
         first = group[0]
-        cells = [_name(group), _action(first), _range([tensor.t for tensor in group])]
+        cells = [_name(group), _action(first)]
+        cells += [_values([tensor.values.get(name) for tensor in group]) for name in schedules]
         shape = "×".join(map(str, first.out.shape)) or "scalar"
         size = nbytes_text(sum(tensor.out.nbytes for tensor in group))
         table.add_row(*map(Text, (*cells, shape, _type(first), size)))
@@ -59,7 +64,7 @@ def summary(found: Forecast) -> Table:
     lines = {
         "reads": nbytes_text(plan.nbytes_read),
         "writes": written,
-        "memory": f"{nbytes_text(plan.peak_nbytes)} at most, about",
+        "memory": f"peak about {nbytes_text(plan.peak_nbytes)}",
         "disk": _disk(found),
         "time": found.time_text,
         "tokenizer": _tokenizer(found),
@@ -114,15 +119,27 @@ def _run(numbers: set[int]) -> str:
 
 
 def _action(tensor: TensorPlan) -> str:
-    return tensor.action if tensor.rows is None else f"{tensor.rows.counts}"
+    return str(tensor.work if tensor.rows is None else tensor.rows.counts)
 
 
-def _range(values: Sequence[float]) -> str:
+def _values(values: Sequence[Any]) -> str:
+    """A value of several tensors: its range, or that of each model's where each has its own."""
+    first = values[0]
+    if isinstance(first, Mapping):
+        return ", ".join(_range([value[label] for value in values]) for label in first)
+    return _range(values)
+
+
+def _range(values: Sequence[float | None]) -> str:
+    """From the least to the largest; a dash where no entry of the schedule has one."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "-"
     low, high = f"{min(values):.4g}", f"{max(values):.4g}"
     return low if low == high else f"{low}-{high}"
 
 
 def _type(tensor: TensorPlan) -> str:
-    before = dict.fromkeys(source.dtype.name for source in tensor.sources)
+    before = dict.fromkeys(source.dtype.name for source in tensor.sources.values())
     after = tensor.out.dtype.name
     return after if list(before) in ([], [after]) else f"{', '.join(before)} -> {after}"

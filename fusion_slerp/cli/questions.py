@@ -1,4 +1,4 @@
-"""The conversation in a terminal: which two models, where to, which t; then the plan, and the merge."""
+"""The conversation in a terminal, for SLERP: which two models, where to, which t; then plan and merge."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.output.place import check_apart, check_place, check_room
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import is_hub_id
 from fusion_slerp.sources.regular_files import reading_models
@@ -47,7 +47,7 @@ A model is a folder (Tab completes) or a hub id such as owner/name. Ctrl-C stops
 
 @dataclass(slots=True)
 class Answers:
-    """What was said so far; for the line that takes it up again."""
+    """The answers so far; for the line that resumes from them."""
 
     models: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
@@ -55,11 +55,10 @@ class Answers:
     warnings: tuple[str, ...] = ()
 
     def command(self) -> str:
-        """The command that goes on from here, as far as it is known."""
+        """The command that resumes from here, as far as it is known."""
         if len(self.models) < 2:
             return "fusion_slerp"
-        a, b = self.models
-        return Request(a, b, self.options).command(self.out or "child")
+        return Request(tuple(self.models), options=self.options).command(self.out or "child")
 
 
 class Back(Exception):
@@ -90,7 +89,7 @@ def _ask_everything(answers: Answers) -> tuple[Request, str]:
     for number, name in enumerate(known, start=1):
         _say(Text.assemble((f"  {number}  ", "bold cyan"), name))
     if known:
-        _say("  (a number takes one of these, merged earlier)\n")
+        _say("  (type a number to reuse a model of an earlier merge)\n")
     while True:
         answers.models.clear()
         name_a, a, facts_a = _ask_model("First model (t = 0)", known)
@@ -104,7 +103,7 @@ def _ask_everything(answers: Answers) -> tuple[Request, str]:
     answers.warnings = plan.warnings
     answers.out = _ask_out(a, b, plan, answers.options)
     answers.options["t"] = _ask_t()
-    return Request(name_a, name_b, answers.options), answers.out
+    return Request((name_a, name_b), options=answers.options), answers.out
 
 
 def _ask_model(question: str, known: list[str], may_go_back: bool = False) -> tuple[str, Checkpoint, Facts]:
@@ -130,7 +129,7 @@ def _chosen(text: str, known: list[str]) -> str:
         raise _Unusable(f"the list ends with {len(known)}")
     is_here = os.path.exists(os.path.expanduser(text))
     if not is_here and is_hub_id(text) and not _agreed(f"No folder {text} here. Look on the hub?", False):
-        raise _Unusable("name another")
+        raise _Unusable("enter a different model")
     return text
 
 
@@ -140,10 +139,10 @@ def _ask_second(known: list[str], a: Checkpoint, facts_a: Facts) -> tuple[str, C
         name, b, facts = _ask_model("Second model (t = 1)", known, may_go_back=True)
         try:
             with reading_models():
-                plan = make_plan(a, b, MergeSettings())
+                plan = make_plan({"a": a, "b": b}, MergeSettings())
         except FusionSlerpError as error:
             _refuse(every_problem(error))
-            _remark("Name another second model; an empty line goes back to the first.", "yellow")
+            _remark("Enter a different second model; an empty line goes back to the first.", "yellow")
             continue
         _remark("the same architecture", "green")
         if any(tensor.rows is not None for tensor in plan.tensors):
@@ -188,9 +187,12 @@ def _free_name(a: Checkpoint, b: Checkpoint) -> str:
 
 def _ask_t() -> Any:
     def check(text: str) -> Any:
-        return MergeSettings(t=read_value(text or "0.5", "t")).t
+        t = read_value(text or "0.5", "t")
+        make_settings(t=t)
+        return t
 
-    return _until("t, from 0 (the first) to 1 (the second), or a list from layer to layer", check, "0.5")
+    question = "t, from 0 (the first) to 1 (the second), or a list across layers, e.g. [0, 0.5, 1]"
+    return _until(question, check, "0.5")
 
 
 def _prepare(request: Request, out: str, told: tuple[str, ...]) -> Any:

@@ -28,7 +28,7 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
     from fusion_slerp.api import prepare_merge
 
     options = {"show_pbar": output.shows_progress, **request.options}
-    return prepare_merge(request.a, request.b, out, **options)
+    return prepare_merge(request.models, out, base=request.base, **options)
 
 
 def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
@@ -38,11 +38,11 @@ def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> 
 
     left = find_unfinished(prepared.target)
     if left is not None and left.finished:  # reading them again may take its time
-        output.show(f"Going on: {left}. What is finished is verified first.")
+        output.show(f"Resuming: {left}. Verifying finished files first.")
     with stops_cleanly(prepared.target, request.command(out)), exit_on_error(output, FAILED):
         result = run_merge(prepared)
-    moved = result.plan.nbytes_read + result.plan.nbytes_written
-    recent.remember((request.a, request.b), moved, result.elapsed_s)
+    moved = result.nbytes_read + result.nbytes_made
+    recent.remember(request.named.values(), moved, result.elapsed_s)
     return result
 
 
@@ -61,9 +61,9 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
             ("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"
         ),
         Text(f"  {rules}"),
-        Text("\nThe same again:", "bold"),
+        Text("\nTo repeat this merge:", "bold"),
         Text(f"  {request.command(out)}"),
-        Text("\nThe same as YAML, to keep:", "bold"),
+        Text("\nAs a config file:", "bold"),
         Text(request.recipe(out).rstrip()),
     )
 
@@ -72,8 +72,7 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
     """The result for machines."""
     return {
         "out": str(result.out),
-        "a": request.a,
-        "b": request.b,
+        **request.named,
         "tensors": len(result.report),
         "rules": result.counts,
         "bytes_written": result.plan.nbytes_written,
@@ -87,7 +86,7 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
 
 @contextmanager
 def stops_cleanly(target: Path, command: str) -> Iterator[None]:
-    """Ends the command after Ctrl-C or SIGTERM, with what is left and how to go on."""
+    """Ends the command after Ctrl-C or SIGTERM, with what is left and how to resume."""
     before = _identity(target)
     try:
         with signals_raise():
@@ -100,25 +99,30 @@ def stops_cleanly(target: Path, command: str) -> Iterator[None]:
         raise typer.Exit(128 + stop.number if isinstance(stop, Terminated) else INTERRUPTED) from None
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = folder.stat()
+        found = path.stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino
 
 
 def tell_stopped(target: Path | None, command: str) -> None:
-    """Says that a merge was stopped, what is left of it, and how to go on."""
+    """Says that a merge was stopped, what is left of it, and how to resume."""
     from rich.text import Text
 
     from fusion_slerp.output.unfinished import clean_command, find_unfinished
 
     left = find_unfinished(target) if target else None
     if left is not None and target is not None:
-        state = f"{path_text(target)} is as it was. Kept: {left}"
-        more = f"To go on from there:\n  {command}\nTo remove it:\n  {clean_command(target)}"
+        state = f"{_untouched(target)} Kept: {left}"
+        more = f"To resume:\n  {command}\nTo remove it:\n  {clean_command(target)}"
     else:
-        as_before = f"Nothing is left of it, and {path_text(target)} is as it was." if target else ""
-        state, more = as_before or "Nothing was written.", f"To run it again:\n  {command}"
+        state = f"Nothing is left of it. {_untouched(target)}" if target else "Nothing was written."
+        more = f"To run it again:\n  {command}"
     console(stderr=True).print(Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\n{more}"))
+
+
+def _untouched(target: Path) -> str:
+    """What a merge that did not finish did to its target."""
+    return f"{path_text(target)} was not {'changed' if target.exists() else 'created'}."

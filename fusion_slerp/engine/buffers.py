@@ -7,7 +7,6 @@ from queue import LifoQueue
 import numpy as np
 
 from fusion_slerp.chunks import PAGE_NBYTES, whole_pages
-from fusion_slerp.planning.memory import MemoryPlan
 
 Buffer = np.ndarray
 """uint8, starting at a page."""
@@ -35,11 +34,3 @@ class BufferPool:
     def give(self, buffer: Buffer) -> None:
         """Takes a buffer back."""
         self._free.put(buffer)
-
-
-class Buffers:
-    """The two kinds: `pairs` for a chunk of both parents, `outs` for a chunk of the child."""
-
-    def __init__(self, memory: MemoryPlan) -> None:
-        self.pairs = BufferPool(memory.pair_nbytes, memory.n_pairs)
-        self.outs = BufferPool(memory.out_nbytes, memory.n_outs)

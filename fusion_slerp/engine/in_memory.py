@@ -1,8 +1,8 @@
-"""SLERP of two tensors in memory, by the same measurements and kernels as a whole merge."""
+"""Tensors in memory, by the same method and kernels as a whole merge."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -10,12 +10,15 @@ import numpy as np
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
+from fusion_slerp.engine.failures import are_finite
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem, SettingsError
-from fusion_slerp.methods import slerp as method
-from fusion_slerp.methods.slerp import NotFiniteError
-from fusion_slerp.settings.merge_settings import MergeSettings
-from fusion_slerp.settings.schedule import is_t
+from fusion_slerp.kernels import Words
+from fusion_slerp.methods.method import UnusableError
+from fusion_slerp.options import UNIT_INTERVAL
+from fusion_slerp.passes.protocols import NotFiniteError, drive
+from fusion_slerp.planning.work import Works
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 
 if TYPE_CHECKING:
     import torch
@@ -28,14 +31,14 @@ def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float 
 
     Every element is the exactly rounded value of the formula in `fusion_slerp.methods.slerp`:
     float64 inside, one rounding. Same arguments as FusionBench's `slerp`; unlike there, the
-    result has v0's type, and null vectors are interpolated linearly.
+    result has v0's type, and zero vectors are interpolated linearly.
 
     Args:
         t: A number in [0, 1], both ends included; at an end the result is that tensor's values.
         v0: torch tensor or numpy array of any shape; bfloat16, float16, float32 or float64.
         v1: As v0 in shape; of any of these types.
         DOT_THRESHOLD: |cosine| above which the interpolation is linear, in [0, 1].
-        epsilon: Norm up to which a tensor counts as null and is interpolated linearly.
+        epsilon: Norm up to which a tensor counts as zero and is interpolated linearly.
 
     Returns:
         A fresh tensor of v0's shape, type and device, without gradient.
@@ -46,62 +49,95 @@ def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float 
         CheckpointError: An element is infinite or NaN (unless t is 0 or 1).
         OutputError: v0's type cannot hold an element of the result.
     """
-    if not is_t(t):
-        fields = (("found", f"{t!r} ({type(t).__name__})"), ("needed", "a number in [0, 1]"))
+    if not UNIT_INTERVAL.is_fine(t):
+        fields = (("found", f"{t!r} ({type(t).__name__})"), ("needed", UNIT_INTERVAL.needed))
         raise Problem(SettingsError, "t is not usable", fields, "set t: 0.5").error()
-    settings = MergeSettings(DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
-    return interpolate(v0, v1, t, settings, "v0, v1")[0]
+    settings = make_settings(t=t, DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
+    return combine_tensors({"a": v0, "b": v1}, settings, "v0, v1", {"t": float(t)})[0]
 
 
-def interpolate(v0: T, v1: T, t: float, settings: MergeSettings, name: str) -> tuple[T, TensorReport]:
-    """`slerp` with other settings (of which dtype is heeded too) and a name; also reports.
+def combine_tensors(
+    tensors: Mapping[str, T], settings: MergeSettings, name: str, values: Mapping[str, Any]
+) -> tuple[T, TensorReport]:
+    """Combines tensors of one shape by the method of the settings, each taken as one vector.
+
+    Args:
+        tensors: By label, in their order; torch tensors or numpy arrays of any shape, of the four types.
+        settings: The method and its options; of all others dtype alone is heeded.
+        name: What the tensor is called in messages and in the report.
+        values: The method's options with a schedule, for this tensor.
+
+    Returns:
+        A fresh tensor of the first one's shape and device, without gradient, in its type or that of the
+        settings; and what happened.
 
     Raises:
         FusionSlerpError: As `slerp`, with the name in the message.
     """
-    if tuple(v0.shape) != tuple(v1.shape):
-        fields = (("tensor", name), ("first", list(v0.shape)), ("second", list(v1.shape)))
-        fix = "pass two tensors of one shape"
-        raise Problem(MismatchError, "the shapes differ", fields, fix).error()
-    a, b = _words(v0, name), _words(v1, name)
-    dtype = BY_NAME[settings.dtype] if settings.dtype else _dtype_of(v0, name)
-    out = np.empty(a.size, dtype.word)
-    report, overflowed = _interpolate(a, b, out, t, settings, name)
+    first = next(iter(tensors.values()))
+    _check_shapes(tensors, name)
+    words = {label: _words(tensor, name) for label, tensor in tensors.items()}
+    dtype = BY_NAME[settings.dtype] if settings.dtype else _dtype_of(first, name)
+    out = np.empty(words[next(iter(words))].size, dtype.word)
+    report, overflowed = _combine(words, out, settings, name, values)
     if overflowed:
         found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
         wider = dtype.further_reaching
         fix = f"convert the first tensor to {wider}, or set dtype: {wider}, which reaches further"
         fields = (("tensor", name), ("found", found))
         raise Problem(OutputError, f"overflow to infinity in {dtype.name}", fields, fix).error()
-    return _like(out, dtype, v0), report
+    return _like(out, dtype, first), report
 
 
-def _interpolate(
-    a: np.ndarray, b: np.ndarray, out: np.ndarray, t: float, s: MergeSettings, name: str
+def _check_shapes(tensors: Mapping[str, Any], name: str) -> None:
+    shapes = {label: tuple(tensor.shape) for label, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        fields = (("tensor", name), *((label, list(shape)) for label, shape in shapes.items()))
+        fix = "pass tensors of one shape"
+        raise Problem(MismatchError, "the shapes differ", fields, fix).error()
+
+
+def _combine(
+    words: Mapping[str, np.ndarray],
+    out: np.ndarray,
+    settings: MergeSettings,
+    name: str,
+    values: Mapping[str, Any],
 ) -> tuple[TensorReport, int]:
     """Fills `out`; also returns how many of its elements are not finite (0 for a copy of words)."""
-    if t in (0, 1):
-        report = TensorReport(name, "copy b" if t else "copy a", t, a.size)
-        source = b if t else a
+    try:
+        decision = Works(settings, len(words)).decided(values, tuple(words))
+    except UnusableError as error:
+        fix = "give this tensor other values"
+        raise Problem(SettingsError, str(error), (("tensor", name),), fix).error() from None
+    if decision.copied is not None:
+        report = TensorReport(name, f"copy {decision.copied}", out.size, values, decision.why)
+        source = words[decision.copied]
         if source.dtype != out.dtype:
             return report, kernels.convert(source, out)
         out[:] = source
         return report, 0
-    sums = [method.measure(x, y) for x, y in _chunks(a, b)]
+    vectors = [words[label] for label in decision.used]
     try:
-        found, stats = method.find_coefficients(t, sums, lambda: _chunks(a, b), s.DOT_THRESHOLD, s.epsilon)
+        made = drive(settings.how.steps(decision.parameters), lambda: _chunks(vectors))
     except NotFiniteError:
-        fix = "replace such elements before merging"
-        fields = (("tensor", name),)
-        raise Problem(CheckpointError, "NaN or infinity in a tensor", fields, fix).error() from None
-    overflowed = kernels.combine(a, b, found.s0, found.s1, out)
-    report = TensorReport(name, found.rule, t, a.size, found.angle_deg, stats.norm_a, stats.norm_b)
+        raise _not_finite(name).error() from None
+    norms = dict(zip(decision.used, made.gram.norms, strict=True)) if made.gram else {}
+    report = TensorReport(name, made.rule, out.size, values, None, made.angle_deg, norms)
+    overflowed = made.combine.into(vectors, out)
+    if overflowed and not are_finite(vectors):
+        raise _not_finite(name).error()
     return report, overflowed
 
 
-def _chunks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    for start in range(0, a.size, CHUNK_ELEMENTS):
-        yield a[start : start + CHUNK_ELEMENTS], b[start : start + CHUNK_ELEMENTS]
+def _not_finite(name: str) -> Problem:
+    fix = "replace such elements before merging"
+    return Problem(CheckpointError, "NaN or infinity in a tensor", (("tensor", name),), fix)
+
+
+def _chunks(vectors: Words) -> Iterator[Words]:
+    for start in range(0, max(vectors[0].size, 1), CHUNK_ELEMENTS):
+        yield [vector[start : start + CHUNK_ELEMENTS] for vector in vectors]
 
 
 def _words(tensor: Any, name: str) -> np.ndarray:
@@ -125,15 +161,15 @@ def _dtype_of(tensor: Any, name: str) -> DType:
         known = ", ".join(known.name for known in MERGEABLE)
         fields = (("tensor", name), ("found", found), ("needed", known))
         fix = "convert the tensor to one of these"
-        raise Problem(MismatchError, "SLERP is not defined on this type", fields, fix).error()
+        raise Problem(MismatchError, "this type cannot be merged", fields, fix).error()
     return dtype
 
 
-def _like(words: np.ndarray, dtype: DType, v0: Any) -> Any:
-    """The words as a tensor of v0's kind, shape and device."""
-    if isinstance(v0, np.ndarray):
-        return words.view(dtype.name).reshape(v0.shape)
+def _like(words: np.ndarray, dtype: DType, first: Any) -> Any:
+    """The words as a tensor of the first tensor's kind, shape and device."""
+    if isinstance(first, np.ndarray):
+        return words.view(dtype.name).reshape(first.shape)
     import torch
 
     words = words.view(np.int16) if dtype.itemsize == 2 else words
-    return torch.from_numpy(words).view(getattr(torch, dtype.name)).reshape(v0.shape).to(v0.device)
+    return torch.from_numpy(words).view(getattr(torch, dtype.name)).reshape(first.shape).to(first.device)

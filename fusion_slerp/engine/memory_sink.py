@@ -1,4 +1,4 @@
-"""A sink that keeps the child in memory as a state dict."""
+"""A sink that keeps the merged model in memory as a state dict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class MemorySink:
-    """Holds the child's bytes; one block per output file of the plan."""
+    """Holds the merged model's bytes; one block per output file of the plan."""
 
     def __init__(self, plan: MergePlan) -> None:
         self._slots = plan.slots

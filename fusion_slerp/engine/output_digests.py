@@ -4,7 +4,7 @@ A file's digest runs over its bytes from first to last, so it is what any tool o
 (`b3sum FILE`, `sha256sum FILE`). Results come from several threads; each waits until those that lie
 before it in the file are in the digest. Nobody waits for long, or for ever: workers take their tasks in
 the order of the files, and when a task fails, `abort` releases those that come after it. Those before it
-go on, so whichever task fails first in time, the first in order is the one that is told.
+continue, so whichever task fails first in time, the first in order is the one that is reported.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
 has to say which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusion_slerp.hashes import Checksum, Hasher, file_hasher, tensor_hasher
-from fusion_slerp.planning.layout import Place, Shard, Slot
+from fusion_slerp.planning.layout import Position, Shard, Slot
 
 
 class AbortedError(Exception):
@@ -40,7 +40,7 @@ class OutputDigests:
             by_shard[slot.shard].append(slot)
         self._files = [_FileDigests(*each, checksum) for each in zip(shards, by_shard, strict=True)]
         self._turn = threading.Condition()
-        self._missing: Place | None = None
+        self._missing: Position | None = None
 
     def add(self, shard: int, offset: int, data: np.ndarray) -> None:
         """Takes the bytes at an offset of a file's data section, once all before them are in.
@@ -58,10 +58,10 @@ class OutputDigests:
             file.position += data.nbytes
             self._turn.notify_all()
 
-    def abort(self, place: Place) -> None:
-        """Lets nobody wait any longer for the bytes at a place, which will never come."""
+    def abort(self, position: Position) -> None:
+        """Lets nobody wait any longer for the bytes at a position, which will never come."""
         with self._turn:
-            self._missing = min(self._missing or place, place)
+            self._missing = min(self._missing or position, position)
             self._turn.notify_all()
 
     def _is_behind(self, shard: int, offset: int) -> bool:

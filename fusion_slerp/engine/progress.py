@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
+from fusion_slerp.planning.amounts import nbytes_processed
 from fusion_slerp.planning.plan import MergePlan
 
 
 @contextmanager
-def progress(plan: MergePlan, nbytes_done: int = 0) -> Iterator[Callable[[int], object]]:
-    """Shows bytes done, rate and time left on standard error, if `show_pbar` asks for it.
+def progress(plan: MergePlan, done: Collection[int] = ()) -> Iterator[Callable[[int], object]]:
+    """Shows bytes measured and written, rate and time left on standard error, if `show_pbar` asks for it.
+
+    A further pass that only the values ask for makes the total grow.
 
     Args:
         plan: What is to be done.
-        nbytes_done: What of it is done already.
+        done: Indexes of shards that are finished already; they count as done.
     """
     if not plan.settings.show_pbar:
         yield lambda nbytes: None
         return
     from tqdm import tqdm
 
-    total = sum(tensor.out.nbytes for tensor in plan.tensors)
+    work = [(tensor.out.shard in done, nbytes_processed(tensor, plan.settings)) for tensor in plan.tensors]
     with tqdm(
-        total=total, initial=nbytes_done, unit="B", unit_scale=True, desc="merging", mininterval=0.2
+        total=sum(nbytes for _, nbytes in work),
+        initial=sum(nbytes for is_done, nbytes in work if is_done),
+        unit="B",
+        unit_scale=True,
+        desc="merging",
+        mininterval=0.2,
     ) as bar:
-        yield bar.update
+
+        def on_bytes(nbytes: int) -> None:
+            bar.total = max(bar.total, bar.n + nbytes)
+            bar.update(nbytes)
+
+        yield on_bytes

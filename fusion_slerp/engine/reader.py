@@ -1,8 +1,8 @@
-"""Brings a chunk of both parents into a buffer, side by side, each element beside its counterpart.
+"""Brings a chunk of several sources into a buffer, each element next to its counterparts.
 
-Where the vocabularies differ, an embedding's rows are gathered: in the order of the child, merged rows
-from wherever a parent has them, and zeros in place of all others. Zeros add nothing to a sum, so a chunk
-measures its merged rows alone, and it does so in the same order whatever the parents' order.
+Where the vocabularies differ, an embedding's rows are gathered: in the order of the merged model, rows from
+wherever a model has them, and zeros in place of all others. Zeros add nothing to a sum, so a chunk measures
+its merged rows alone, and it does so in the same order whatever the models' order.
 """
 
 from __future__ import annotations
@@ -13,75 +13,88 @@ import numpy as np
 
 from fusion_slerp.chunks import Chunk, aligned
 from fusion_slerp.engine.buffers import Buffer
-from fusion_slerp.planning.plan import TensorPlan
-from fusion_slerp.sources.elements import Piece
-from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.sources.open_files import InputFiles
-from fusion_slerp.vocabulary.rows import NOBODY, runs
-
-Words = Sequence[np.ndarray]
-"""The words of one piece of a tensor in each source: parent a's, parent b's, or both."""
+from fusion_slerp.kernels import Words
+from fusion_slerp.sources.open_files import OpenFiles
+from fusion_slerp.sources.source import Piece, Source
+from fusion_slerp.vocabulary.rows import runs
 
 
-class PairReader:
-    """Reads what a plan's tensors are made from; every method may be called from any thread."""
+def read(
+    files: OpenFiles,
+    sources: Sequence[Source],
+    rows: Sequence[np.ndarray] | None,
+    chunk: Chunk,
+    width: int,
+    buffer: Buffer,
+) -> Words:
+    """Returns the words of a chunk of some sources, in a caller's buffer; see `split`.
 
-    def __init__(self, inputs: InputFiles) -> None:
-        self._inputs = inputs
+    Args:
+        files: Where they are.
+        sources: What is read.
+        rows: Of each source, its row for each row of the merged model, negative where it gives none; None
+            where all rows are in place.
+        chunk: Which part of the merged model's tensor.
+        width: Elements of a row.
+        buffer: Memory for the chunk.
+    """
+    words = split(sources, chunk[1], buffer)
+    for i, (source, view) in enumerate(zip(sources, words, strict=True)):
+        if rows is None:
+            files.read(source, [(0, chunk[1], chunk[0])], view.view(np.uint8))
+        else:
+            gather(files, source, rows[i][rows_in(chunk, width)], chunk, width, view)
+    return words
 
-    def read(self, tensor: TensorPlan, chunk: Chunk, buffer: Buffer) -> Words:
-        """The words of a chunk of the tensor's sources, in a caller's buffer; see `split`."""
-        words = split(tensor, chunk[1], buffer)
-        if tensor.rows is None:
-            for source, view in zip(tensor.sources, words, strict=True):
-                self._inputs.read(source, *chunk, view.view(np.uint8))
-            return words
-        part = tensor.rows[rows_in(chunk, tensor.a.row_elements)]
-        for source, rows, view in zip(tensor.sources, (part.a, part.b), words, strict=True):
-            gather(self._inputs, source, np.where(part.merged, rows, NOBODY), chunk, view)
-        return words
 
-    def read_batch(self, tensors: Sequence[TensorPlan], buffer: Buffer) -> list[list[np.ndarray]]:
-        """The words of whole small tensors, each parent's read together."""
-        sources = [tensor.sources for tensor in tensors]
-        first = [entries[0] for entries in sources]
-        second = [entries[1] for entries in sources if len(entries) > 1]
-        words = iter(self._inputs.read_together([*first, *second], buffer))
-        found: list[list[np.ndarray]] = [[next(words)] for _ in first]
-        for piece, entries in zip(found, sources, strict=True):
-            piece.extend(next(words) for _ in entries[1:])
-        return found
+def read_batch(files: OpenFiles, tensors: Sequence[Sequence[Source]], buffer: Buffer) -> list[list[int]]:
+    """Reads the sources of whole small tensors, each model's together; returns where each begins in the
+    buffer.
+    """
+    n_most = max(map(len, tensors))
+    order = [(i, sources[k]) for k in range(n_most) for i, sources in enumerate(tensors) if k < len(sources)]
+    found: list[list[int]] = [[] for _ in tensors]
+    offsets = files.read_together([source for _, source in order], buffer)
+    for (i, _), offset in zip(order, offsets, strict=True):
+        found[i].append(offset)
+    return found
 
 
 def gather(
-    inputs: InputFiles, source: TensorEntry, rows: np.ndarray, chunk: Chunk, words: np.ndarray
+    files: OpenFiles, source: Source, rows: np.ndarray, chunk: Chunk, width: int, words: np.ndarray
 ) -> None:
-    """Fills a chunk's words from rows of a parent; zeros where it gives none. Arguments as for `pieces`."""
-    found = pieces(rows, source.row_elements, chunk)
+    """Fills a chunk's words from rows of a source; zeros where it gives none. Arguments as for `pieces`."""
+    found = pieces(rows, width, chunk)
     if sum(count for _, count, _ in found) < chunk[1]:
         words[:] = 0
-    inputs.read_pieces(source, found, words.view(np.uint8))
+    files.read(source, found, words.view(np.uint8))
 
 
-def split(tensor: TensorPlan, count: int, buffer: Buffer) -> Words:
-    """The parts of a buffer that hold a chunk of each source."""
+def split(sources: Sequence[Source], count: int, buffer: Buffer) -> list[np.ndarray]:
+    """The parts of a buffer that hold a chunk of each source, as words."""
     words, used = [], 0
-    for source in tensor.sources:
-        nbytes = count * source.dtype.itemsize
-        raw = buffer[used : used + nbytes]
-        words.append(raw.view(source.dtype.word) if source.dtype.is_mergeable else raw)
+    for source in sources:
+        nbytes = count * source.words.itemsize
+        words.append(as_words(buffer[used : used + nbytes], source))
         used += aligned(nbytes)
     return words
 
 
+def as_words(raw: np.ndarray, source: Source) -> np.ndarray:
+    """Bytes as words of the type that a source delivers; as they are, where that type is never computed
+    with.
+    """
+    return raw.view(source.words.word) if source.words.is_mergeable else raw
+
+
 def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> list[Piece]:
-    """Returns the parts of a chunk that lie side by side in the parent.
+    """Returns the parts of a chunk that lie next to each other in the source.
 
     Args:
-        rows: The parent's row for each of the child's rows that the chunk touches; negative where it
+        rows: The source's row for each of the merged model's rows that the chunk touches; negative where it
             gives none.
         width: Elements of a row.
-        chunk: First element and number of elements, in the child.
+        chunk: First element and number of elements, in the merged model.
     """
     start, end = chunk[0], chunk[0] + chunk[1]
     at, count, row = runs(rows)
@@ -93,5 +106,5 @@ def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> list[Piece]:
 
 
 def rows_in(chunk: Chunk, width: int) -> slice:
-    """The child's rows that a chunk touches, parts of rows included."""
+    """The merged model's rows that a chunk touches, parts of rows included."""
     return slice(chunk[0] // width, -(-(chunk[0] + chunk[1]) // width))

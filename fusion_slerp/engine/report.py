@@ -1,10 +1,10 @@
-"""What happened to each tensor, as numbers."""
+"""What happened to each tensor, as numbers, and to each file."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fusion_slerp.vocabulary.rows import RowCounts
@@ -17,34 +17,56 @@ class TensorReport:
     Attributes:
         name: Its name.
         rule: How it was made: `"slerp"`, `"lerp: null vector"`, `"lerp: nearly parallel"`,
-            `"lerp: nearly opposite"`, `"copy a"`, `"copy b"`, `"copy if equal"`.
-        t: Where between the parents, in [0, 1].
+            `"lerp: nearly opposite"`, `"linear"`, `"copy a"` (or another label), `"copy if equal"`.
         n_elements: Number of elements.
-        angle_deg: Angle between the parents in degrees; None where it was not measured, or where
-            a parent is null and there is none.
-        norm_a: Euclidean norm in parent a; None where not measured.
-        norm_b: Euclidean norm in parent b; None where not measured.
+        values: The method's options that may vary from tensor to tensor, with their values: `{"t": 0.3}`,
+            `{"weight": {"a": 0.4, "b": 0.6}}`.
+        why: Why it was copied: `"values"` (the values ask for one model alone), `"owner"` (only that model
+            has it), `"integer"` (never interpolated), `"no entry"` (no entry of a schedule matches its name);
+            None if it was not.
+        angle_deg: Angle between the first two models in degrees; None where it was not measured, or where
+            a model's tensor is zero and there is none.
+        norms: Euclidean norm in each model, by label; empty where not measured.
         rows: How many rows were made in which way, where the vocabularies differ; angle and norms are
-            then those of the merged rows. None where all rows were made alike.
-        digest: XXH3 (128 bits) of its bytes in the child; None where the child is not on a disk.
+            then those of the largest group of merged rows with the same owners. None where all rows were
+            made alike.
+        digest: XXH3 (128 bits) of its bytes in the merged model; None where that is not on a disk.
     """
 
     name: str
     rule: str
-    t: float
     n_elements: int
+    values: Mapping[str, Any] = field(default_factory=dict)
+    why: str | None = None
     angle_deg: float | None = None
-    norm_a: float | None = None
-    norm_b: float | None = None
+    norms: Mapping[str, float] = field(default_factory=dict)
     rows: RowCounts | None = None
     digest: str | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
         """The same as plain values, without what is not known; `from_fields` turns them back."""
-        rows = None if self.rows is None else asdict(self.rows)
-        values = {**{name: getattr(self, name) for name in self.__slots__}, "rows": rows}
-        return {name: value for name, value in values.items() if value is not None}
+        values = {name: getattr(self, name) for name in self.__slots__}
+        if self.rows is not None:
+            values["rows"] = asdict(self.rows)
+        return {name: value for name, value in values.items() if value is not None and value != {}}
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A weight file that has all its bytes.
+
+    Attributes:
+        name: Its name.
+        nbytes: Its size.
+        digest: The `checksum` of its content; empty where none was taken.
+        reports: What happened to its tensors, with their digests.
+    """
+
+    name: str
+    nbytes: int
+    digest: str
+    reports: tuple[TensorReport, ...]
 
 
 def from_fields(fields: Mapping[str, Any]) -> TensorReport:

@@ -1,4 +1,4 @@
-"""Makes the rows of a child's embedding or head that are not merged: copied from one parent, or filled.
+"""Makes the rows of an embedding or head that are not merged: copied from one model, or filled.
 
 A filled row is the mean of all other rows, lies evenly between the rows before and after its run, or
 is zero; see `vocab_fill`.
@@ -6,21 +6,77 @@ is zero; see `vocab_fill`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
+from fusion_slerp.chunks import Chunk
 from fusion_slerp.engine.buffers import Buffer
-from fusion_slerp.engine.reader import gather, pieces, rows_in
-from fusion_slerp.methods.slerp import Coefficients
+from fusion_slerp.engine.reader import as_words, gather, pieces, rows_in
+from fusion_slerp.engine.units import UnitAtWork
+from fusion_slerp.passes.blocks import blocks_of
+from fusion_slerp.passes.exact_sums import ExactSums, sum_of_columns
+from fusion_slerp.passes.weighted_sum import WeightedSum
 from fusion_slerp.planning.plan import TensorPlan
-from fusion_slerp.settings.merge_settings import VocabFill
-from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.sources.open_files import InputFiles
-from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
+from fusion_slerp.sources.open_files import OpenFiles
+from fusion_slerp.sources.source import Source
+from fusion_slerp.vocabulary.rows import NOBODY
 
-SUMMED_ELEMENTS = CHUNK_ELEMENTS // 8
-"""Elements that are summed at a time: as float64 they fill a quarter of a chunk's buffers at most."""
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Rows of one source that enter the merged model in one way.
+
+    Attributes:
+        source: The source.
+        rows: Its row for each of the merged model's rows; negative where it does not enter so.
+        unit: Index of the unit in which it is merged; None where it is copied.
+        position: Index of the source in that unit.
+    """
+
+    source: Source
+    rows: np.ndarray
+    unit: int | None = None
+    position: int = 0
+
+
+def shares_of(tensor: TensorPlan, units: Sequence[UnitAtWork]) -> list[Share]:
+    """Returns all rows that the models give: those of each unit, then those that are copied."""
+    assert tensor.rows is not None, tensor.out.name
+    merged = tensor.rows.merged
+    of_units = [
+        Share(source, rows, k, i)
+        for k, unit in enumerate(units)
+        for i, (source, rows) in enumerate(zip(unit.sources, unit.rows or [], strict=True))
+    ]
+    copied = [
+        Share(source, np.where(merged, NOBODY, tensor.rows.of[label]))
+        for label, source in tensor.sources.items()
+    ]
+    return of_units + copied
+
+
+def sums_of_rows(
+    shares: Sequence[Share], files: OpenFiles, chunk: Chunk, width: int, scratch: Buffer
+) -> ExactSums:
+    """Measures the sums of all rows that the models give, by share, in a chunk of whole rows: for the
+    mean.
+    """
+    return ExactSums(np.array([_sum(share, files, chunk, width, scratch) for share in shares]))
+
+
+def _sum(share: Share, files: OpenFiles, chunk: Chunk, width: int, scratch: Buffer) -> np.ndarray:
+    rows = share.rows[rows_in(chunk, width)]
+    given = rows[rows >= 0]
+    if not given.size:
+        return np.zeros(width)
+    n = given.size * width
+    words = as_words(scratch[: n * share.source.words.itemsize], share.source)
+    gather(files, share.source, given, (0, n), width, words)
+    return sum_of_columns(blocks_of([words], width))[0]
 
 
 class RowFiller:
@@ -28,108 +84,111 @@ class RowFiller:
 
     Args:
         tensor: The tensor; its plan has a row map.
-        found: The coefficients of its merged rows; None if none is merged.
-        vocab_fill: How rows that no parent gives are made.
-        inputs: The parents' files.
-        buffer: Memory for one chunk, used while this is made and free again after.
+        shares: What the models give.
+        units: Its units, decided.
+        is_gradient: Whether a row that no model gives lies between its neighbours.
+        sums: Of every share's rows, where they are needed: float64 of shape (shares, width).
+        files: The models' files.
     """
 
     def __init__(
         self,
         tensor: TensorPlan,
-        found: Coefficients | None,
-        vocab_fill: VocabFill,
-        inputs: InputFiles,
-        buffer: Buffer,
+        shares: Sequence[Share],
+        units: Sequence[UnitAtWork],
+        is_gradient: bool,
+        sums: np.ndarray | None,
+        files: OpenFiles,
     ) -> None:
         assert tensor.rows is not None
-        self._rows: RowMap = tensor.rows
-        self._tensor, self._inputs, self._vocab_fill = tensor, inputs, vocab_fill
-        self._width = tensor.a.row_elements
-        factors = (found.s0, found.s1) if found else (1.0, 1.0)
-        merged, entries, rows = self._rows.merged, (tensor.a, tensor.b), (self._rows.a, self._rows.b)
-        self._parents = [
-            (entry, factor, np.where(merged, of_parent, NOBODY), np.where(merged, NOBODY, of_parent))
-            for entry, factor, of_parent in zip(entries, factors, rows, strict=True)
-        ]
-        self._empty = (self._rows.a < 0) & (self._rows.b < 0)
-        self._given = np.flatnonzero(~self._empty)
-        needs_mean = vocab_fill in ("owner", "mean") and (self._empty & (self._rows.a != ZERO)).any()
-        self._mean = self._mean_row(buffer) if needs_mean else np.zeros(self._width)
+        self._tensor, self._files, self._is_gradient = tensor, files, is_gradient
+        self._width = tensor.width
+        self._weighted = [(share, _factor(share, units)) for share in shares]
+        self._copied = [share for share in shares if share.unit is None]
+        self._zero, self._filled = tensor.rows.zero, tensor.rows.filled
+        self._given = np.flatnonzero(~self._filled)
+        self._mean = np.zeros(self._width) if sums is None else self._mean_row(sums)
 
     def fill(self, chunk: Chunk, scratch: Buffer, out: np.ndarray) -> int:
-        """Writes a chunk's copied and filled rows to `out`, words of the child's type.
+        """Writes a chunk's copied and filled rows to `out`, words of the merged model's type.
 
         Returns:
             How many elements whose type changed are infinite or NaN.
         """
-        n_bad, part_of_map = 0, rows_in(chunk, self._width)
-        for source, _, _, lone in self._parents:
-            for start, count, there in pieces(lone[part_of_map], self._width, chunk):
-                words = self._inputs.read(source, there, count, scratch)
-                part = out[start : start + count]
-                if source.dtype == self._tensor.out.dtype:
-                    part[:] = words
-                else:
-                    n_bad += kernels.convert(words, part)
-        first, end = chunk[0], chunk[0] + chunk[1]
-        for row in (part_of_map.start + np.flatnonzero(self._empty[part_of_map])).tolist():
+        here = rows_in(chunk, self._width)
+        n_bad = sum(self._copy(share, here, chunk, scratch, out) for share in self._copied)
+        filled = here.start + np.flatnonzero(self._filled[here])
+        for _, run in groupby(enumerate(filled.tolist()), lambda pair: pair[1] - pair[0]):
+            n_bad += self._fill_run([row for _, row in run], chunk, out)
+        return n_bad
+
+    def _copy(self, share: Share, here: slice, chunk: Chunk, scratch: Buffer, out: np.ndarray) -> int:
+        n_bad, source = 0, share.source
+        for start, count, there in pieces(share.rows[here], self._width, chunk):
+            raw = scratch[: count * source.words.itemsize]
+            self._files.read(source, [(0, count, there)], raw)
+            words, part = as_words(raw, source), out[start : start + count]
+            if source.words == self._tensor.out.dtype:
+                part[:] = words
+            else:
+                n_bad += kernels.convert(words, part)
+        return n_bad
+
+    def _fill_run(self, rows: list[int], chunk: Chunk, out: np.ndarray) -> int:
+        """Neighbouring rows that no model gives; reads those before and after them once."""
+        first, end, n_bad = chunk[0], chunk[0] + chunk[1], 0
+        ends = self._ends(rows[0]) if self._is_gradient and not self._zero[rows].all() else None
+        for row in rows:
             begin = row * self._width
             inside = slice(max(first, begin) - begin, min(end, begin + self._width) - begin)
             part = out[begin + inside.start - first : begin + inside.stop - first]
-            n_bad += kernels.convert(np.ascontiguousarray(self._row(row)[inside]), part)
+            values = np.zeros(self._width) if self._zero[row] else self._mean
+            if ends is not None and not self._zero[row]:
+                values = self._between(row, *ends)
+            n_bad += kernels.convert(np.ascontiguousarray(values[inside]), part)
         return n_bad
 
-    def _row(self, row: int) -> np.ndarray:
-        """A row that no parent gives: float64 of the tensor's width."""
-        if self._rows.a[row] == ZERO:
-            return np.zeros(self._width)
-        return self._between(row) if self._vocab_fill == "gradient" else self._mean
-
-    def _between(self, row: int) -> np.ndarray:
-        """Evenly between the rows before and after the run; at an end of the matrix, the one at the other."""
+    def _ends(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows before and after a run; at an end of the matrix it wraps around."""
         given = self._given
         if not len(given):
-            return np.zeros(self._width)
+            return np.zeros(self._width), np.zeros(self._width)
         after = int(np.searchsorted(given, row))
-        before_row, after_row = int(given[after - 1]), int(given[after % len(given)])
-        n_before = row - before_row if after else row + 1
-        n_after = after_row - row if after < len(given) else len(self._rows) - row
+        return self._child_row(int(given[after - 1])), self._child_row(int(given[after % len(given)]))
+
+    def _between(self, row: int, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """Evenly between two given rows."""
+        given = self._given
+        if not len(given):
+            return before
+        i = int(np.searchsorted(given, row))
+        n_before = row - int(given[i - 1]) if i else row + 1
+        n_after = int(given[i]) - row if i < len(given) else len(self._filled) - row
         share = n_before / (n_before + n_after)
-        return (1 - share) * self._child_row(before_row) + share * self._child_row(after_row)
+        return (1 - share) * before + share * after
 
     def _child_row(self, row: int) -> np.ndarray:
-        """A row that parents give, before its rounding."""
+        """A row that models give, before its rounding."""
         total = np.zeros(self._width)
-        for source, factor, merged, lone in self._parents:
-            for rows, weight in ((merged, factor), (lone, 1.0)):
-                if rows[row] >= 0:
-                    total += weight * self._values(source, int(rows[row]) * self._width, self._width)
+        for share, factor in self._weighted:
+            if share.rows[row] >= 0:
+                total += factor * self._values(share.source, int(share.rows[row]))
         return total
 
-    def _values(self, source: TensorEntry, start: int, count: int) -> np.ndarray:
-        raw = np.empty(count * source.dtype.itemsize, np.uint8)
-        values = np.empty(count)
-        kernels.convert(self._inputs.read(source, start, count, raw), values)
-        return values
+    def _values(self, source: Source, row: int) -> np.ndarray:
+        raw = np.empty(self._width * source.words.itemsize, np.uint8)
+        self._files.read(source, [(0, self._width, row * self._width)], raw)
+        return kernels.values_of(as_words(raw, source))
 
-    def _mean_row(self, buffer: Buffer) -> np.ndarray:
-        """The mean of all rows that parents give, before their rounding."""
-        total, n_rows = np.zeros(self._width), len(self._given)
-        for source, factor, merged, lone in self._parents:
-            for rows, weight in ((merged, factor), (lone, 1.0)):
-                total += weight * self._sum(source, rows[rows >= 0], buffer)
-        return total / max(n_rows, 1)
+    def _mean_row(self, sums: np.ndarray) -> np.ndarray:
+        """The mean of all rows that models give, before their rounding."""
+        factors = np.array([factor for _, factor in self._weighted])
+        return factors @ sums / max(len(self._given), 1)
 
-    def _sum(self, source: TensorEntry, rows: np.ndarray, buffer: Buffer) -> np.ndarray:
-        """The sum of some rows of a parent."""
-        total = np.zeros(self._width)
-        block = max(1, SUMMED_ELEMENTS // self._width)
-        for start in range(0, len(rows), block):
-            some = rows[start : start + block]
-            words = buffer[: len(some) * self._width * source.dtype.itemsize].view(source.dtype.word)
-            gather(self._inputs, source, some, (0, words.size), words)
-            values = np.empty(words.size)
-            kernels.convert(words, values)
-            total += values.reshape(len(some), self._width).sum(axis=0)
-        return total
+
+def _factor(share: Share, units: Sequence[UnitAtWork]) -> float:
+    if share.unit is None:
+        return 1.0
+    combine = units[share.unit].made.combine
+    assert isinstance(combine, WeightedSum), "rows are filled from weighted sums"
+    return combine.coefficients[share.position]

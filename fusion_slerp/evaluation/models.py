@@ -1,28 +1,25 @@
-"""Loads what the perplexity task pool evaluates beside the merged model."""
+"""Loads what is evaluated next to the merged model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fusion_bench.utils.instantiate_utils import instantiate
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
-from fusion_slerp.evaluation.settings import located, plain
+from fusion_slerp.evaluation.settings import located
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 
-def load_tokenizer(source: Any) -> Any:
-    """Returns the tokenizer of a folder, a hub id or a mapping with `_target_`; or the one given."""
-    if isinstance(source, str):
-        return AutoTokenizer.from_pretrained(_folder(source, weights=False))
-    return instantiate(source) if isinstance(plain(source), dict) else source
+def open_tokenizer(source: str) -> Any:
+    """Returns the tokenizer of a folder or hub id."""
+    return AutoTokenizer.from_pretrained(_folder(source, weights=False))
 
 
 def own_tokenizer(source: str) -> Any:
-    """Returns the tokenizer that lies beside a model, or None where there is none."""
+    """Returns the tokenizer that lies next to a model, or None where there is none."""
     folder = _folder(source, weights=False)
     return AutoTokenizer.from_pretrained(folder) if tokenizer_files(folder) else None
 

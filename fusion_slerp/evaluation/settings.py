@@ -1,4 +1,4 @@
-"""Reads and checks the settings of the perplexity task pool; every fault becomes a `Problem`."""
+"""Reads and checks the settings of an evaluation; every fault becomes a `Problem`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import to_absolute_path
-from omegaconf import OmegaConf
 
 from fusion_slerp.errors import Problem, SettingsError
 from fusion_slerp.evaluation import losses as perplexity
@@ -35,10 +33,6 @@ class Subject:
     tokens: dict[str, list[list[str]]]
 
 
-def plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
 def wrong(name: str, found: object, needed: str, example: object) -> Problem:
     fields = (("found", found), ("needed", needed))
     return Problem(SettingsError, f"taskpool.{name} is not usable", fields, f"taskpool.{name}={example}")
@@ -51,7 +45,7 @@ def cannot_load(name: str, source: object, error: Exception) -> Problem:
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
-    return to_absolute_path(os.path.expanduser(path))
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def located(source: object) -> str | None:

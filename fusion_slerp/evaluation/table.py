@@ -7,7 +7,6 @@ from math import floor, isfinite, log10
 from textwrap import fill
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_only
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,6 @@ from fusion_slerp.evaluation import losses as perplexity
 from fusion_slerp.evaluation.settings import MERGED
 
 
-@rank_zero_only
 def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str]) -> None:
     """Prints one row per model, the merged one last, and what the comparison says in a sentence.
 
@@ -38,7 +36,7 @@ def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str
         unbounded = console.options.update(max_width=10_000)  # measure() cuts at the width it is given
         if console.measure(table, options=unbounded).maximum <= console.width:
             break
-    console.print("Loss in nats per token, and in the line below it the perplexity")
+    console.print("Loss in nats per token, and perplexity on the next line")
     console.print(table)
     if not shown:
         console.print("The texts' own figures do not fit this width; the report holds them.")

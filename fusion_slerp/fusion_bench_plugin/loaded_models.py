@@ -1,8 +1,7 @@
-"""Models in memory: loading the child, and merging two models that the pool builds itself."""
+"""Models in memory: loading the merged model, and merging models that the pool builds itself."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.engine.in_memory import interpolate
+from fusion_slerp.engine.in_memory import combine_tensors
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
@@ -27,34 +26,38 @@ from fusion_slerp.output.side_files import side_files, write_side_files
 from fusion_slerp.output.staging import staging
 from fusion_slerp.planning.child_config import GENERATION_CONFIG
 from fusion_slerp.planning.plan import MergePlan
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.planning.stacking import values_by_name
+from fusion_slerp.planning.work import Works
+from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
 from fusion_slerp.sources.opening import resolve
-from fusion_slerp.tensor_names import depths
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
-log = logging.getLogger(__name__)
+NEED_CHECKPOINTS = ("granularity", "slices", "chat_template", "tokens", "pad_vocab_to_multiple_of")
+"""Options that have no effect on models in memory."""
 
 
 def load_model(like: PoolModel, folder: Path) -> nn.Module:
-    """Loads the child from its folder with the arguments that the pool has for its models."""
+    """Loads the merged model from its folder with the arguments that the pool has for its models."""
     return AutoModelForCausalLM.from_pretrained(folder, **like.load_kwargs)
 
 
 def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Builds the child of a merge into memory.
+    """Builds the model of a merge into memory.
 
     Takes the way of transformers' own loading, with its renaming and fusing of weights.
 
     Args:
         a: The pool's first model, with the arguments for loading.
-        plan: What was merged; gives the child's config and generation config.
-        state_dict: The child's tensors under the names of the files.
+        plan: What was merged; gives the config and generation config.
+        state_dict: The merged tensors under the names of the files.
     """
     kwargs = dict(a.load_kwargs)
     # False unless the user says so: without it, transformers would ask on the terminal.
     trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", False))}
     with TemporaryDirectory() as folder:  # transformers reads configs, and the code they name, from files
-        write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), Path(folder))
+        write_side_files(
+            side_files(next(iter(plan.parents.values())), plan.tokenizer, plan.configs), Path(folder)
+        )
         config = AutoConfig.from_pretrained(folder, **trust)
         with torch.device("meta"):
             model_class = type(AutoModelForCausalLM.from_config(config, **trust))
@@ -68,13 +71,13 @@ def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, T
 
 def merge_loaded(
     pool: BaseModelPool,
-    models: tuple[PoolModel, PoolModel],
+    models: Mapping[str, PoolModel],
     settings: MergeSettings,
     save_path: str | None,
 ) -> nn.Module:
-    """Merges two models through their state dicts; needs three models' size in memory.
+    """Merges models, by label, through their state dicts; needs their size and once more in memory.
 
-    A model that the pool holds as an instance is left as it was.
+    A model that the pool holds as an instance is left unchanged.
 
     Raises:
         MismatchError: The models are of different classes, names, shapes or types.
@@ -82,17 +85,15 @@ def merge_loaded(
             checkpoints.
     """
     _check_settings(settings)
-    a, b = (_load(pool, model, settings.follow_links) for model in models)
-    if type(a) is not type(b):
-        fields = ((models[0].name, type(a).__qualname__), (models[1].name, type(b).__qualname__))
-        fix = "merge two models of one class"
-        raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
-    inputs = {model.source: f"model {model.name}" for model in models if model.source}
+    loaded = {label: _load(pool, model, settings.follow_links) for label, model in models.items()}
+    _check_classes({models[label].name: model for label, model in loaded.items()})
+    inputs = {model.source: f"model {model.name}" for model in models.values() if model.source}
     if tokenizer := tokenizer_source(pool):
         inputs.setdefault(tokenizer, "the tokenizer")
-    target = _check_save_path(a, inputs, save_path, settings)
-    report, merged = _merge_state_dicts(a.state_dict(), b.state_dict(), settings)
-    child = deepcopy(a) if isinstance(pool._models[models[0].name], nn.Module) else a
+    label, first = next(iter(loaded.items()))
+    target = _check_save_path(first, inputs, save_path, settings)
+    report, merged = merge_state_dicts({label: m.state_dict() for label, m in loaded.items()}, settings)
+    child = deepcopy(first) if isinstance(pool._models[models[label].name], nn.Module) else first
     if settings.dtype is not None:
         child.to(getattr(torch, settings.dtype))
     child.load_state_dict(merged)
@@ -101,12 +102,20 @@ def merge_loaded(
     return child
 
 
+def _check_classes(models: Mapping[str, nn.Module]) -> None:
+    classes = {name: type(model) for name, model in models.items()}
+    if len(set(classes.values())) > 1:
+        fields = tuple((name, each.__qualname__) for name, each in classes.items())
+        fix = "merge models of one class"
+        raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
+
+
 def _check_settings(settings: MergeSettings) -> None:
     """Refuses what only a merge of checkpoints can do."""
-    defaults = MergeSettings()
-    for name in ("granularity", "slices", "chat_template", "tokens", "pad_vocab_to_multiple_of"):
-        value = getattr(settings, name)
-        if value != getattr(defaults, name):
+    known = option_fields()
+    for name in NEED_CHECKPOINTS:
+        value = settings.options.get(name, known[name].default)
+        if value != known[name].default:
             fields = (
                 ("found", f"{value!r}"),
                 ("needed", "checkpoints, not models that are built"),
@@ -146,67 +155,78 @@ def _folder(source: str, settings: MergeSettings) -> Path:
     return resolve(source, weights=False, follow_links=settings.follow_links)[0]
 
 
-def _merge_state_dicts(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], settings: MergeSettings
+def merge_state_dicts(
+    models: Mapping[str, Mapping[str, Tensor]], settings: MergeSettings
 ) -> tuple[list[TensorReport], dict[str, Tensor]]:
-    raise_all(_differences(a, b))
+    """Merges state dicts, by label, in the order of the first one's names; also reports.
+
+    Raises:
+        FusionSlerpError: Names, shapes or types differ; integers do; or as `combine_tensors`.
+    """
+    raise_all(_differences(models))
     report, merged = [], {}
-    t_of = {name: settings.schedule.t(name, depth) or 0.0 for name, depth in depths(a).items()}
-    for name, tensor in a.items():
+    first = next(iter(models.values()))
+    values = values_by_name(first, settings, list(models))
+    for name, tensor in first.items():
+        tensors = {label: each[name] for label, each in models.items()}
         if BY_NAME[_dtype_name(tensor)].is_mergeable:
-            merged[name], row = interpolate(tensor, b[name], t_of[name], settings, name)
+            merged[name], row = combine_tensors(tensors, settings, name, values[name])
         else:
-            merged[name], row = _copied(name, tensor, b[name], t_of[name])
+            merged[name], row = _copied(name, tensors, settings, values[name])
         report.append(row)
     return report, merged
 
 
-def _differences(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> list[Problem]:
-    names = sorted(a.keys() ^ b.keys())
+def _differences(models: Mapping[str, Mapping[str, Tensor]]) -> list[Problem]:
+    first, *others = models.values()
+    names = sorted(set().union(*(first.keys() ^ other.keys() for other in others)))
     if names:
-        fix = "merge two models of one architecture and depth"
-        fields = (("in one only", listed(names, 5)),)
+        fix = "merge models of one architecture and depth"
+        fields = (("not in all", listed(names, 5)),)
         return [Problem(MismatchError, "the tensor names differ", fields, fix)]
-    return [
-        Problem(
-            MismatchError,
-            f"{name} differs",
-            (
-                ("a", f"{_dtype_name(a[name])} {list(a[name].shape)}"),
-                ("b", f"{_dtype_name(b[name])} {list(b[name].shape)}"),
-            ),
-            "merge two models of one size and of types that can be interpolated",
-        )
-        for name in a
-        if a[name].shape != b[name].shape or not _types_fit(a[name], b[name])
-    ]
+    found = ({label: each[name] for label, each in models.items()} for name in first)
+    return [_differs(name, each) for name, each in zip(first, found, strict=True) if not _fit(each)]
+
+
+def _differs(name: str, tensors: Mapping[str, Tensor]) -> Problem:
+    fields = tuple((label, f"{_dtype_name(each)} {list(each.shape)}") for label, each in tensors.items())
+    fix = "merge models of one size and of types that can be interpolated"
+    return Problem(MismatchError, f"{name} differs", fields, fix)
+
+
+def _fit(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether tensors have one shape, and types that can be merged or are the same."""
+    dtypes = {BY_NAME.get(_dtype_name(each)) for each in tensors.values()}
+    known = [dtype for dtype in dtypes if dtype is not None]
+    types_fit = len(known) == len(dtypes) and (len(dtypes) == 1 or all(dtype.is_mergeable for dtype in known))
+    return types_fit and len({each.shape for each in tensors.values()}) == 1
 
 
 def _dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _types_fit(a: Tensor, b: Tensor) -> bool:
-    dtypes = BY_NAME.get(_dtype_name(a)), BY_NAME.get(_dtype_name(b))
-    return dtypes[0] is not None and (
-        dtypes[0] == dtypes[1] or all(dtype is not None and dtype.is_mergeable for dtype in dtypes)
-    )
-
-
-def _copied(name: str, a: Tensor, b: Tensor, t: float) -> tuple[Tensor, TensorReport]:
-    rule = "copy b" if t == 1 else "copy a" if t == 0 else "copy if equal"
-    if rule == "copy if equal" and not torch.equal(a, b.to(a.device)):
-        fields = (("tensor", f"{name} ({_dtype_name(a)})"), ("found", "different values"))
-        fix = "integers and booleans are copied, never interpolated; make them equal, or set t: 0"
-        raise Problem(MismatchError, "a tensor must be equal in both", fields, fix).error()
-    return (b if t == 1 else a).clone(), TensorReport(name, rule, t, a.numel())
+def _copied(
+    name: str, tensors: Mapping[str, Tensor], settings: MergeSettings, values: Mapping[str, Any]
+) -> tuple[Tensor, TensorReport]:
+    """What is never interpolated: of the one model that the values ask for, or equal in all."""
+    first = next(iter(tensors.values()))
+    decision = Works(settings, len(tensors)).decided(values, tuple(tensors))
+    if decision.copied is not None:
+        copied = tensors[decision.copied].clone()
+        return copied, TensorReport(name, f"copy {decision.copied}", first.numel(), values, decision.why)
+    if not all(torch.equal(first, each.to(first.device)) for each in tensors.values()):
+        fields = (("tensor", f"{name} ({_dtype_name(first)})"), ("found", "different values"))
+        fix = "integers and booleans are copied, never interpolated; make them equal"
+        raise Problem(MismatchError, "a tensor must be equal in all models", fields, fix).error()
+    return first.clone(), TensorReport(name, "copy if equal", first.numel(), values, "integer")
 
 
 def _save(
     child: Any,
     target: Path,
     pool: BaseModelPool,
-    models: tuple[PoolModel, PoolModel],
+    models: Mapping[str, PoolModel],
     settings: MergeSettings,
     report: list[TensorReport],
 ) -> None:
@@ -219,7 +239,7 @@ def _save(
             write_side_files(dict(tokenizer_files(_folder(source, settings))), folder)
         elif getattr(pool, "tokenizer", None) is not None:
             pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
-        cards = [CardParent(model.name) for model in models]
+        cards = {label: CardParent(model.name) for label, model in models.items()}
         write_records(folder, cards, settings, report, target.name)
-        names = {side: {"model": model.name} for side, model in zip("ab", models, strict=True)}
+        names = {label: {"model": model.name} for label, model in models.items()}
         staged.publish(write_manifest(folder, names, settings), settings.overwrite)

@@ -1,4 +1,4 @@
-"""The task pool that measures loss and perplexity of the merged model beside its parents."""
+"""The task pool that measures loss and perplexity of the merged model next to its source models."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
+from lightning_utilities.core.rank_zero import rank_zero_only
 from transformers import AutoTokenizer
 
 from fusion_slerp.errors import Problem, raise_all, unknown_names_error
@@ -18,7 +19,6 @@ from fusion_slerp.evaluation import losses as perplexity
 from fusion_slerp.evaluation.models import (
     load_baseline,
     load_config,
-    load_tokenizer,
     own_tokenizer,
 )
 from fusion_slerp.evaluation.settings import (
@@ -31,11 +31,17 @@ from fusion_slerp.evaluation.settings import (
     check_tokenizer,
     is_usable,
     locate_baselines,
-    plain,
     read_texts,
     wrong,
 )
 from fusion_slerp.evaluation.table import print_comparison
+from fusion_slerp.fusion_bench_plugin.host_values import (
+    absolute,
+    by_name,
+    load_tokenizer,
+    plain,
+    source_of,
+)
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
 
 log = logging.getLogger(__name__)
@@ -103,9 +109,9 @@ class PerplexityTaskPool(BaseTaskPool):
             raise unknown_names_error(unknown, known, type(self).__name__)
         super().__init__(**kwargs)
         problems: list[Problem] = []
-        self._documents = read_texts(plain(texts), problems)
-        self._baselines = locate_baselines(plain(baselines) or {}, problems)
-        check_tokenizer(plain(tokenizer), problems)
+        self._documents = read_texts(by_name(absolute, texts), problems)
+        self._baselines = locate_baselines(by_name(source_of, baselines) or {}, problems)
+        check_tokenizer(source_of(plain(tokenizer)), problems)
         check_number("context_length", context_length, 2, None, problems)
         check_number("stride", stride, 1, None, problems)
         check_number("batch_size", batch_size, 1, 8, problems)
@@ -141,7 +147,8 @@ class PerplexityTaskPool(BaseTaskPool):
             scores[name] = self._score(load_baseline(name, source), subjects[name], context_length, stride)
             gc.collect()  # models hold reference cycles, and the next one needs the room
         tokens = subjects[MERGED].tokens
-        print_comparison(scores, {name for name in subjects if subjects[name].tokens != tokens})
+        others = {name for name in subjects if subjects[name].tokens != tokens}
+        rank_zero_only(print_comparison)(scores, others)
         report = scores.pop(MERGED)
         return {**report, "baselines": scores} if scores else report
 
@@ -167,7 +174,7 @@ class PerplexityTaskPool(BaseTaskPool):
         return subjects
 
     def _merged_tokenizer(self, model: Any) -> Any:
-        """The tokenizer that is set, else the model pool's, else the one beside the model."""
+        """The tokenizer that is set, else the model pool's, else the one next to the model."""
         if self.tokenizer is not None:
             return load_tokenizer(self.tokenizer)
         pool = getattr(self._program, "modelpool", None)

@@ -10,6 +10,8 @@ from fusion_bench.modelpool.causal_lm.causal_lm import CausalLMPool
 from omegaconf import DictConfig, OmegaConf
 
 from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.methods import Method
+from fusion_slerp.settings.labels import labels
 
 HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
 """Metadata that the host's own configurations carry for every class."""
@@ -47,20 +49,21 @@ class PoolModel:
     load_kwargs: dict[str, Any]
 
 
-def two_models(pool: BaseModelPool) -> tuple[PoolModel, PoolModel]:
-    """Returns the pool's two models in its order: the first is t = 0.
+def pool_models(pool: BaseModelPool, method: Method) -> dict[str, PoolModel]:
+    """Returns the pool's models in its order, by label.
 
     Raises:
-        SettingsError: The pool holds another number of models.
+        SettingsError: The pool holds another number of models than the method merges.
     """
     names = list(pool.all_model_names)
-    if len(names) != 2:
-        fields = (("modelpool.models", ", ".join(names) or "none"), ("needed", "exactly two"))
-        fix = "name two models; remove one with ~modelpool.models.NAME"
-        raise Problem(SettingsError, f"SLERP merges 2 models, not {len(names)}", fields, fix).error()
+    if not method.takes(len(names)):
+        fields = (("modelpool.models", ", ".join(names) or "none"), ("needed", method.models_text))
+        fix = f"name {method.models_text} models; remove one with ~modelpool.models.NAME"
+        headline = f"{method.name} merges {method.models_text} models, not {len(names)}"
+        raise Problem(SettingsError, headline, fields, fix).error()
     common = _plain(pool.get_model_kwargs()) if isinstance(pool, CausalLMPool) else {}
-    a, b = (_pool_model(name, pool._models[name], common) for name in names)
-    return a, b
+    models = [_pool_model(name, pool._models[name], common) for name in names]
+    return dict(zip(labels(len(models)), models, strict=True))
 
 
 def tokenizer_source(pool: BaseModelPool) -> str | None:

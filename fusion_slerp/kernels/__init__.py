@@ -1,4 +1,4 @@
-"""The compiled loops: over the elements of a chunk (measure, combine, round once), and over rows to read.
+"""The compiled loops over the elements of a chunk: measure, combine, round once.
 
 Every kernel takes flat, contiguous numpy arrays of raw words (see `dtypes.DType.word`): uint16 is
 bfloat16, int16 is float16, float32 and float64 are themselves. They release the GIL.
@@ -12,110 +12,152 @@ some hundredths of a second; nothing is stored on the disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from fusion_slerp.kernels.compiler import compiled
-from fusion_slerp.kernels.loops import LANES
+from fusion_slerp.kernels import loops
+from fusion_slerp.kernels.building import LANES
+from fusion_slerp.kernels.compiler import Kernel, compiled
+
+Words = Sequence[np.ndarray]
+"""One chunk of each of some vectors: 1-D arrays of words, of equal length, each of any of the four types."""
 
 
-def measure(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
-    """Sums of squares and products of two vectors, in float64.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Many sets of small vectors in memory; whoever makes one sees to it that the memory is there.
 
-    Args:
-        a: 1-D words of one chunk of the first vector.
-        b: As many words of the second, of any of the four types.
+    Attributes:
+        rows: int64 of shape (many, 1 + arrays), contiguous: of each set the number of words, then where its
+            arrays begin.
+        dtypes: The numpy dtypes of the arrays.
+    """
+
+    rows: np.ndarray
+    dtypes: tuple[str, ...]
+
+
+def gram(vectors: Words) -> np.ndarray:
+    """Inner products of every two of n vectors, in float64.
 
     Returns:
-        `(<a,a>, <b,b>, <a,b>)`, not finite if an element is not (or, for float64 input beyond
-        about 1e154, if a square overflows). They add up over chunks.
+        Fresh float64 of shape (n*(n+1)/2,): the upper triangle of the Gram matrix, row by row: for two
+        vectors <a,a>, <a,b>, <b,b>. Not finite if an element is not (or, for float64 input beyond about
+        1e154, if a square overflows). They add up over chunks.
     """
-    sums = np.zeros((3, LANES))
-    _run("measure", (a, b), (), sums)
-    aa, bb, ab = sums[:, 0].tolist()
-    return aa, bb, ab
+    return gram_of_many(table_of("gram", vectors))[0]
 
 
-def measure_chords(
-    a: np.ndarray, b: np.ndarray, inverse_norm_a: float, inverse_norm_b: float
-) -> tuple[float, float]:
-    """Squared chords `(|u-v|^2, |u+v|^2)` of the unit vectors u = a/|a|, v = b/|b|, in float64.
+def chords(a: np.ndarray, b: np.ndarray, inverse_norm_a: float, inverse_norm_b: float) -> np.ndarray:
+    """Squared chords |u-v|^2 and |u+v|^2 of the unit vectors u = a/|a|, v = b/|b|, in float64.
 
     The angle from them, 2*atan2(|u-v|, |u+v|), keeps its digits where the cosine is close to
-    1 or -1 and arccos loses them. They add up over chunks, as `measure` does.
+    1 or -1 and arccos loses them. They add up over chunks, as `gram` does.
+
+    Returns:
+        Fresh float64 of shape (2,).
     """
-    sums = np.zeros((2, LANES))
-    _run("measure_chords", (a, b), (inverse_norm_a, inverse_norm_b), sums)
-    minus, plus = sums[:, 0].tolist()
-    return minus, plus
+    factors = np.array([[inverse_norm_a, inverse_norm_b]])
+    return run(loops.chords, table_of("chords", (a, b)), factors, np.empty((1, 2)))[0]
 
 
-def combine(a: np.ndarray, b: np.ndarray, s0: float, s1: float, out: np.ndarray) -> int:
-    """Writes `s0*a + s1*b` to `out`: float64 arithmetic, one rounding to `out`'s type.
+def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> int:
+    """Writes the sum of factor times vector to `out`, rounded once to `out`'s type.
+
+    Up to two vectors: float64 products and one float64 addition before the rounding. From three on,
+    products and sums keep their errors (see `loops`): each element is the nearest of its type to the exact
+    sum, whatever the order of the vectors, unless terms cancel in all but their last digits.
 
     Args:
-        a: 1-D words of one chunk of the first parent.
-        b: As many words of the second.
-        s0: Coefficient of `a`.
-        s1: Coefficient of `b`.
-        out: As many words, overwritten; of any of the four types; shares no memory with a and b.
+        vectors: At least one.
+        factors: As many.
+        out: As many words, overwritten; of any of the four types; shares no memory with the vectors.
 
     Returns:
         How many elements of `out` are infinite or NaN.
     """
-    return _run("combine", (a, b, out), (s0, s1))
+    table = table_of("weighted_sum", (*vectors, out))
+    return int(weighted_sums_of_many(table, np.array([factors], np.float64))[0])
+
+
+def gram_of_many(table: Table) -> np.ndarray:
+    """`gram` of each of many sets of small vectors, in one call.
+
+    Returns:
+        Fresh float64 of shape (many, n*(n+1)/2).
+    """
+    n = len(table.dtypes)
+    return run(loops.gram, table, _NONE, np.empty((len(table.rows), n * (n + 1) // 2)))
+
+
+def weighted_sums_of_many(table: Table, factors: np.ndarray) -> np.ndarray:
+    """`weighted_sum` of each of many sets of small vectors, in one call; the table's last array is `out`.
+
+    Args:
+        table: The vectors, and where each sum goes.
+        factors: float64 of shape (many, vectors), contiguous.
+
+    Returns:
+        Fresh int64 of shape (many,): how many elements of each sum are infinite or NaN.
+    """
+    return run(loops.weighted_sum, table, factors, np.empty(len(table.rows), np.int64))
 
 
 def convert(a: np.ndarray, out: np.ndarray) -> int:
     """Writes `a` to `out` in `out`'s type, rounded once; returns how many are not finite."""
-    return _run("convert", (a, out), ())
+    return int(run(loops.convert, table_of("convert", (a, out)), _NONE, np.empty(1, np.int64))[0])
 
 
-def read(
-    descriptor: int, places: np.ndarray, counts: np.ndarray, offsets: np.ndarray, out: np.ndarray
-) -> int:
-    """Reads pieces of a file to places in memory, without Python between them (POSIX only).
+def values_of(words: np.ndarray) -> np.ndarray:
+    """The values of words as fresh float64, exact."""
+    values = np.empty(words.size)
+    convert(words, values)
+    return values
+
+
+def prepare(kernel: Kernel, *dtypes: str) -> None:
+    """Compiles a kernel for these numpy dtypes now, in the order of its arrays, not at its first use."""
+    compiled(kernel, dtypes)
+
+
+def run(kernel: Kernel, table: Table, factors: np.ndarray, results: np.ndarray) -> np.ndarray:
+    """Calls a kernel on every set of a table.
 
     Args:
-        descriptor: The file, open.
-        places: int64: where each piece goes, in bytes from the start of `out`.
-        counts: int64: the bytes of each.
-        offsets: int64: where it is in the file.
-        out: uint8, contiguous; holds every piece.
+        kernel: Builds it; see `building`.
+        table: The arrays.
+        factors: float64 of shape (sets, factors), contiguous.
+        results: Of shape (sets, sums), float64, for a kernel that sums; else int64 of shape (sets,).
+            Overwritten.
 
     Returns:
-        Index of the first piece that came short, whose reason a further call will tell; else their number.
+        The results.
     """
-    end = int((places + counts).max(initial=0))
-    arrays = (places, counts, offsets)
-    fits = all(array.dtype == np.int64 and array.flags.c_contiguous for array in arrays)
-    if not fits or end > out.nbytes or places.min(initial=0) < 0 or not out.flags.c_contiguous:
-        raise ValueError(f"read: pieces end at byte {end}, the buffer at {out.nbytes}")
-    file = np.array([descriptor], np.int64)
-    pointers = [array.ctypes.data for array in (*arrays, out, file)]
-    return _function("read")(len(places), *pointers)
+    n_sums = results.shape[1] if results.ndim == 2 else 0
+    arrays = (table.rows, factors, results, np.empty((n_sums, LANES)))
+    for array, kind in zip(arrays, (np.int64, np.float64, results.dtype, np.float64), strict=True):
+        if array.dtype != kind or not array.flags.c_contiguous:  # the compiled code trusts its pointers
+            raise ValueError(f"{kernel.__name__}: {array.dtype}; needed: {np.dtype(kind)}, contiguous")
+    compiled(kernel, table.dtypes)(len(table.rows), *[array.ctypes.data for array in arrays])
+    return results
 
 
-def prepare(kernel: str, *dtypes: str) -> None:
-    """Compiles a kernel for these numpy dtypes now, in the order of its arrays, not at its first use."""
-    _function(kernel, *[np.dtype(name) for name in dtypes])
+def table_of(kernel: str, words: Words) -> Table:
+    """Returns the table of one set of arrays, which must stay where they are.
 
-
-def _run(
-    kernel: str, words: tuple[np.ndarray, ...], factors: tuple[float, ...], sums: np.ndarray | None = None
-) -> int:
+    Raises:
+        ValueError: They differ in length, or one is not contiguous.
+    """
     n = words[0].size
-    for array in words:  # the compiled code trusts its pointers
+    for array in words:
         if array.size != n or not array.flags.c_contiguous:
             found = f"{array.size} words, contiguous: {array.flags.c_contiguous}"
             raise ValueError(f"{kernel}: {found}; needed: {n}, contiguous")
-    function = _function(kernel, *[array.dtype for array in words])
-    arrays = words if sums is None else (*words, sums)
-    return function(n, *[array.ctypes.data for array in arrays], *factors)
+    rows = np.array([[n, *(array.ctypes.data for array in words)]], np.int64)
+    return Table(rows, tuple(array.dtype.name for array in words))
 
 
-@cache
-def _function(kernel: str, *dtypes: np.dtype) -> Callable[..., int]:
-    return compiled(kernel, tuple(dtype.name for dtype in dtypes))
+_NONE = np.empty((1, 0))
+"""No factors, or no sums."""

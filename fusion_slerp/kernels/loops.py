@@ -1,181 +1,131 @@
-"""The kernels' loops as LLVM modules; each has one function, named as the kernel.
+"""The arithmetic of the kernels: Gram matrix, chords, weighted sum, conversion.
 
-A function takes the number of words, a pointer for every array (see `kernels` for the arrays and
-their order), then its float64 factors. LLVM vectorises the loops over words and lanes.
+A weighted sum of one or two vectors is plain float64. From three on, the order of the terms would show in
+the last bit, and where the models have no order that must not be; so products and additions keep their
+rounding errors (Dekker's product, Knuth's sum, without fused multiply-add). The result is that of about 80
+digits in binary, or 106 where the products are float64, relative to the largest term, then rounded once: in
+bfloat16, float16 and float32 the nearest of its type to the exact sum, unless terms cancel beyond these
+digits.
+
+Source: T. Ogita, S. Rump, S. Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26 (2005),
+https://doi.org/10.1137/030601818 (the error-free transformations); S. Boldo, G. Melquiond, "Emulation of FMA
+and correctly rounded sums", IEEE Trans. Comput. 57 (2008), https://doi.org/10.1109/TC.2007.70819 (rounding to
+odd before the last rounding).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import reduce
+from collections.abc import Sequence
+from functools import partial
+from itertools import combinations_with_replacement
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.elements import F64, I64, LLVM_TYPES, Builder, Value, decode, encode, is_not_finite
+from fusion_slerp.kernels.building import Arithmetic, storing, summing
+from fusion_slerp.kernels.elements import F64, I64, Builder, Value
 
-LANES = 256
-"""Partial sums held side by side; wide enough for any vector unit, 6 KB for three sums (L1)."""
+PLAIN_TERMS = 2
+"""Up to so many terms one addition is exact but for its rounding, and the same in either order."""
 
-ROWS = 2
-"""Rows of lanes whose terms are added to one another before they are added to the lanes."""
+SIGNIFICANT_BITS = {"uint16": 8, "int16": 11, "float32": 24}
+"""Of each type that is narrower than float64."""
 
-VOID, POINTER = ir.VoidType(), ir.PointerType()
-
-
-def measure(dtypes: Sequence[str]) -> ir.Module:
-    """Adds x*x, y*y and x*y to three rows of lanes, then each row into its first lane."""
-    return _sums("measure", dtypes, n_factors=0, terms=_products)
+HALF_BITS = 27
+"""Of a float64's 53 bits: products of halves are exact, but for that of both lower ones."""
 
 
-def measure_chords(dtypes: Sequence[str]) -> ir.Module:
+def gram(dtypes: Sequence[str]) -> ir.Module:
+    """Adds the products of every two vectors, and of each with itself, to rows of lanes."""
+    pairs = combinations_with_replacement(range(len(dtypes)), 2)
+    return summing("gram", dtypes, n_factors=0, terms=[_product(i, j) for i, j in pairs])
+
+
+def chords(dtypes: Sequence[str]) -> ir.Module:
     """Adds (u-v)^2 and (u+v)^2 of the scaled elements to two rows of lanes."""
-    return _sums("measure_chords", dtypes, n_factors=2, terms=_squared_chords)
+    return summing(
+        "chords", dtypes, n_factors=2, terms=[_chord(ir.IRBuilder.fsub), _chord(ir.IRBuilder.fadd)]
+    )
 
 
-def combine(dtypes: Sequence[str]) -> ir.Module:
-    """Stores s0*x + s1*y, rounded once; returns how many results are not finite."""
-    return _stores("combine", dtypes, n_factors=2, value=_weighted_sum)
+def weighted_sum(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the sum of factor times element over all vectors, rounded once."""
+    n = len(dtypes) - 1
+    value = _plain_sum if n <= PLAIN_TERMS else partial(_exact_sum, dtypes=dtypes)
+    return storing("weighted_sum", dtypes, n_factors=n, value=value)
 
 
 def convert(dtypes: Sequence[str]) -> ir.Module:
-    """Stores x in another type, rounded once; returns how many results are not finite."""
-    return _stores("convert", dtypes, n_factors=0, value=lambda b, values, factors: values[0])
+    """Stores x in another type, rounded once."""
+    return storing("convert", dtypes, n_factors=0, value=lambda b, values, factors: values[0])
 
 
-def read(dtypes: Sequence[str]) -> ir.Module:
-    """Calls the system's pread for every piece; returns the index of the first that came short, or n."""
-    module, b, (n, places, counts, offsets, data, descriptor) = _function("read", I64, 5, 0)
-    types = [ir.IntType(32), POINTER, I64, I64]
-    pread = ir.Function(module, ir.FunctionType(I64, types), "pread")
-    file = b.trunc(b.load(descriptor, typ=I64), types[0])
-    first = b.alloca(I64)
-    b.store(n, first)
-    with _loop(b, n) as i:
-        place, count, offset = (
-            b.load(_element(b, array, i, I64), typ=I64) for array in (places, counts, offsets)
-        )
-        got = b.call(pread, [file, _element(b, data, place, ir.IntType(8)), count, offset])
-        known = b.load(first, typ=I64)
-        is_first = b.and_(b.icmp_signed("!=", got, count), b.icmp_unsigned("<", i, known))
-        b.store(b.select(is_first, i, known), first)
-    b.ret(b.load(first, typ=I64))
-    return module
+def _product(i: int, j: int) -> Arithmetic:
+    return lambda b, values, factors: b.fmul(values[i], values[j])
 
 
-Arithmetic = Callable[[Builder, Sequence[Value], Sequence[Value]], Value]
+def _chord(combine: Arithmetic) -> Arithmetic:
+    def squared(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> Value:
+        chord = combine(b, b.fmul(values[0], factors[0]), b.fmul(values[1], factors[1]))
+        return b.fmul(chord, chord)
+
+    return squared
 
 
-def _weighted_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> Value:
-    return b.fadd(b.fmul(factors[0], values[0]), b.fmul(factors[1], values[1]))
+def _plain_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> Value:
+    total, *others = (b.fmul(factor, value) for factor, value in zip(factors, values, strict=True))
+    for other in others:
+        total = b.fadd(total, other)
+    return total
 
 
-def _products(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> tuple[Value, ...]:
-    x, y = values
-    return b.fmul(x, x), b.fmul(y, y), b.fmul(x, y)
+def _exact_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value], dtypes: Sequence[str]) -> Value:
+    """The sum to far more digits than float64 has, rounded to odd where a narrower type follows."""
+    total, error = None, None
+    for factor, value, dtype in zip(factors, values, dtypes[:-1], strict=True):
+        product, missing = _product_and_error(b, factor, value, dtype)
+        if total is None or error is None:
+            total, error = product, missing
+            continue
+        total, lost = _sum_and_error(b, total, product)
+        error = b.fadd(error, b.fadd(missing, lost))
+    high = b.fadd(total, error)
+    low = b.fsub(error, b.fsub(high, total))
+    return high if dtypes[-1] == "float64" else _rounded_to_odd(b, high, low)
 
 
-def _squared_chords(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> tuple[Value, ...]:
-    u, v = (b.fmul(value, factor) for value, factor in zip(values, factors, strict=True))
-    minus, plus = b.fsub(u, v), b.fadd(u, v)
-    return b.fmul(minus, minus), b.fmul(plus, plus)
+def _product_and_error(b: Builder, factor: Value, x: Value, dtype: str) -> tuple[Value, Value]:
+    """factor*x as two numbers; both are exact products, unless x is float64."""
+    if dtype in SIGNIFICANT_BITS:
+        high, low = _halves(b, factor, SIGNIFICANT_BITS[dtype])
+        return b.fmul(high, x), b.fmul(low, x)
+    product = b.fmul(factor, x)
+    (factor_high, factor_low), (x_high, x_low) = (_halves(b, each, HALF_BITS) for each in (factor, x))
+    error = b.fsub(b.fmul(factor_high, x_high), product)
+    for one, other in ((factor_high, x_low), (factor_low, x_high), (factor_low, x_low)):
+        error = b.fadd(error, b.fmul(one, other))
+    return product, error
 
 
-def _stores(name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic) -> ir.Module:
-    """A loop that makes one word of the last array from one word of each other array."""
-    module, b, arguments = _function(name, I64, len(dtypes), n_factors)
-    n, arrays, factors = arguments[0], arguments[1 : 1 + len(dtypes)], arguments[1 + len(dtypes) :]
-    count = b.alloca(I64)
-    b.store(I64(0), count)
-    with _loop(b, n) as i:
-        values = [_load(b, array, i, dtype) for array, dtype in zip(arrays[:-1], dtypes[:-1], strict=True)]
-        word = encode(b, value(b, values, factors), dtypes[-1])
-        b.store(word, _element(b, arrays[-1], i, LLVM_TYPES[dtypes[-1]]))
-        b.store(b.add(b.load(count, typ=I64), is_not_finite(b, word, dtypes[-1])), count)
-    b.ret(b.load(count, typ=I64))
-    return module
+def _halves(b: Builder, x: Value, n_bits: int) -> tuple[Value, Value]:
+    """x without the last bits of its fraction, and these."""
+    high = b.bitcast(b.and_(b.bitcast(x, I64), I64(-(1 << n_bits))), F64)
+    return high, b.fsub(x, high)
 
 
-def _sums(
-    name: str,
-    dtypes: Sequence[str],
-    n_factors: int,
-    terms: Callable[[Builder, Sequence[Value], Sequence[Value]], tuple[Value, ...]],
-) -> ir.Module:
-    """A loop that adds terms of each pair of words to rows of lanes, and the lanes to one another."""
-    module, b, arguments = _function(name, VOID, 3, n_factors)
-    n, pair, sums, factors = arguments[0], arguments[1:3], arguments[3], arguments[4:]
-
-    def add_terms(starts: Sequence[Value], lane: Value) -> int:
-        rows = []
-        for start in starts:
-            i = b.add(start, lane)
-            values = [_load(b, array, i, dtype) for array, dtype in zip(pair, dtypes, strict=True)]
-            rows.append(terms(b, values, factors))
-        totals = [reduce(b.fadd, found) for found in zip(*rows, strict=True)]
-        for row, total in enumerate(totals):
-            _add(b, _element(b, sums, b.add(lane, I64(row * LANES)), F64), total)
-        return len(totals)
-
-    block = LANES * ROWS
-    n_blocks, n_whole = (b.mul(b.udiv(n, I64(size)), I64(size)) for size in (block, LANES))
-    with _loop(b, n_blocks, step=block) as start, _loop(b, I64(LANES)) as lane:
-        n_rows = add_terms([b.add(start, I64(row * LANES)) for row in range(ROWS)], lane)
-    with _loop(b, b.sub(n_whole, n_blocks), step=LANES) as start, _loop(b, I64(LANES)) as lane:
-        add_terms([b.add(n_blocks, start)], lane)
-    with _loop(b, b.sub(n, n_whole)) as lane:
-        add_terms([n_whole], lane)
-    _fold(b, sums, n_rows)
-    b.ret_void()
-    return module
+def _sum_and_error(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+    total = b.fadd(x, y)
+    of_y = b.fsub(total, x)
+    return total, b.fadd(b.fsub(x, b.fsub(total, of_y)), b.fsub(y, of_y))
 
 
-def _fold(b: Builder, sums: Value, n_rows: int) -> None:
-    """Adds the upper half of each row to the lower, again and again: pairwise, so errors stay small."""
-    n_levels = LANES.bit_length() - 1
-    with _loop(b, I64(n_rows * LANES), step=LANES) as row, _loop(b, I64(n_levels)) as level:
-        width = b.lshr(I64(LANES // 2), level)
-        with _loop(b, width) as lane:
-            low = b.add(row, lane)
-            high = b.load(_element(b, sums, b.add(low, width), F64), typ=F64)
-            _add(b, _element(b, sums, low, F64), high)
+def _rounded_to_odd(b: Builder, high: Value, low: Value) -> Value:
+    """high + low, so that a rounding to fewer bits falls as it would for the exact sum.
 
-
-def _function(
-    name: str, returns: ir.Type, n_arrays: int, n_factors: int
-) -> tuple[ir.Module, Builder, Sequence[Value]]:
-    module = ir.Module(name)
-    parameters = [I64, *[POINTER] * n_arrays, *[F64] * n_factors]
-    function = ir.Function(module, ir.FunctionType(returns, parameters), name)
-    for argument in function.args[1 : 1 + n_arrays]:
-        argument.add_attribute("noalias")
-    return module, ir.IRBuilder(function.append_basic_block("entry")), function.args
-
-
-@contextmanager
-def _loop(b: Builder, stop: Value, step: int = 1) -> Iterator[Value]:
-    """Repeats the instructions made in its body for 0, step, 2*step, ... below `stop`."""
-    before = b.block
-    body, after = b.append_basic_block("body"), b.append_basic_block("after")
-    b.cbranch(b.icmp_unsigned("<", I64(0), stop), body, after)
-    b.position_at_end(body)
-    i = b.phi(I64)
-    i.add_incoming(I64(0), before)
-    yield i
-    following = b.add(i, I64(step), flags=("nuw", "nsw"))
-    i.add_incoming(following, b.block)
-    b.cbranch(b.icmp_unsigned("<", following, stop), body, after)
-    b.position_at_end(after)
-
-
-def _element(b: Builder, array: Value, i: Value, element: ir.Type) -> Value:
-    return b.gep(array, [i], source_etype=element, inbounds=True)
-
-
-def _load(b: Builder, array: Value, i: Value, dtype: str) -> Value:
-    kind = LLVM_TYPES[dtype]
-    return decode(b, b.load(_element(b, array, i, kind), typ=kind), dtype)
-
-
-def _add(b: Builder, place: Value, term: Value) -> None:
-    b.store(b.fadd(b.load(place, typ=F64), term), place)
+    If something is missing and the last bit is even, the number moves to its odd neighbour on that side.
+    """
+    bits = b.bitcast(high, I64)
+    is_even = b.icmp_unsigned("==", b.and_(bits, I64(1)), I64(0))
+    is_inexact = b.fcmp_unordered("une", low, F64(0.0))
+    is_outward = b.icmp_signed(">=", b.xor(b.bitcast(low, I64), bits), I64(0))
+    step = b.select(b.and_(is_even, is_inexact), b.select(is_outward, I64(1), I64(-1)), I64(0))
+    return b.bitcast(b.add(bits, step), F64)

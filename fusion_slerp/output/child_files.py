@@ -1,60 +1,55 @@
-"""Makes the files of the child in its staging folder: the weights, then everything beside them."""
+"""Makes the merged model's files in the staging folder: the weights, then everything next to them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.engine.executor import FinishedFile, Record, execute
+from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.output_digests import OutputDigests
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import raise_all
 from fusion_slerp.hashes import BESIDE, digest_of, file_digest
-from fusion_slerp.output.journal import WeightFile
-from fusion_slerp.output.manifest import Row, manifest_text, report_text, row_of
+from fusion_slerp.output.manifest import Row, manifest_text, row_of
+from fusion_slerp.output.merge_report import REPORT, report_text
 from fusion_slerp.output.model_card import CardParent, model_card
+from fusion_slerp.output.shard_writer import ShardWriter, index_json
 from fusion_slerp.output.side_files import SideFile, write_side_files
 from fusion_slerp.output.staging import Staging
 from fusion_slerp.output.unfinished import MANIFEST
-from fusion_slerp.planning.layout import ShardWriter, index_json
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import INDEX
 from fusion_slerp.sources.open_files import changed
 
-REPORT = "merge_report.json"
 CARD = "README.md"
 
 
-def write_weights(plan: MergePlan, staged: Staging) -> None:
+def write_weights(plan: MergePlan, staged: Staging) -> int:
     """Merges into the weight files that are not finished yet; notes each that is.
+
+    Returns:
+        How many bytes of weights were read.
 
     Raises:
         FusionSlerpError: As `execute`.
     """
     done = {i for i, shard in enumerate(plan.shards) if shard.file_name in staged.finished}
     if len(done) == len(plan.shards):
-        return
-    rest = replace(plan, tensors=tuple(tensor for tensor in plan.tensors if tensor.out.shard not in done))
-    nbytes_done = sum(plan.shards[i].data_nbytes for i in done)
-
-    def note(file: FinishedFile) -> None:
-        shard = plan.shards[file.shard]
-        staged.add(WeightFile(shard.file_name, shard.nbytes, file.digest, file.reports))
-
-    record = Record(OutputDigests(plan.slots, plan.shards, plan.settings.checksum), note)
+        return 0
+    tensors = [tensor for tensor in plan.tensors if tensor.out.shard not in done]
+    digests = OutputDigests(plan.slots, plan.shards, plan.settings.checksum)
     writer = ShardWriter(staged.files, plan.shards, plan.settings.direct_io, done)
-    with writer, progress(plan, nbytes_done) as on_bytes:
-        execute(rest, writer, on_bytes, record)
+    with writer, progress(plan, done) as on_bytes:
+        return execute(plan, writer, staged.add, on_bytes=on_bytes, digests=digests, tensors=tensors)
 
 
 def write_beside(
     folder: Path, plan: MergePlan, files: Mapping[str, SideFile], digests: Mapping[str, str]
 ) -> None:
-    """Writes the index, and config, tokenizer and the like.
+    """Writes the index, the config, the tokenizer and the like.
 
     Args:
         folder: Where to.
@@ -80,12 +75,12 @@ def write_beside(
 
 def write_records(
     folder: Path,
-    parents: Sequence[CardParent],
+    parents: Mapping[str, CardParent],
     settings: MergeSettings,
     reports: Sequence[TensorReport],
     name: str,
 ) -> None:
-    """Writes what tells people and machines how the child came about: card and report."""
+    """Writes the card and the report: how the merged model came about, for people and for machines."""
     (folder / REPORT).write_text(report_text(reports), encoding="utf-8")
     card = model_card(parents, settings, reports, name)
     (folder / CARD).write_text(card, encoding="utf-8")
@@ -102,7 +97,7 @@ def write_manifest(
 
     Args:
         folder: Where.
-        parents: What `a` and `b` are recognised by.
+        parents: By label: what each is recognised by.
         settings: Those of the merge.
         weights: The rows of files whose digests are known.
         tensors: The rows of the tensors, where they are known.

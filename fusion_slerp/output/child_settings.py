@@ -1,26 +1,31 @@
-"""The settings of a merge as its child's files show them."""
+"""The settings of a merge as the merged model's files show them."""
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.options import declared
+from fusion_slerp.settings.labels import is_label
 from fusion_slerp.settings.merge_settings import MergeSettings
 
-NOT_ABOUT_THE_CHILD = frozenset(
-    "strict follow_links overwrite threads memory_budget direct_io checksum show_pbar".split()
-)
-"""Settings that do not change the model."""
+UNION = "union"
+"""A tokenizer that is neither a model's nor in a folder or on the hub."""
 
 
 def child_settings(settings: MergeSettings) -> dict[str, Any]:
-    """Returns the settings that decide on the model, by name, as plain values.
+    """Returns the settings that decide on the merged model, by name, as plain values.
 
-    Of a tokenizer's local folder only the last name: what is published tells nothing of the rest of the path.
+    The method and its options come first. Only the last name of a tokenizer's local folder is shown: what is
+    published says nothing of the rest of the path.
     """
-    values = {f.name: getattr(settings, f.name) for f in fields(settings)}
-    folder = Path(settings.tokenizer).expanduser()
-    if settings.tokenizer not in ("a", "b", "union") and folder.is_dir():  # else it is a hub id
-        values["tokenizer"] = folder.resolve().name
-    return {name: value for name, value in values.items() if name not in NOT_ABOUT_THE_CHILD}
+    values = settings.about_the_child
+    first = [name for name in ("method", *declared(settings.how.options)) if name in values]
+    return {**{name: values[name] for name in first}, **values, "tokenizer": _tokenizer(settings.tokenizer)}
+
+
+def _tokenizer(given: str) -> str:
+    folder = Path(given).expanduser()
+    if given == UNION or is_label(given) or not folder.is_dir():  # not a folder: a hub id
+        return given
+    return folder.resolve().name

@@ -1,4 +1,4 @@
-"""What two runs must have in common to be one merge, so that the second may go on with the first's files."""
+"""What two runs must have in common to be one merge, so that the second may resume from the first's files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fusion_slerp.output.journal import Identity
 from fusion_slerp.output.manifest import row_of
 from fusion_slerp.output.side_files import SideFile
 from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.rules import RULES
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
@@ -23,21 +24,21 @@ BLOBS = "blobs"
 
 
 def merge_identity(
-    parents: tuple[Checkpoint, Checkpoint], plan: MergePlan, beside: Mapping[str, SideFile]
+    parents: Mapping[str, Checkpoint], plan: MergePlan, beside: Mapping[str, SideFile]
 ) -> Identity:
     """Returns the identity of a merge: plain values, nested.
 
     Args:
-        parents: Both, with all their layers.
+        parents: By label, with all their layers.
         plan: What will be made of them.
-        beside: The child's files beside the weights.
+        beside: The merged model's files next to the weights.
     """
     identity = {
         "fusion_slerp": __version__,
+        "rules": RULES,
         "settings": {**child_settings(plan.settings), "checksum": plan.settings.checksum},
-        "a": fingerprint(parents[0]),
-        "b": fingerprint(parents[1]),
-        "places": {side: _place(parent) for side, parent in zip("ab", parents, strict=True)},
+        "parents": {label: fingerprint(parent) for label, parent in parents.items()},
+        "places": {label: _folder(parent) for label, parent in parents.items()},
         "files": {shard.file_name: digest_of(shard.header, BESIDE) for shard in plan.shards},
         "beside": {name: _side_file_digest(file) for name, file in beside.items()},
     }
@@ -48,7 +49,7 @@ def _side_file_digest(file: SideFile) -> str:
     return digest_of(file, BESIDE) if isinstance(file, bytes) else file_digest(file, BESIDE)
 
 
-def _place(parent: Checkpoint) -> dict[str, Any] | None:
+def _folder(parent: Checkpoint) -> dict[str, Any] | None:
     """Where a local parent lies, and when its files were written; None where a revision vouches for them."""
     if parent.revision is not None:
         return None
@@ -60,7 +61,7 @@ def fingerprint(parent: Checkpoint) -> dict[str, Any]:
     """Returns what a parent is recognised by, without reading its weights.
 
     Its config and tokenizer files, byte for byte, as they decide which rows belong together. Per weight
-    file the size and a digest over names, types, shapes and places of its tensors; for files of the hub's
+    file the size and a digest over names, types, shapes and offsets of its tensors; for files of the hub's
     cache also their SHA-256, by which the cache names them.
     """
     tables: dict[Path, list[TensorEntry]] = {file: [] for file in parent.files}

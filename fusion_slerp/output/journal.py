@@ -1,8 +1,11 @@
-"""What is finished of a merge, on the disk: so that the same merge can go on after any interruption.
+"""What is finished of a merge, on the disk: so that the same merge can resume after any interruption.
 
 One JSON object a line. The first says what is merged, and how. Each further one is written after its
-weight file has come to the disk, with the file's size and digest; the last one before the child appears.
-A line that was cut off by a crash counts as not written.
+weight file has come to the disk, with the file's size and digest; the last one before the merged model
+appears. A line that was cut off by a crash counts as not written.
+
+Of a journal in another format we read only what every format has: `journal` and `identity` in the first line,
+`file` or `published` in the others. That is enough to leave finished files alone.
 """
 
 from __future__ import annotations
@@ -15,30 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.engine.report import TensorReport, from_fields
+from fusion_slerp.engine.report import WeightFile, from_fields
 from fusion_slerp.output.lock import NOFOLLOW
 
-FORMAT = 1
+FORMAT = 2
 
 Identity = Mapping[str, Any]
 """What two runs must have in common to be one merge: nested mappings of plain values; see `identity`."""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """A weight file that is complete and on the disk.
-
-    Attributes:
-        name: Its name.
-        nbytes: Its size.
-        digest: The `checksum` of its content.
-        reports: What happened to its tensors.
-    """
-
-    name: str
-    nbytes: int
-    digest: str
-    reports: tuple[TensorReport, ...]
 
 
 @dataclass(slots=True)
@@ -46,20 +32,34 @@ class Content:
     """What a journal says.
 
     Attributes:
+        format: The journal's.
         identity: Of the merge.
         files: The finished weight files, by name.
         published: The digest of the manifest, if all was finished and about to appear.
         nbytes: Of the lines that are whole.
     """
 
+    format: object
     identity: Identity
     files: dict[str, WeightFile] = field(default_factory=dict)
     published: str | None = None
     nbytes: int = 0
 
+    @property
+    def version(self) -> str:
+        """The version of fusion_slerp that began the merge."""
+        return str(self.identity.get("fusion_slerp", "unknown"))
+
+    def is_of(self, identity: Identity) -> bool:
+        """Whether a merge can resume from the files it names."""
+        return self.format == FORMAT and self.identity == identity
+
 
 def read_journal(file: Path) -> Content | None:
-    """Returns what a journal says; None if there is none, or none that this version can read."""
+    """Returns what a journal says; None if there is none, or nothing can be read of it.
+
+    A journal of another format names its files; their digests and reports are unknown.
+    """
     try:
         lines = file.read_bytes().splitlines(keepends=True)
     except OSError:
@@ -68,9 +68,10 @@ def read_journal(file: Path) -> Content | None:
     for line in lines:
         entry = _entry(line)
         if content is None:
-            if entry is None or entry.get("journal") != FORMAT:
+            if entry is None or "journal" not in entry:
                 return None
-            content = Content(entry["identity"])
+            identity = entry.get("identity")
+            content = Content(entry["journal"], identity if isinstance(identity, dict) else {})
         elif entry is None or not _take(entry, content):
             break
         content.nbytes += len(line)
@@ -90,6 +91,9 @@ def _take(entry: dict[str, Any], content: Content) -> bool:
     try:
         if "published" in entry:
             content.published = entry["published"]
+        elif content.format != FORMAT:
+            if "file" in entry:
+                content.files[str(entry["file"])] = WeightFile(str(entry["file"]), 0, "", ())
         else:
             reports = tuple(from_fields(each) for each in entry["tensors"])
             file = WeightFile(entry["file"], entry["nbytes"], entry["digest"], reports)
@@ -128,7 +132,7 @@ class Journal:
         os.fsync(self._descriptor)
 
     def publish(self, manifest_digest: str) -> None:
-        """Writes that the child is complete and about to appear."""
+        """Writes that the merged model is complete and about to appear."""
         self._append({"published": manifest_digest})
 
     def close(self) -> None:

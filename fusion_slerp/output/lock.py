@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import socket
+import platform
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -61,7 +61,7 @@ class FolderLock:
                     os.close(descriptor)
         with suppress(OSError):  # on a full disk: the lock holds without a name in it
             os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {socket.gethostname()}".encode())
+            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
 
     def release(self) -> None:
         """Gives the lock back; its file stays."""

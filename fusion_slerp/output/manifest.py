@@ -1,7 +1,9 @@
-"""The child's merge_manifest.json: what it was made from and how, and digests of all its bytes.
+"""The merged model's merge_manifest.json: its parents and settings, and digests of all its bytes.
 
 It holds no time and no path, so the same merge makes the same manifest, byte for byte, however often it was
-interrupted. Its last line is the digest of all before it, so it vouches for itself, too.
+interrupted. Its last line is the digest of all before it, so it vouches for itself.
+
+Format 1 named two parents, a and b, and knew no other method than slerp and no rules; it is read as format 2.
 """
 
 from __future__ import annotations
@@ -13,22 +15,27 @@ from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from fusion_slerp._version import __version__
-from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.hashes import BESIDE, TENSOR_HASH, Checksum, digest_of, file_digest
+from fusion_slerp.methods.slerp import SLERP
 from fusion_slerp.output.child_settings import child_settings
-from fusion_slerp.output.journal import WeightFile
 from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.planning.layout import Shard, Slot
+from fusion_slerp.planning.rules import RULES
+from fusion_slerp.settings.labels import is_label
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.json_files import Limits, parse_json
 from fusion_slerp.sources.regular_files import read_regular
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Formats that this version reads."""
+
 SELF = BESIDE
 """The last key: the digest of the text before it."""
 
 PACKAGES = ("numpy", "llvmlite")
-"""What computes the child, beside ourselves."""
+"""They compute the merged model together with us."""
 
 
 Row = Mapping[str, Any]
@@ -39,8 +46,16 @@ LIMITS = Limits(100_000_000, 6_000_000, 400_000, 20)
 """Room for 300,000 tensors: the folder may be a stranger's."""
 
 
+encode = json.JSONEncoder(ensure_ascii=False).encode
+"""As `json.dumps`, which makes an encoder at each call."""
+
+
 class ManifestError(Exception):
     """What is wrong with a manifest, in words."""
+
+
+class NewerManifestError(ManifestError):
+    """It is sound, but of a format that this version does not know."""
 
 
 def manifest_text(
@@ -52,14 +67,15 @@ def manifest_text(
     """Returns the text of a manifest.
 
     Args:
-        parents: `a` and `b`: what each is recognised by.
+        parents: By label: what each is recognised by.
         settings: Those of the merge.
-        files: Every other file of the child: `nbytes` and the digest, under the name of its hash.
+        files: Every other file of the model: `nbytes` and the digest, under the name of its hash.
         tensors: Every tensor: `file`, `offset`, `nbytes` and the digest, likewise.
     """
     return _sealed(
         {
             "format": FORMAT,
+            "rules": RULES,
             "made_by": {
                 "fusion_slerp": __version__,
                 "python": sys.version.partition(" ")[0],
@@ -87,41 +103,65 @@ def _sealed(content: Mapping[str, Any]) -> str:
 def _laid_out(value: Any, indent: str = "") -> str:
     """JSON with a line for each row: what holds rows is spread out, and all else stays together."""
     if not isinstance(value, Mapping) or not any(isinstance(each, Mapping) for each in value.values()):
-        return json.dumps(value, ensure_ascii=False)
+        return encode(value)
     deeper = f"{indent} "
-    rows = [
-        f"{deeper}{json.dumps(key, ensure_ascii=False)}: {_laid_out(each, deeper)}"
-        for key, each in value.items()
-    ]
+    rows = [f"{deeper}{encode(key)}: {_laid_out(each, deeper)}" for key, each in value.items()]
     return "\n".join(["{", ",\n".join(rows), f"{indent}}}"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a child.
+    """Returns the manifest of a merged model, in the present form if it is of an older one.
 
     Raises:
+        NewerManifestError: It is of a newer format.
         ManifestError: There is none, or it is not, to the last bit, what was written.
     """
     try:
         raw = read_regular(folder / MANIFEST, LIMITS.nbytes)
         text, content = raw.decode("utf-8"), parse_json(raw, LIMITS)
-        found = content.pop(SELF)
+        digest = content.pop(SELF)
     except FileNotFoundError:
         raise ManifestError("there is none") from None
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ManifestError(f"not readable: {error}") from None
     if _sealed(content) != text:
-        raise ManifestError(f"its own digest, {str(found)[:12]}..., does not fit its content")
-    if content.get("format") != FORMAT:
-        raise ManifestError(f"of format {content.get('format')!r}; this version reads format {FORMAT}")
+        more = f" ({_format_text(content)})" if _is_newer(content) else ""
+        raise ManifestError(f"its own digest, {str(digest)[:12]}..., does not fit its content{more}")
+    if content.get("format") not in READABLE:
+        raise (NewerManifestError if _is_newer(content) else ManifestError)(_format_text(content))
+    content = _in_present_form(content)
     _check_rows(content)
     return content
+
+
+def _is_newer(content: Mapping[str, Any]) -> bool:
+    return _are_counts(content.get("format")) and content["format"] > FORMAT
+
+
+def version_in(content: Mapping[str, Any]) -> str:
+    """Returns the version of fusion_slerp that wrote a manifest, as far as it says so."""
+    made_by = content.get("made_by")
+    return str(made_by.get("fusion_slerp")) if isinstance(made_by, Mapping) else "unknown"
+
+
+def _format_text(content: Mapping[str, Any]) -> str:
+    known = " and ".join(map(str, READABLE))
+    return (
+        f"of format {content.get('format')!r}, written by fusion_slerp {version_in(content)}; "
+        f"this version reads formats {known}"
+    )
+
+
+def _in_present_form(content: dict[str, Any]) -> dict[str, Any]:
+    if content["format"] == FORMAT or not isinstance(content.get("settings"), dict):
+        return content
+    return {**content, "rules": 1, "settings": {"method": SLERP.name, **content["settings"]}}
 
 
 def _check_rows(content: Mapping[str, Any]) -> None:
     """Refuses what we never wrote: the folder may come from a stranger, with a manifest to match."""
     try:
-        files, tensors = content["files"], content["tensors"]
+        files, tensors, parents = content["files"], content["tensors"], content["parents"]
         good = (
             all(
                 _is_inside(name) and checksum_of(row) and _are_counts(row["nbytes"])
@@ -131,8 +171,10 @@ def _check_rows(content: Mapping[str, Any]) -> None:
                 row["file"] in files and row[TENSOR_HASH] and _are_counts(row["offset"], row["nbytes"])
                 for row in tensors.values()
             )
-            and all(_is_parent(content["parents"][side]) for side in ("a", "b"))
+            and all(is_label(label) and _is_parent(row) for label, row in parents.items())
+            and bool(parents)
             and isinstance(content["settings"], dict)
+            and _are_counts(content["rules"])
         )
     except (KeyError, TypeError, AttributeError):
         good = False
@@ -141,7 +183,7 @@ def _check_rows(content: Mapping[str, Any]) -> None:
 
 
 def _is_parent(row: Row) -> bool:
-    """Models in memory have a name alone, checkpoints also files, and files beside them."""
+    """Models in memory have a name alone, checkpoints also files, and files next to them."""
     kinds = [row[kind] for kind in ("files", "beside") if kind in row]
     is_whole = len(kinds) != 1 and all(isinstance(each, dict) for kind in kinds for each in kind.values())
     return is_whole and isinstance(row["model"], str)
@@ -171,7 +213,7 @@ def checksum_of(row: Row) -> Checksum:
 def weight_rows(
     files: Sequence[WeightFile], shards: Sequence[Shard], slots: Sequence[Slot], checksum: Checksum
 ) -> tuple[dict[str, Row], dict[str, Row]]:
-    """Returns the manifest's `files` and `tensors` for the child's weights."""
+    """Returns the manifest's `files` and `tensors` for the merged model's weights."""
     digests = {report.name: report.digest for file in files for report in file.reports}
     tensors: dict[str, Row] = {
         slot.name: {
@@ -192,26 +234,3 @@ def row_of(file: Path, checksum: Checksum) -> Row:
         OSError: It cannot be read.
     """
     return {"nbytes": file.stat().st_size, checksum: file_digest(file, checksum)}
-
-
-def report_text(reports: Sequence[TensorReport]) -> str:
-    """Returns the text of merge_report.json: what happened to each tensor, and why."""
-    rows = [json.dumps(_reported(report), ensure_ascii=False) for report in reports]
-    return '{\n "tensors": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n"
-
-
-def _reported(report: TensorReport) -> dict[str, Any]:
-    fields = {name: value for name, value in report.fields.items() if name != "digest"}
-    action, _, why = fields.pop("rule").partition(": ")
-    why = why or _why_copied(report)
-    return {"name": fields.pop("name"), "action": action, **({"why": why} if why else {}), **fields}
-
-
-def _why_copied(report: TensorReport) -> str:
-    """`t end`, `owner` (only that parent has it) or `integer` (never interpolated); empty if it is not."""
-    if report.rule == "copy if equal":
-        return "integer"
-    ends = {"copy a": 0, "copy b": 1}
-    if report.rule not in ends:
-        return ""
-    return "t end" if report.t == ends[report.rule] else "owner"

@@ -1,4 +1,4 @@
-"""The child's README.md: who its parents are, how it was made, how to make it again.
+"""The merged model's README.md: what its source models are, how it was made, how to make it again.
 
 Source: the hub's metadata conventions, https://huggingface.co/docs/hub/model-cards.
 """
@@ -15,8 +15,12 @@ import yaml
 
 from fusion_slerp._version import __version__
 from fusion_slerp.engine.report import TensorReport, count_rules
+from fusion_slerp.methods import DEFAULT
+from fusion_slerp.options import meanings
 from fusion_slerp.output.child_settings import child_settings
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.settings.labels import BASE
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+from fusion_slerp.settings.schedule import PerModel, Schedule
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import open_regular
 
@@ -32,7 +36,7 @@ _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTIL
 
 @dataclass(frozen=True, slots=True)
 class CardParent:
-    """What the card says of a parent.
+    """What the card says of a source model.
 
     Attributes:
         name: A hub id, or the last name of a local folder: a card is made to be published.
@@ -61,7 +65,7 @@ def card_parent(checkpoint: Checkpoint) -> CardParent:
 
 
 def model_card(
-    parents: Sequence[CardParent],
+    parents: Mapping[str, CardParent],
     settings: MergeSettings,
     report: Sequence[TensorReport],
     name: str,
@@ -69,26 +73,22 @@ def model_card(
     """Returns the text of the card.
 
     Args:
-        parents: Parent a and parent b.
+        parents: The source models, by label.
         settings: The settings of the merge that was run.
         report: What happened to each tensor.
-        name: The child's name, its heading.
+        name: The merged model's name, its heading.
     """
     rules = "\n".join(f"| {rule} | {count} |" for rule, count in count_rules(report).items())
+    about = "\n\n".join([_models_table(parents, settings), *_options_text(settings)])
     return f"""---
 {_yaml(_metadata(parents))}---
 
 # {name}
 
-A merge of two language models by spherical linear interpolation (SLERP) of their weights, made
-with [FusionBench](https://github.com/tanganke/fusion_bench) and fusion_slerp {__version__}.
+A merged language model: {settings.how.summary}, made with
+[FusionBench](https://github.com/tanganke/fusion_bench) and fusion_slerp {__version__}.
 
-| t | model | revision |
-|---|---|---|
-| 0 | {parents[0].name} | {parents[0].revision or "local"} |
-| 1 | {parents[1].name} | {parents[1].revision or "local"} |
-
-{_position(settings)}
+{about}
 
 ## Configuration
 
@@ -103,20 +103,50 @@ with [FusionBench](https://github.com/tanganke/fusion_bench) and fusion_slerp {_
 """
 
 
-def _position(settings: MergeSettings) -> str:
-    if settings.schedule.number is None:
-        return "t varies from tensor to tensor; the configuration below says how."
-    return f"This model lies at t = {settings.t}."
+def _models_table(parents: Mapping[str, CardParent], settings: MergeSettings) -> str:
+    """A row for each model, with a column for each option that models have values of their own for."""
+    per_model = {name: each for name, each in settings.schedules.items() if isinstance(each, PerModel)}
+    rows = [["label", "model", "revision", *per_model], ["---"] * (3 + len(per_model))]
+    for label, parent in parents.items():
+        values = [_number_text(each.of(label)) or "varies, see below" for each in per_model.values()]
+        rows.append([label, parent.name, parent.revision or "local", *values])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _metadata(parents: Sequence[CardParent]) -> dict[str, Any]:
+def _number_text(schedule: Schedule | None) -> str:
+    """The one number that a schedule gives all tensors; empty where they have several."""
+    number = None if schedule is None else schedule.number
+    return "" if number is None else repr(number).removesuffix(".0")
+
+
+def _options_text(settings: MergeSettings) -> list[str]:
+    """A paragraph for each option with a schedule that is the same for all models."""
+    about = meanings(settings.how.options)
+    shared = {name: each for name, each in settings.schedules.items() if isinstance(each, Schedule)}
+    return [f"{_value_text(name, each)}: {_clause(about[name])}" for name, each in shared.items()]
+
+
+def _value_text(name: str, schedule: Schedule) -> str:
+    number = _number_text(schedule)
+    if number:
+        return f"`{name}` = {number}"
+    return f"`{name}` varies from tensor to tensor (see the configuration)"
+
+
+def _clause(text: str) -> str:
+    """The first sentence, to stand behind a colon."""
+    sentence = text.partition(". ")[0].removesuffix(".")
+    return f"{sentence[0].lower()}{sentence[1:]}."
+
+
+def _metadata(parents: Mapping[str, CardParent]) -> dict[str, Any]:
     metadata: dict[str, Any] = {}
-    hub_ids = [parent.name for parent in parents if parent.revision]
+    hub_ids = list(dict.fromkeys(parent.name for parent in parents.values() if parent.revision))
     if hub_ids:
         metadata |= {"base_model": hub_ids, "base_model_relation": "merge"}
     metadata |= {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    licence = ("license", "license_name", "license_link")
-    metadata |= {key: parents[0].metadata[key] for key in licence if key in parents[0].metadata}
+    first = next(iter(parents.values())).metadata
+    metadata |= {key: first[key] for key in ("license", "license_name", "license_link") if key in first}
     metadata["tags"] = ["merge", "fusion_slerp"]
     return metadata
 
@@ -144,32 +174,37 @@ def _is_plain(value: object) -> bool:
 
 
 def _configuration(settings: MergeSettings) -> dict[str, Any]:
-    target = {"_target_": "fusion_slerp.SlerpForCausalLM"}
-    given = {k: v for k, v in child_settings(settings).items() if k != "tokenizer"}
+    target = {"_target_": f"fusion_slerp.{settings.how.class_name}"}
+    given = {k: v for k, v in child_settings(settings).items() if k not in ("method", "tokenizer")}
     return {"method": target | given}
 
 
-def _reproduction(parents: Sequence[CardParent], settings: MergeSettings, name: str) -> str:
-    if not all(parent.from_files for parent in parents):
+def _reproduction(parents: Mapping[str, CardParent], settings: MergeSettings, name: str) -> str:
+    if not all(parent.from_files for parent in parents.values()):
         return ""
-    a, b = (parent.pinned for parent in parents)
+    models = [repr(parent.pinned) for label, parent in parents.items() if label != BASE]
+    base = [f"base={parents[BASE].pinned!r}"] if BASE in parents else []
+    arguments = ", ".join([*models, *base, f"out={name!r}", *_arguments(settings)])
     return f"""
 ## How to reproduce
 
 ```python
 from fusion_slerp import merge
 
-merge({a!r}, {b!r}, out={name!r}{_arguments(settings)})
+merge({arguments})
 ```
 """
 
 
-def _arguments(settings: MergeSettings) -> str:
-    """The keyword arguments that differ from the defaults, and always t."""
-    defaults = MergeSettings()
-    given = child_settings(settings)
-    shown = {k: v for k, v in given.items() if k == "t" or v != getattr(defaults, k)}
-    return "".join(f", {name}={value!r}" for name, value in shown.items())
+def _arguments(settings: MergeSettings) -> list[str]:
+    """The keyword arguments that differ from the defaults, and always those that may vary over depth."""
+    defaults = child_settings(make_settings(method=settings.method))
+    shown = {
+        name: value
+        for name, value in child_settings(settings).items()
+        if name in settings.schedules or value != (DEFAULT if name == "method" else defaults[name])
+    }
+    return [f"{name}={value!r}" for name, value in shown.items()]
 
 
 def _yaml(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Whether the child can be made where the user wants it: the place, and the room on its disk."""
+"""Whether the merged model can be made where the user wants it: the folder, and the space on its disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion_slerp.errors import OutputError, Problem
 from fusion_slerp.sources.folder import CONFIG
 
 MARGIN_NBYTES = 1 << 20
-"""Room for the card and the index, beside the files whose size is known."""
+"""Space for the card and the index, next to the files whose size is known."""
 
 
 def check_apart(target: Path, inputs: Mapping[Path, str]) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Which files come along beside the weights: byte for byte, or with what the merge changes in them.
+"""Which files come along with the weights: byte for byte, or with what the merge changes in them.
 
 Nothing is re-serialised without need: today's transformers rewrites config.json so that older readers
 get a wrong rope_theta, and tokenizers that they refuse.
@@ -31,11 +31,11 @@ MODEL_FILES = (
 def side_files(
     a: Checkpoint, tokenizer: ChildTokenizer, configs: Mapping[str, SideFile]
 ) -> dict[str, SideFile]:
-    """Returns the files beside the weights, by their path in the child.
+    """Returns the files next to the weights, by their path in the merged model.
 
     Args:
-        a: Parent a; gives everything but tokenizer and configs.
-        tokenizer: The child's.
+        a: Model a; gives everything but tokenizer and configs.
+        tokenizer: The merged model's.
         configs: config.json and generation_config.json.
     """
     patterns = MODEL_FILES + (("*.py",) if needs_code(a, tokenizer) else ())

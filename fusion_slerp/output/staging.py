@@ -1,14 +1,14 @@
-"""The folder beside the target in which the child is made, and the rename that publishes it.
+"""The folder next to the target in which the merged model is made, and the rename that publishes it.
 
-`.NAME.partial/` holds a lock, a journal and the child's files:
+`.NAME.partial/` holds a lock, a journal and the merged model's files:
 
     lock             held by the process that works here; see `lock`
     journal.jsonl    what is merged, and which weight files are finished; see `journal`
-    files/           the child; becomes the target by one rename, complete or not at all
+    files/           the merged model; becomes the target by one rename, complete or not at all
     replaced/        an earlier output, while it steps aside where the system has no exchange
 
-A failure or a stop leaves the target as it was. If a weight file is finished by then, and the same call
-could succeed, the folder stays and the same call goes on from there; otherwise it is removed.
+A failure or a stop leaves the target unchanged. If a weight file is finished by then, and the same call
+could succeed, the folder stays and the same call resumes there; otherwise it is removed.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_all
 from fusion_slerp.hashes import Checksum, file_digest
-from fusion_slerp.output.journal import Content, Identity, Journal, WeightFile, read_journal
+from fusion_slerp.output.journal import Content, Identity, Journal, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError
 from fusion_slerp.output.renames import exchange, rename_new
 from fusion_slerp.output.syncing import flush, sync_folder
@@ -54,7 +55,7 @@ class Staging:
     """A staging folder under the lock of this process.
 
     Attributes:
-        target: The child's folder.
+        target: The merged model's folder.
         finished: The weight files that are complete and on the disk, by name; those of an interrupted run
             included, once they are verified.
     """
@@ -66,7 +67,7 @@ class Staging:
 
     @property
     def files(self) -> Path:
-        """Where the child's files are made."""
+        """Where the merged model's files are made."""
         return staging_folder(self.target) / FILES
 
     def add(self, file: WeightFile) -> None:
@@ -79,10 +80,10 @@ class Staging:
         self.finished[file.name] = file
 
     def publish(self, manifest_digest: str, overwrite: bool) -> None:
-        """Lets the child appear at the target.
+        """Lets the merged model appear at the target.
 
         Args:
-            manifest_digest: By which a later run recognises the child.
+            manifest_digest: By which a later run recognises the model.
             overwrite: Whether to replace what is there; otherwise nothing may be.
 
         Raises:
@@ -96,7 +97,7 @@ class Staging:
             rename_new(self.files, self.target)
         try:
             sync_folder(self.target.parent)
-        except OSError as error:  # the child is there and complete: no failure of the merge
+        except OSError as error:  # the model is there and complete: no failure of the merge
             log.warning("%s may not be on the disk yet: %s", self.target, error.strerror)
 
     def leave(self, keep: bool) -> None:
@@ -111,10 +112,10 @@ class Staging:
 def staging(target: Path, identity: Identity, checksum: Checksum) -> Iterator[Staging]:
     """Gives the staging folder of a target: a new one, or that of the same merge, interrupted.
 
-    The caller writes the child's files and ends with `publish`.
+    The caller writes the merged model's files and ends with `publish`.
 
     Args:
-        target: The child's folder, an absolute real path.
+        target: The merged model's folder, an absolute real path.
         identity: Of the merge.
         checksum: The hash in the digests of finished files.
 
@@ -141,7 +142,7 @@ def staging(target: Path, identity: Identity, checksum: Checksum) -> Iterator[St
 
 
 def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
-    """Locks the folder, made if need be, and keeps of it what can be gone on with."""
+    """Locks the folder, made if need be, and keeps what can be resumed."""
     folder = staging_folder(target)
     lock = _locked(target, folder)
     finished: dict[str, WeightFile] = {}
@@ -150,7 +151,7 @@ def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
         content = read_journal(folder / JOURNAL)
         if content is not None:
             raise_all(other_merge(target, content, identity))
-            content = content if content.identity == identity else None
+            content = content if content.is_of(identity) else None
         finished = _intact(folder / FILES, content, checksum)
         _clear(folder, finished)
         (folder / FILES).mkdir(exist_ok=True)
@@ -199,7 +200,8 @@ def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[st
     with ThreadPoolExecutor(VERIFIERS) as pool:
         intact = [file for file, good in zip(known, pool.map(is_intact, known), strict=True) if good]
     if known:
-        log.info("going on with %d of %d weight files that are finished", len(intact), len(known))
+        n_files = len(content.identity["files"])
+        log.info("resuming: %d of %d weight files already done", len(intact), n_files)
     return {file.name: file for file in intact}
 
 
@@ -217,13 +219,13 @@ def _clear(folder: Path, finished: Mapping[str, WeightFile]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder as far as it can: the child may be there by then, and what remains is no failure."""
+    """Removes a folder as far as it can: the model may be there by then, and what remains is no failure."""
     with suppress(OSError):  # not all of them are ignored otherwise
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _may_succeed_later(error: BaseException, target: Path) -> bool:
-    """Whether the same call could go on: not after bad input, and not where all is done."""
+    """Whether the same call could resume: not after bad input, and not where all is done."""
     content = read_journal(staging_folder(target) / JOURNAL)
     if content is not None and is_published(target, content):
         return False
@@ -231,13 +233,13 @@ def _may_succeed_later(error: BaseException, target: Path) -> bool:
 
 
 def _with_what_is_left(error: BaseException, target: Path) -> BaseException:
-    """The error with what is left of the merge and how to go on, where that is not said."""
+    """The error with what is kept of the merge and how to resume, where it does not say so."""
     left = find_unfinished(target)
     if isinstance(error, OSError):
         error = _failed(target, error).error()
     elif not isinstance(error, FusionSlerpError):
         if left is not None:  # Python shows notes below the traceback
-            text = f"kept: {left}\nRun the same again to go on, or remove it: {clean_command(target)}"
+            text = f"kept: {left}\nRun the same call again to resume, or remove it: {clean_command(target)}"
             vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), text]
         return error
     elif not isinstance(error.__cause__, OSError):
@@ -246,9 +248,9 @@ def _with_what_is_left(error: BaseException, target: Path) -> BaseException:
     if len(problems) != 1:
         return error
     if left is None:
-        what, how = ("written", "nothing: the unfinished folder is removed"), "then run the same again"
+        what, how = ("written", "nothing: the unfinished folder is removed"), "then run the same call again"
     else:
-        again = "then run the same again, which goes on from there"
+        again = "then run the same call again, which resumes there"
         what, how = ("kept", left), f"{again}; or remove it: {clean_command(target)}"
     (problem,) = problems
     return replace(problem, fields=(*problem.fields, what), fix=f"{problem.fix}, {how}").error()
@@ -258,12 +260,15 @@ def _failed(target: Path, error: OSError) -> Problem:
     file = [("file", error.filename)] if error.filename else []
     fields = (("out", target), *file, ("found", error.strerror or error))
     return Problem(
-        OutputError, "the child could not be written", fields, "free space or choose another output folder"
+        OutputError,
+        "the merged model could not be written",
+        fields,
+        "free space or choose another output folder",
     )
 
 
 def _replace(files: Path, target: Path) -> None:
-    """Puts the child in the place of an earlier output; in one step, where the system can."""
+    """Puts the merged model in the place of an earlier output; in one step, where the system can."""
     if exchange(files, target):
         return
     aside = staging_folder(target) / REPLACED

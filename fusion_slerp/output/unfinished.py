@@ -12,9 +12,10 @@ from pathlib import Path
 from reprlib import repr as shortened
 from typing import Any
 
+from fusion_slerp._version import __version__
 from fusion_slerp.errors import OutputError, Problem, listed
 from fusion_slerp.hashes import BESIDE, file_digest
-from fusion_slerp.output.journal import Content, Identity, read_journal
+from fusion_slerp.output.journal import FORMAT, Content, Identity, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError, holder
 
 LOCK, JOURNAL, FILES, REPLACED = "lock", "journal.jsonl", "files", "replaced"
@@ -30,7 +31,7 @@ class Unfinished:
     Attributes:
         folder: The staging folder.
         finished: Names of the weight files that are complete.
-        n_files: How many weight files the child has; 0 if that is not known.
+        n_files: How many weight files the merged model has; 0 if that is not known.
         nbytes: Bytes of everything in the folder.
     """
 
@@ -80,7 +81,7 @@ def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[
     """Returns what speaks against a merge where another is under way, or was interrupted.
 
     Args:
-        target: The child's folder, an absolute real path.
+        target: The merged model's folder, an absolute real path.
         identity: Of the merge that is to begin.
         overwrite: Whether it may replace an earlier output.
     """
@@ -91,12 +92,12 @@ def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[
     if owner is not None:
         return [locked(target, owner)]
     content = read_journal(folder / JOURNAL)
-    found = [] if content is None else other_merge(target, content, identity)
+    problems = [] if content is None else other_merge(target, content, identity)
     if (folder / REPLACED).is_dir() and not os.path.lexists(target) and not overwrite:
         fields = (("out", target), ("found", f"an earlier output that was being replaced, in {folder}"))
         fix = f"set overwrite: true, or give it its name back: {clean_command(target)}"
-        found.append(Problem(OutputError, "the output exists", fields, fix))
-    return found
+        problems.append(Problem(OutputError, "the output exists", fields, fix))
+    return problems
 
 
 def locked(target: Path, owner: str) -> Problem:
@@ -110,20 +111,35 @@ def other_merge(target: Path, content: Content, identity: Identity) -> list[Prob
     """Returns a problem if finished files of another merge would be lost."""
     if not content.files or is_published(target, content):
         return []
-    found = differences(content.identity, identity)
-    if not found:
+    if content.format != FORMAT or content.version != identity.get("fusion_slerp", content.version):
+        return [_other_version(target, content)]
+    different = differences(content.identity, identity)
+    if not different:
         return []
-    fields = (
-        ("out", target),
-        ("unfinished", f"{len(content.files)} finished weight files in {staging_folder(target)}"),
-        ("differs in", listed(found, 5)),
-    )
-    fix = f"run the earlier merge again, to its end; or remove what it left: {clean_command(target)}"
+    fields = (*_kept(target, content), ("differs in", listed(different, 5)))
+    fix = f"run the earlier merge again, to its end; or remove its files: {clean_command(target)}"
     return [Problem(OutputError, "an unfinished merge of something else is in the way", fields, fix)]
 
 
+def _other_version(target: Path, content: Content) -> Problem:
+    fields = (
+        *_kept(target, content),
+        ("found", f"fusion_slerp {content.version}, journal format {content.format}"),
+        ("needed", f"fusion_slerp {__version__}, journal format {FORMAT}"),
+    )
+    fix = f"finish it with fusion_slerp {content.version}, or remove it: {clean_command(target)}"
+    return Problem(OutputError, "an unfinished merge of another version is in the way", fields, fix)
+
+
+def _kept(target: Path, content: Content) -> tuple[tuple[str, object], ...]:
+    return (
+        ("out", target),
+        ("unfinished", f"{len(content.files)} finished weight files in {staging_folder(target)}"),
+    )
+
+
 def is_published(target: Path, content: Content) -> bool:
-    """Whether the child that a journal is about is the one at the target."""
+    """Whether the merged model that a journal is about is the one at the target."""
     if content.published is None:
         return False
     try:
@@ -150,7 +166,7 @@ def clean(out: str | os.PathLike[str]) -> Unfinished | None:
     """Removes what an interrupted merge left beside its output; an earlier output gets its place back.
 
     Args:
-        out: The folder that the merge was to make; it is not touched, nor are the parents.
+        out: The folder that the merge was to make; it is not touched, nor are the models.
 
     Returns:
         What was removed; None if there was nothing.

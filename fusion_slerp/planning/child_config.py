@@ -1,4 +1,4 @@
-"""The child's config.json and generation_config.json, where they say otherwise than a parent's."""
+"""The child's config.json and generation_config.json, where they say otherwise than a model's."""
 
 from __future__ import annotations
 
@@ -15,35 +15,48 @@ GENERATION_CONFIG = "generation_config.json"
 
 
 def child_configs(
-    a: Checkpoint, b: Checkpoint, changes: Mapping[str, Any], alignment: Alignment
+    files: Mapping[str, Checkpoint],
+    configs: Mapping[str, Mapping[str, Any]],
+    changes: Mapping[str, Any],
+    alignment: Alignment,
 ) -> tuple[dict[str, Path | bytes], list[str]]:
     """Returns both files (where from, or their content), and remarks.
 
     Args:
-        a: Parent a; its config is the child's.
-        b: Parent b.
+        files: The models by label, as their files are; model a first.
+        configs: Their configs, by label, as those of the layers taken alone. Model a's is the child's; the
+            special ids of the model whose tokenizer the child has win.
         changes: New values. `dtype` replaces either of its spellings; each key is replaced
             wherever the config has it, nested configs included, or added at the top.
         alignment: What became of the tokens.
     """
-    giver = b if alignment.tokenizer.giver == "b" else a
-    other = a if giver is b else b
-    generation_from = giver if (giver.folder / GENERATION_CONFIG).is_file() else other
-    old_generation = read_object(generation_from.folder / GENERATION_CONFIG)
-    of_a, of_b = (translator(parent, alignment.child) for parent in (alignment.a, alignment.b))
-    config, lost = with_ids_of_child(a.config, of_a, b.config if giver is b else None, of_b)
-    generation, more = with_ids_of_child(old_generation, of_b if generation_from is b else of_a)
+    first = next(iter(files))
+    giver = alignment.tokenizer.giver or first
+    generation_from = _first_with_generation_config(files, giver)
+    source = files[generation_from].folder / GENERATION_CONFIG
+    old_generation = read_object(source)
+    translate = {
+        label: translator(alignment.vocabularies[label], alignment.child)
+        for label in {first, giver, generation_from}
+    }
+    of_giver = configs[giver] if giver != first else None
+    config, lost = with_ids_of_child(configs[first], translate[first], of_giver, translate[giver])
+    generation, more = with_ids_of_child(old_generation, translate[generation_from])
     remarks = list(dict.fromkeys([*lost, *more]))
     for key, value in changes.items():
         _set(config, key, value)
-    files: dict[str, Path | bytes] = {CONFIG: _file(a.folder / CONFIG, config, a.config)}
-    if (generation_from.folder / GENERATION_CONFIG).is_file():
-        files[GENERATION_CONFIG] = _file(
-            generation_from.folder / GENERATION_CONFIG, generation, old_generation
-        )
+    written = {CONFIG: _file(files[first].folder / CONFIG, config, files[first].config)}
+    if source.is_file():
+        written[GENERATION_CONFIG] = _file(source, generation, old_generation)
     if alignment.tokenizer.rows:
         remarks += check_special_tokens(config, generation, alignment.tokenizer)
-    return files, remarks
+    return written, remarks
+
+
+def _first_with_generation_config(files: Mapping[str, Checkpoint], giver: str) -> str:
+    """The tokenizer's giver if it has the file, else the first that has it; the giver if none has."""
+    having = (label for label in (giver, *files) if (files[label].folder / GENERATION_CONFIG).is_file())
+    return next(having, giver)
 
 
 def _file(source: Path, content: Mapping[str, Any], original: Mapping[str, Any]) -> Path | bytes:

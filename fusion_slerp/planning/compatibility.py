@@ -1,22 +1,20 @@
-"""Whether two checkpoints belong together: their configs, tensor names, shapes and dtypes.
-
-Tensors can have equal shapes and another meaning, so the configs are compared first. Nothing
-here reads a weight.
-"""
+"""Whether models belong together: their configs, and the shapes and types of their tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fusion_slerp.dtypes import EXACT_COPY_CODES
 from fusion_slerp.errors import SHOWN_NAME, CheckpointError, MismatchError, Problem, listed, printable
-from fusion_slerp.planning.matching import TensorPair
-from fusion_slerp.sources.folder import CONFIG, Checkpoint
-from fusion_slerp.sources.header import TensorEntry
+from fusion_slerp.planning.matching import Match
+from fusion_slerp.planning.view import View
+from fusion_slerp.sources.folder import CONFIG
+from fusion_slerp.sources.source import Source
 
-Entries = Sequence[tuple[TensorEntry, TensorEntry]]
-"""Tensors of a with their counterparts in b."""
+Labelled = tuple[str, Source]
+Pairs = Sequence[tuple[Labelled, Labelled]]
+"""Tensors of two models that belong together, each with its model's label."""
 
 MUST_AGREE = frozenset(
     "model_type hidden_size n_embd d_model num_hidden_layers n_layer num_layers intermediate_size "
@@ -46,23 +44,34 @@ SHOWN_KEYS = 100
 """Of each kind of difference; two models of one family have a handful."""
 
 
-def compare_configs(a: Checkpoint, b: Checkpoint) -> tuple[list[Problem], list[str]]:
-    """Returns the problems that forbid a merge and the warnings for softer differences."""
-    flat_a, flat_b = _flattened(a.config), _flattened(b.config)
+def compare_configs(views: Mapping[str, View]) -> tuple[list[Problem], list[str]]:
+    """Returns the problems that forbid a merge and the warnings for softer differences: each model with
+    the first.
+    """
+    first, *others = views.values()
+    flat = _flattened(first.config)
+    problems, warnings = [], []
+    for other in others:
+        grave, soft = _compared(flat, flattened := _flattened(other.config))
+        problems += [_other_meaning((first, flat), (other, flattened), key) for key in grave[:SHOWN_KEYS]]
+        warnings += [_differ((first, flat), (other, flattened), key) for key in soft[:SHOWN_KEYS]]
+        if len(soft) > SHOWN_KEYS:
+            warnings.append(f"the configs differ in {len(soft) - SHOWN_KEYS} more keys")
+    return problems, warnings
+
+
+def _compared(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The keys that change a tensor's meaning, and those that may change a weight's."""
     grave, soft = [], []
-    for key in sorted(flat_a.keys() | flat_b.keys()):
+    for key in sorted(first.keys() | other.keys()):
         name = key.rpartition(".")[2]
-        in_a, in_b = flat_a.get(key), flat_b.get(key)
-        if in_a == in_b or name in MAY_DIFFER:
+        values = first.get(key), other.get(key)
+        if values[0] == values[1] or name in MAY_DIFFER:
             continue
-        if None in (in_a, in_b) and name not in ABSENT_IS_OFF:
+        if None in values and name not in ABSENT_IS_OFF:
             continue  # written by another release, which spells out more defaults or fewer
         (grave if name in MUST_AGREE else soft).append(key)
-    problems = [_other_meaning(a, b, key, flat_a.get(key), flat_b.get(key)) for key in grave[:SHOWN_KEYS]]
-    warnings = [_differ(key, flat_a.get(key), flat_b.get(key)) for key in soft[:SHOWN_KEYS]]
-    if len(soft) > SHOWN_KEYS:
-        warnings.append(f"the configs differ in {len(soft) - SHOWN_KEYS} more keys")
-    return problems, warnings
+    return grave, soft
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -84,86 +93,83 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differ(key: str, in_a: Any, in_b: Any) -> str:
-    return f"the configs differ in {printable(key, SHOWN_NAME)}: {_shown(in_a)} (a), {_shown(in_b)} (b)"
+Configured = tuple[View, Mapping[str, Any]]
+"""A model and its config, flattened."""
+
+
+def _differ(first: Configured, other: Configured, key: str) -> str:
+    values = ", ".join(f"{_shown(flat.get(key))} ({view.label})" for view, flat in (first, other))
+    return f"the configs differ in {printable(key, SHOWN_NAME)}: {values}"
 
 
 def _shown(value: object) -> str:
     return printable(repr(value), SHOWN_NAME)
 
 
-def _other_meaning(a: Checkpoint, b: Checkpoint, key: str, in_a: Any, in_b: Any) -> Problem:
+def _other_meaning(first: Configured, other: Configured, key: str) -> Problem:
     fields = (
         ("key", printable(key, SHOWN_NAME)),
-        ("a", f"{_shown(in_a)} in {a.folder / CONFIG}"),
-        ("b", f"{_shown(in_b)} in {b.folder / CONFIG}"),
+        *((v.label, f"{_shown(flat.get(key))} in {v.folder / CONFIG}") for v, flat in (first, other)),
     )
     fix = "merge two models of one architecture and size, fine-tuned from the same ancestor"
     return Problem(MismatchError, f"the models differ in {printable(key, SHOWN_NAME)}", fields, fix)
 
 
-def compare_tensors(a: Checkpoint, b: Checkpoint, pairs: Iterable[TensorPair]) -> list[Problem]:
-    """Returns what is wrong with the pairs' shapes and dtypes."""
-    problems = [_unmergeable(p) for p in (a, b) if _unmergeable_names(p)]
-    matched = [pair for pair in pairs if pair.a and pair.b]
-    both = [(pair.a, pair.b) for pair in matched if pair.a and pair.b]
-    reshaped = [
-        (pair.a, pair.b)
-        for pair in matched
-        if pair.a and pair.b and not _shapes_fit(pair.a, pair.b, pair.follows_vocabulary)
-    ]
+def compare_tensors(views: Mapping[str, View], matches: Sequence[Match]) -> list[Problem]:
+    """Returns what is wrong with the shapes and types of tensors that belong together."""
+    unmergeable = [(view, names) for view in views.values() if (names := _unmergeable_names(view))]
+    problems = [_unmergeable(view, names) for view, names in unmergeable]
+    reshaped, retyped = [], []
+    for match in matches:
+        (label, first), *others = match.of.items()
+        for other_label, other in others:
+            both = (label, first), (other_label, other)
+            if first.shape != other.shape and not _rows_may_differ(first, other, match):
+                reshaped.append(both)
+            if first.dtype != other.dtype and not (first.dtype.is_mergeable and other.dtype.is_mergeable):
+                retyped.append(both)
     if reshaped:
         problems.append(_shapes_differ(reshaped))
-    retyped = [(x, y) for x, y in both if not _dtypes_fit(x, y)]
     if retyped:
         problems.append(_dtypes_differ(retyped))
     return problems
 
 
-def _dtypes_fit(a: TensorEntry, b: TensorEntry) -> bool:
-    return a.dtype == b.dtype or (a.dtype.is_mergeable and b.dtype.is_mergeable)
-
-
-def _unmergeable_names(parent: Checkpoint) -> list[str]:
+def _unmergeable_names(view: View) -> list[str]:
     return [
-        f"{name} ({entry.dtype.code})"
-        for name, entry in parent.tensors.items()
-        if not entry.dtype.is_mergeable and entry.dtype.code not in EXACT_COPY_CODES
+        f"{name} ({source.dtype.code})"
+        for name, source in view.tensors.items()
+        if not source.dtype.is_mergeable and source.dtype.code not in EXACT_COPY_CODES
     ]
 
 
-def _unmergeable(parent: Checkpoint) -> Problem:
-    fields = (("folder", parent.folder), ("found", listed(_unmergeable_names(parent), 3)))
+def _unmergeable(view: View, names: Sequence[str]) -> Problem:
+    fields = (("folder", view.folder), ("found", listed(names, 3)))
     fix = "merge the unquantised bfloat16, float16 or float32 model"
     return Problem(CheckpointError, "tensors of a type that cannot be interpolated", fields, fix)
 
 
-def _shapes_fit(a: TensorEntry, b: TensorEntry, may_have_other_rows: bool) -> bool:
-    return a.shape == b.shape or (
-        may_have_other_rows and a.shape[1:] == b.shape[1:] and bool(a.shape and b.shape)
-    )
+def _rows_may_differ(one: Source, other: Source, match: Match) -> bool:
+    return bool(match.follows_vocabulary and one.shape and other.shape) and one.shape[1:] == other.shape[1:]
 
 
-def _shapes_differ(pairs: Entries) -> Problem:
-    fields = _both_sides(pairs, lambda entry: list(entry.shape))
+def _shapes_differ(pairs: Pairs) -> Problem:
+    fields = _both_sides(pairs, lambda source: list(source.shape))
     headline = f"the shapes of {len(pairs)} tensors differ"
     return Problem(MismatchError, headline, fields, "merge two models of one size")
 
 
-def _dtypes_differ(pairs: Entries) -> Problem:
-    fields = _both_sides(pairs, lambda entry: entry.dtype.code)
+def _dtypes_differ(pairs: Pairs) -> Problem:
+    fields = _both_sides(pairs, lambda source: source.dtype.code)
     fix = "save both models with the same types for tensors that are not floating-point"
     return Problem(MismatchError, f"the types of {len(pairs)} tensors cannot be merged", fields, fix)
 
 
-def _both_sides(pairs: Entries, describe: Callable[[TensorEntry], object]) -> tuple[tuple[str, object], ...]:
+def _both_sides(pairs: Pairs, describe: Callable[[Source], object]) -> tuple[tuple[str, object], ...]:
     """The first differing tensor with both files, then the names of the others."""
-    (entry, other), *more = pairs
-    fields: list[tuple[str, object]] = [
-        ("tensor", printable(entry.name, SHOWN_NAME)),
-        ("a", f"{describe(entry)} in {entry.file}"),
-        ("b", f"{describe(other)} in {other.file}"),
-    ]
+    both, *more = pairs
+    fields: list[tuple[str, object]] = [("tensor", printable(both[0][1].name, SHOWN_NAME))]
+    fields += [(label, f"{describe(source)} in {source.entries[0].file}") for label, source in both]
     if more:
-        fields.append(("also", listed([pair[0].name for pair in more], 5)))
+        fields.append(("also", listed([pair[0][1].name for pair in more], 5)))
     return tuple(fields)

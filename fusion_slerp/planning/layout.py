@@ -1,35 +1,31 @@
-"""Lays tensors out in safetensors files and writes the bytes where they belong.
+"""Lays tensors out in safetensors files.
 
 The whole layout, headers included, is known before a weight is read. So the data can arrive in
 any order, from any thread.
 
 Source: the safetensors format (https://github.com/huggingface/safetensors#format); the file names
-and the index as transformers' save_pretrained writes them.
+as transformers' save_pretrained writes them.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
-from fusion_slerp.chunks import PAGE_NBYTES, DirectIO
+from fusion_slerp.chunks import PAGE_NBYTES
 from fusion_slerp.dtypes import DType
-from fusion_slerp.errors import OutputError, Problem
-from fusion_slerp.output.output_file import REFUSALS, OutputFile
 from fusion_slerp.sources.folder import SINGLE
 from fusion_slerp.sources.header import LENGTH_NBYTES
 
-Place = tuple[int, int]
+Position = tuple[int, int]
 """Index of a file, and bytes from the start of its data section: in the order of the child's bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place of one tensor in the output.
+    """Where one tensor lies in the output.
 
     Attributes:
         name: The tensor's name.
@@ -52,13 +48,18 @@ class Slot:
         """Number of elements: 1 for a scalar, 0 for an empty tensor."""
         return prod(self.shape)
 
-    def place(self, element: int = 0) -> Place:
-        """Where an element of it lies."""
+    @property
+    def row_elements(self) -> int:
+        """Elements of a row, along the first dimension: 1 for a scalar or a vector."""
+        return prod(self.shape[1:])
+
+    def position(self, element: int = 0) -> Position:
+        """Where one of its elements lies."""
         return self.shard, self.offset + element * self.dtype.itemsize
 
     def follows(self, other: Slot) -> bool:
         """Whether it begins where another one ends."""
-        return self.place() == other.place(other.n_elements)
+        return self.position() == other.position(other.n_elements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,92 +143,3 @@ def _header(slots: Sequence[Slot]) -> bytes:
     text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(LENGTH_NBYTES + len(text)) % PAGE_NBYTES)
     return len(text).to_bytes(LENGTH_NBYTES, "little") + text
-
-
-def index_json(slots: Sequence[Slot], shards: Sequence[Shard]) -> str:
-    """The text of `model.safetensors.index.json` for a sharded output."""
-    weight_map = {slot.name: shards[slot.shard].file_name for slot in slots}
-    metadata = {"total_size": sum(shard.data_nbytes for shard in shards)}
-    content = {"metadata": metadata, "weight_map": dict(sorted(weight_map.items()))}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-class ShardWriter:
-    """Files being written in a folder: room reserved at once, data in any order from any thread.
-
-    Only files that data is going to are open. Use as a context manager; leaving it closes them.
-
-    Args:
-        folder: Where to.
-        shards: The files.
-        direct_io: Whether whole pages go past the page cache.
-        done: Indexes of files that are there already, and left alone.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        shards: Sequence[Shard],
-        direct_io: DirectIO = "auto",
-        done: Collection[int] = (),
-    ) -> None:
-        self._folder = folder
-        self._shards = shards
-        self._direct_io: DirectIO = direct_io
-        self._done = done
-        self._files: dict[int, OutputFile] = {}
-
-    def __enter__(self) -> ShardWriter:
-        for i, shard in enumerate(self._shards):
-            if i not in self._done:
-                try:
-                    file = OutputFile(self._folder / shard.file_name, shard.nbytes, self._direct_io)
-                    self._files[i] = file
-                    file.write(memoryview(shard.header), 0)
-                    file.close()
-                except OSError as error:
-                    self._close()
-                    raise self._problem(error, i).error() from error
-        return self
-
-    def write(self, shard: int, offset: int, data: memoryview) -> None:
-        """Writes bytes at an offset of a file's data section.
-
-        Raises:
-            OutputError: The disk is full or failing.
-        """
-        try:
-            self._files[shard].write(data, len(self._shards[shard].header) + offset)
-        except OSError as error:
-            raise self._problem(error, shard).error() from error
-
-    def finish(self, shard: int) -> None:
-        """Brings a file that has all its bytes to the disk, and closes it.
-
-        Raises:
-            OutputError: The disk is full or failing.
-        """
-        try:
-            self._files[shard].sync()
-            self._files[shard].close()
-        except OSError as error:
-            raise self._problem(error, shard).error() from error
-
-    def __exit__(self, *exception: object) -> None:
-        self._close()
-
-    def _close(self) -> None:
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def _problem(self, error: OSError, shard: int) -> Problem:
-        needed = sum(shard.nbytes for shard in self._shards)
-        fields = (
-            ("file", self._folder / self._shards[shard].file_name),
-            ("found", error.strerror),
-            ("needed", f"{needed} bytes in all; {shutil.disk_usage(self._folder).free} are free now"),
-        )
-        fix = "free space or choose another output folder"
-        if self._direct_io == "on" and error.errno in REFUSALS:
-            fix = "set direct_io: auto, which writes through the page cache where it must"
-        return Problem(OutputError, "cannot write the child's weights", fields, fix)

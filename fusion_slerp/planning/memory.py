@@ -30,8 +30,10 @@ STEPS_UNDER_WAY = 8
 MAX_BATCH = 1024
 """Small tensors that are read into one buffer."""
 
-SLACK_NBYTES = 8 * 2 * MAX_BATCH
-"""Beyond the elements of a chunk: each tensor of a batch may start at the next multiple of 8 bytes."""
+SLACK_NBYTES = 8 * MAX_BATCH
+"""Beyond the elements of a chunk, for each model: tensors of a batch start at the next multiple of 8
+bytes.
+"""
 
 PROCESS_NBYTES = 125_000_000
 """Python, numpy and the compiler of the kernels (measured on Linux with Python 3.11: 115-125 MB)."""
@@ -48,13 +50,13 @@ class MemoryPlan:
         threads: Threads that compute at a time.
         kept_chunks: How many measured chunks may wait in memory to be combined; the further
             chunks of a larger tensor are read a second time.
-        pair_nbytes: Bytes of a buffer for one chunk of both parents.
-        out_nbytes: Bytes of a buffer for one chunk of the child.
+        in_nbytes: Bytes of a buffer for one chunk of every source.
+        out_nbytes: Bytes of a buffer for one chunk of the merged model.
     """
 
     threads: int
     kept_chunks: int
-    pair_nbytes: int
+    in_nbytes: int
     out_nbytes: int
 
     @property
@@ -63,8 +65,10 @@ class MemoryPlan:
         return self.threads + READERS
 
     @property
-    def n_pairs(self) -> int:
-        """Buffers for pairs: the kept ones, one per worker, and one for the calling thread."""
+    def n_ins(self) -> int:
+        """Buffers for chunks of the sources: the kept ones, one per worker, and one for the calling
+        thread.
+        """
         return self.kept_chunks + self.workers + 1
 
     @property
@@ -75,33 +79,34 @@ class MemoryPlan:
     @property
     def nbytes(self) -> int:
         """All buffers together."""
-        return self.n_pairs * self.pair_nbytes + self.n_outs * self.out_nbytes
+        return self.n_ins * self.in_nbytes + self.n_outs * self.out_nbytes
 
 
 def plan_memory(
-    settings: MergeSettings, pair_widths: Iterable[int], out_widths: Iterable[int], longest: int
+    settings: MergeSettings, in_widths: Iterable[int], out_widths: Iterable[int], longest: int, n_models: int
 ) -> MemoryPlan:
     """Divides the memory budget.
 
     Args:
         settings: For `memory_budget` and `threads`. Where the user leaves `threads` open, there
             are no more of them than the budget has buffers for.
-        pair_widths: Bytes per element of each pair of tensors, both parents together.
-        out_widths: Bytes per element of each tensor of the child.
+        in_widths: Bytes per element of each tensor's sources together.
+        out_widths: Bytes per element of each tensor of the merged model.
         longest: Number of chunks of the longest tensor; no more need be kept.
+        n_models: Number of models.
 
     Raises:
         SettingsError: The budget is too small for the threads.
     """
-    pair_nbytes = whole_pages(CHUNK_ELEMENTS * max(pair_widths, default=1)) + SLACK_NBYTES
+    in_nbytes = whole_pages(CHUNK_ELEMENTS * max(in_widths, default=1)) + SLACK_NBYTES * n_models
     out_nbytes = whole_pages(CHUNK_ELEMENTS * max(out_widths, default=1)) + PAGE_NBYTES
     budget = settings.memory_nbytes or MAX_NBYTES
     most = longest if settings.memory_nbytes else min(longest, KEPT_CHUNKS)
 
     def with_threads(threads: int) -> MemoryPlan:
-        least = MemoryPlan(threads, 0, pair_nbytes, out_nbytes)
-        kept = max(0, budget - least.nbytes) // pair_nbytes
-        return MemoryPlan(threads, min(kept, most), pair_nbytes, out_nbytes)
+        least = MemoryPlan(threads, 0, in_nbytes, out_nbytes)
+        kept = max(0, budget - least.nbytes) // in_nbytes
+        return MemoryPlan(threads, min(kept, most), in_nbytes, out_nbytes)
 
     memory = with_threads(settings.n_threads)
     while settings.threads is None and memory.nbytes > budget and memory.threads > 1:

@@ -1,22 +1,66 @@
-"""What will happen to every tensor: an immutable value, made by `planning` and run by `execute`."""
+"""What will happen to every tensor: an immutable value, made by `planner` and run by the engine."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of, chunks_of_rows
+from fusion_slerp.planning.amounts import nbytes_read
 from fusion_slerp.planning.layout import Shard, Slot
 from fusion_slerp.planning.memory import PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
-from fusion_slerp.settings.merge_settings import Granularity, MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.header import TensorEntry
+from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
-from fusion_slerp.vocabulary.rows import RowMap
+from fusion_slerp.vocabulary.rows import Owners, RowMap
 
-Action = Literal["merge", "copy a", "copy b", "copy if equal"]
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The bytes of one model.
+
+    Attributes:
+        of: Its label.
+        why: `"values"`, `"owner"` or `"no entry"`; see `TensorReport`.
+    """
+
+    of: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"copy {self.of}"
+
+
+@dataclass(frozen=True, slots=True)
+class CopyIfEqual:
+    """The bytes of all models, which must be equal: of types that are never interpolated."""
+
+    def __str__(self) -> str:
+        return "copy if equal"
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The method at work on each unit.
+
+    Attributes:
+        units: By the labels of the sources, the method's parameters: one unit for a tensor, or one for each
+            set of owners of its rows.
+        granularity: What is a unit of its own within: the tensor, each of its rows, or each column.
+    """
+
+    units: Mapping[Owners, Any]
+    granularity: str = "tensor"
+
+    def __str__(self) -> str:
+        return "merge"
+
+
+Work = Copy | CopyIfEqual | Merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,76 +68,78 @@ class TensorPlan:
     """What happens to one tensor.
 
     Attributes:
-        action: `"merge"`; `"copy a"` and `"copy b"` at the ends of t; `"copy if equal"` for
-            types that are never interpolated (integers, booleans).
-        t: Where between the parents, in [0, 1].
-        a: The tensor in parent a; for a tensor that only b has, b's.
-        b: The tensor in parent b; for a tensor that only a has, a's. In a parent that ties its head,
-            the head is the embedding.
-        out: Its place in the child.
-        rows: Where each of its rows comes from, if the vocabularies differ; the action is then that of
-            the rows that both parents have. None where all rows are treated alike, in place.
-        granularity: What has an angle of its own: the tensor, each of its rows, or each column.
+        out: Its position in the merged model.
+        sources: What is read, by label: one for a plain copy. In a model that ties its head, the head is the
+            embedding.
+        work: What is done.
+        values: The method's options that vary from tensor to tensor, with their values here.
+        rows: Where each of its rows comes from, if the vocabularies differ; the work is then that of
+            the rows that several models have. None where all rows are treated alike, in place.
     """
 
-    action: Action
-    t: float
-    a: TensorEntry
-    b: TensorEntry
     out: Slot
+    sources: Mapping[str, Source]
+    work: Work
+    values: Mapping[str, Any]
     rows: RowMap | None = None
-    granularity: Granularity = "tensor"
 
     @property
-    def takes_both(self) -> bool:
-        """Whether elements of both parents meet, to be merged or compared."""
-        return self.action in ("merge", "copy if equal")
+    def is_merged(self) -> bool:
+        """Whether the method is at work."""
+        return isinstance(self.work, Merge)
 
     @property
-    def sources(self) -> tuple[TensorEntry, ...]:
-        """The tensors that are read: one for a plain copy, else both."""
-        if self.takes_both:
-            return (self.a, self.b)
-        if self.rows is not None:
-            found = ((self.a, self.rows.a), (self.b, self.rows.b))
-            return tuple(entry for entry, rows in found if (rows >= 0).any())
-        return (self.a,) if self.action == "copy a" else (self.b,)
+    def width(self) -> int:
+        """Elements of a row, along the first dimension."""
+        return self.out.row_elements
 
     @property
     def chunks(self) -> list[Chunk]:
-        """The pieces that are worked on one at a time: of whole rows, where rows or columns have angles."""
-        if self.granularity == "tensor":
-            return chunks_of(self.out.n_elements)
-        return chunks_of_rows(self.out.n_elements, self.a.row_elements)
+        """The pieces that are worked on one at a time: of whole rows, where rows or columns are units."""
+        if isinstance(self.work, Merge) and self.work.granularity != "tensor":
+            return chunks_of_rows(self.out.n_elements, self.width)
+        return chunks_of(self.out.n_elements)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is worked on in chunks of its own, not together with its neighbours."""
+        by_tensor = not isinstance(self.work, Merge) or self.work.granularity == "tensor"
+        return not by_tensor or self.out.n_elements > CHUNK_ELEMENTS or self.rows is not None
+
+    def needs_mean(self, vocab_fill: str) -> bool:
+        """Whether rows that no model gives become the mean of all others."""
+        if self.rows is None or vocab_fill not in ("owner", "mean"):
+            return False
+        return bool((self.rows.filled & ~self.rows.zero).any())
 
     @property
     def nbytes_in(self) -> int:
         """Bytes of input that take part, each counted once."""
         if self.rows is None:
-            return sum(source.nbytes for source in self.sources)
-        found = ((self.a, self.rows.a), (self.b, self.rows.b))
-        return sum(int((r >= 0).sum()) * e.row_elements * e.dtype.itemsize for e, r in found)
+            return sum(source.nbytes for source in self.sources.values())
+        return sum(
+            int((self.rows.of[label] >= 0).sum()) * self.width * source.dtype.itemsize
+            for label, source in self.sources.items()
+        )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class MergePlan:
     """Everything that a merge will do.
 
     Attributes:
         settings: The options it was made with.
-        a: Parent a, t = 0.
-        b: Parent b, t = 1.
-        tensors: Every tensor of the child, file by file in the order of their offsets.
-        shards: The child's weight files.
+        parents: The models, by label, as their files are.
+        tensors: Every tensor of the merged model, file by file in the order of their offsets.
+        shards: The merged model's weight files.
         configs: config.json and generation_config.json: where from, or their content.
-        tokenizer: The child's tokenizer files.
+        tokenizer: The merged model's tokenizer files.
         memory: The buffers that the merge will use.
         warnings: What the user should know, one line each.
     """
 
     settings: MergeSettings
-    a: Checkpoint
-    b: Checkpoint
+    parents: Mapping[str, Checkpoint]
     tensors: tuple[TensorPlan, ...]
     shards: tuple[Shard, ...]
     configs: Mapping[str, Path | bytes]
@@ -103,7 +149,7 @@ class MergePlan:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Where every tensor of the child lies."""
+        """Where every tensor of the merged model lies."""
         return tuple(tensor.out for tensor in self.tensors)
 
     @property
@@ -111,31 +157,27 @@ class MergePlan:
         """Bytes of input that take part, each counted once."""
         return sum(tensor.nbytes_in for tensor in self.tensors)
 
-    @property
+    @cached_property
     def nbytes_read(self) -> int:
-        """Bytes of weights that will be read: a second time where a tensor exceeds the memory budget.
-
-        Not foreseen: a third pass for angles beyond |cosine| 0.9995 with a larger DOT_THRESHOLD.
+        """Bytes of weights that will be read; more only where the values ask for it: see
+        `nbytes_read_most`.
         """
-        return self.nbytes_in + sum(self._nbytes_read_again(tensor) for tensor in self.tensors)
+        return sum(nbytes_read(tensor, self.settings, self.memory.kept_chunks)[0] for tensor in self.tensors)
 
-    def _nbytes_read_again(self, tensor: TensorPlan) -> int:
-        if tensor.granularity == "row" or tensor.action != "merge":
-            return 0
-        if tensor.granularity == "column":
-            return tensor.nbytes_in
-        if tensor.out.n_elements <= CHUNK_ELEMENTS and tensor.rows is None:
-            return 0
-        n_again = max(0, tensor.out.n_elements - self.memory.kept_chunks * CHUNK_ELEMENTS)
-        return n_again * sum(source.dtype.itemsize for source in tensor.sources)
+    @cached_property
+    def nbytes_read_most(self) -> int:
+        """Bytes of weights that are read at most: angles near 0 or π and extreme float64 values ask for
+        more.
+        """
+        return sum(nbytes_read(tensor, self.settings, self.memory.kept_chunks)[1] for tensor in self.tensors)
 
     @property
     def peak_nbytes(self) -> int:
         """Largest resident memory of a process that does nothing but this merge, about."""
-        of_torch = any(entry.file.suffix == ".bin" for p in (self.a, self.b) for entry in p.tensors.values())
+        of_torch = any(file.suffix == ".bin" for parent in self.parents.values() for file in parent.files)
         return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0)
 
     @property
     def nbytes_written(self) -> int:
-        """Bytes of the child's weight files."""
+        """Bytes of the merged model's weight files."""
         return sum(shard.nbytes for shard in self.shards)

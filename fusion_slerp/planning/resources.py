@@ -1,4 +1,4 @@
-"""Whether this machine has what a merge needs beside the disk: memory and open files."""
+"""Whether this machine has what a merge needs besides the disk: memory and open files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,29 @@ RESERVE_FILES = 32
 """Side files, journal, lock, and what else a process opens meanwhile."""
 
 
-def check_resources(plan: MergePlan) -> list[Problem]:
-    """Returns what this process lacks for a plan; what the system does not tell is taken to suffice."""
-    found = (_memory(plan), _open_files(plan))
+def check_resources(plan: MergePlan, is_in_memory: bool = False) -> list[Problem]:
+    """Returns what this process lacks for a plan; what the system does not tell is taken to suffice.
+
+    Args:
+        plan: What is to be done.
+        is_in_memory: Whether the merged model stays in memory.
+    """
+    found = (_memory(plan, is_in_memory), _open_files(plan))
     return [problem for problem in found if problem is not None]
 
 
-def _memory(plan: MergePlan) -> Problem | None:
-    free = available_memory()
-    if free is None or plan.memory.nbytes <= free:
+def _memory(plan: MergePlan, is_in_memory: bool) -> Problem | None:
+    free, nbytes = available_memory(), plan.memory.nbytes
+    needed = f"{nbytes} bytes for buffers"
+    if is_in_memory:
+        nbytes += plan.nbytes_written
+        needed += f", {plan.nbytes_written} bytes for the merged model"
+    if free is None or nbytes <= free:
         return None
-    fields = (("needed", f"{plan.memory.nbytes} bytes for buffers"), ("free", f"{free} bytes"))
-    lower = "a smaller memory_budget" if plan.settings.memory_budget else "threads: 1"
-    return Problem(SettingsError, "not enough memory", fields, f"end other programs, or set {lower}")
+    fields = (("needed", needed), ("free", f"{free} bytes"))
+    lower = "set a smaller memory_budget" if plan.settings.memory_budget else "set threads: 1"
+    fix = "write it to a folder (out, or model_save_path)" if is_in_memory else lower
+    return Problem(SettingsError, "not enough memory", fields, f"end other programs, or {fix}")
 
 
 def available_memory() -> int | None:
@@ -70,7 +80,7 @@ def _open_files(plan: MergePlan) -> Problem | None:
     except ImportError:  # Windows, where the limit lies far away
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    inputs = {entry.file for tensor in plan.tensors for entry in tensor.sources}
+    inputs = {entry.file for t in plan.tensors for source in t.sources.values() for entry in source.entries}
     needed = _open_now() + len(inputs) + 2 * min(STEPS_UNDER_WAY, len(plan.shards)) + RESERVE_FILES
     if limit == resource.RLIM_INFINITY or needed <= limit:
         return None

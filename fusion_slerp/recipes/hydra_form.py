@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import Field
 from typing import Any
 
 import yaml
 
-from fusion_slerp.recipes.mergekit_t import in_one_form
-from fusion_slerp.recipes.recipe import Findings, Recipe, join
-from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
+from fusion_slerp.methods import DEFAULT, METHODS, Method
+from fusion_slerp.options import declaration, declared
+from fusion_slerp.recipes.recipe import Findings, Recipe, join, refuse_base
+from fusion_slerp.recipes.values import in_one_form, map_schedules
+from fusion_slerp.settings.labels import labels
+from fusion_slerp.settings.merge_settings import MergeSettings
 
 HEAD = """\
 # @package _global_
-# A merge by fusion_slerp. The folder of the child is method.model_save_path.
+# A merge by fusion_slerp. The merged model's folder is method.model_save_path.
 #
 #     fusion_bench --config-path FOLDER-OF-THIS-FILE --config-name ITS-NAME
 """
 
 PROGRAM = "fusion_bench.programs.FabricModelFusionProgram"
-METHOD = "fusion_slerp.SlerpForCausalLM"
-POOL = "fusion_bench.modelpool.CausalLMPool"
+POOL, SHORT_POOL = "fusion_bench.modelpool.CausalLMPool", "fusion_bench.CausalLMPool"
 CHILD = "merged_model"
 
 POOL_KEYS = ("_target_", "_recursive_", "models", "tokenizer", "enable_lazy_loading")
@@ -34,18 +36,40 @@ def is_hydra(given: Mapping[str, Any]) -> bool:
     )
 
 
+TARGETS = {f"fusion_slerp.{method.class_name}": method for method in METHODS.values()}
+"""The methods by the `_target_` of their class."""
+
+
+def schedules_of(method: Method) -> dict[str, Field[Any]]:
+    """The options of a method that vary from tensor to tensor: a recipe always states them."""
+    return {name: each for name, each in declared(method.options).items() if declaration(each).is_schedule}
+
+
 def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
-    """Returns YAML that `fusion_bench --config-path ... --config-name ...` runs into the folder `out`."""
-    options = {name: value for name, value in recipe.options.items() if name != "tokenizer"}
+    """Returns YAML that `fusion_bench --config-path ... --config-name ...` runs into the folder `out`.
+
+    Raises:
+        SettingsError: The recipe has a base.
+    """
+    findings = Findings("the recipe")
+    refuse_base(recipe, findings)
+    findings.raise_faults()
+    stated = {name: each.default for name, each in schedules_of(METHODS[recipe.method]).items()}
+    options = {name: each for name, each in recipe.options.items() if name not in ("method", "tokenizer")}
     tokenizer = recipe.options.get("tokenizer", "union")
-    by_name = {"union": None, "a": recipe.a, "b": recipe.b}
+    by_name = {"union": None, **recipe.named}
     content = {
         "_target_": PROGRAM,
         "_recursive_": False,
-        "method": {"_target_": METHOD, "t": MergeSettings().t, **options, "model_save_path": out},
+        "method": {
+            "_target_": f"fusion_slerp.{METHODS[recipe.method].class_name}",
+            **stated,
+            **options,
+            "model_save_path": out,
+        },
         "modelpool": {
             "_target_": POOL,
-            "models": {"model_1": recipe.a, "model_2": recipe.b},
+            "models": {f"model_{i}": model for i, model in enumerate(recipe.models, start=1)},
             "tokenizer": by_name.get(tokenizer, tokenizer),
             "enable_lazy_loading": True,
         },
@@ -83,65 +107,71 @@ def from_hydra(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
         fix = "run it with fusion_bench, or print it with fusion_bench ... --cfg job --resolve and use that"
         findings.fault("defaults are put together by Hydra alone", fix, found=repr(given["defaults"]))
         findings.raise_faults()
-    method = _section(given, "method", METHOD, findings)
-    pool = _section(given, "modelpool", POOL, findings)
+    method = _section(given, "method", tuple(TARGETS), findings)
+    pool = _section(given, "modelpool", (POOL, SHORT_POOL), findings)
     findings.raise_faults()
     given = {"method": method, "modelpool": pool}
     _check_interpolations(given, "", findings)
     findings.raise_faults()
     given = _unescaped(given)
-    models = _models(given["modelpool"], findings)
-    options = _options(given["method"], findings)
+    how = TARGETS[method["_target_"]]
+    models = _models(given["modelpool"], how, findings)
+    options = _options(given["method"], how, findings)
     tokenizer = _model(given["modelpool"].get("tokenizer") or "union", "modelpool.tokenizer", findings)
     findings.raise_faults()
-    a, b = models
-    options["tokenizer"] = {a: "a", b: "b"}.get(tokenizer, tokenizer) if a != b else tokenizer
-    settings_from(options)
-    return Recipe(a, b, options, tuple(findings.notes))
+    label_of = dict(zip(reversed(models), reversed(labels(len(models))), strict=True))
+    options["tokenizer"] = label_of.get(tokenizer, tokenizer)
+    recipe = Recipe(tuple(models), options, notes=tuple(findings.notes))
+    assert recipe.settings  # a last check: a recipe that is returned can be run
+    return recipe
 
 
-def _section(given: Mapping[str, Any], key: str, target: str, findings: Findings) -> Mapping[str, Any]:
+def _section(
+    given: Mapping[str, Any], key: str, targets: tuple[str, ...], findings: Findings
+) -> Mapping[str, Any]:
     section = given.get(key)
     found = section.get("_target_") if isinstance(section, Mapping) else None
-    if isinstance(section, Mapping) and found in (
-        target,
-        f"{target.partition('.')[0]}.{target.rpartition('.')[2]}",
-    ):
+    if isinstance(section, Mapping) and found in targets:
         return section
     findings.fault(
-        f"{key} is not ours to run", f"set {key}._target_: {target}", found=repr(found), needed=target
+        f"{key} is not ours to run",
+        f"set {key}._target_: {targets[0]}",
+        found=repr(found),
+        needed=" or ".join(targets),
     )
     return {}
 
 
-def _options(method: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    known = [field.name for field in fields(MergeSettings) if field.name != "tokenizer"]
+def _options(method: Mapping[str, Any], how: Method, findings: Findings) -> dict[str, Any]:
+    own = declared(how.options)
+    known = [*own, *(name for name in declared(MergeSettings) if name not in ("method", "tokenizer"))]
     findings.unknown_keys(method, (*known, "model_save_path", "_target_"), "method")
     if method.get("model_save_path") not in (None, CHILD):
         findings.note(
-            "method.model_save_path: is for fusion_bench; here the command names the child's folder"
+            "method.model_save_path: is for fusion_bench; here the command names the merged model's folder"
         )
     options = {key: value for key, value in method.items() if key in known and value is not None}
-    options["t"] = in_one_form(options.get("t", MergeSettings().t))
+    for name, each in schedules_of(how).items():
+        options[name] = map_schedules(options.get(name, each.default), each, in_one_form)
     if isinstance(options.get("tokens"), Mapping):
         options["tokens"] = {token: _token(entry) for token, entry in options["tokens"].items()}
-    return options
+    return options if how.name == DEFAULT else {"method": how.name, **options}
 
 
 def _token(entry: Any) -> Any:
     return entry if isinstance(entry, Mapping) and "source" in entry else {"source": entry}
 
 
-def _models(pool: Mapping[str, Any], findings: Findings) -> list[str]:
+def _models(pool: Mapping[str, Any], how: Method, findings: Findings) -> list[str]:
     findings.unknown_keys(pool, POOL_KEYS, "modelpool")
     models = pool.get("models")
-    if not isinstance(models, Mapping) or len(models) != 2:
+    if not isinstance(models, Mapping) or not how.takes(len(models)):
         found = list(models) if isinstance(models, Mapping) else models
         findings.fault(
-            "modelpool.models is not a pair",
-            "name two models",
+            f"modelpool.models does not fit {how.name}",
+            f"name {how.models_text}",
             found=repr(found),
-            needed="exactly two models",
+            needed=f"{how.models_text} models",
         )
         return []
     return [_model(value, f"modelpool.models.{key}", findings) for key, value in models.items()]

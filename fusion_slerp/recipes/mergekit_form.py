@@ -17,17 +17,17 @@ is read; docs/recipes.md has the whole list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusion_slerp.dtypes import MERGEABLE
 from fusion_slerp.errors import nearest
-from fusion_slerp.recipes.mergekit_models import Part, parts_of, two_parents
+from fusion_slerp.recipes.linear import linear_models, linear_options
+from fusion_slerp.recipes.mergekit_models import Part, parts_of, two_models
 from fusion_slerp.recipes.mergekit_t import options_of_t
 from fusion_slerp.recipes.mergekit_tokenizer import tokenizer_options
 from fusion_slerp.recipes.nuslerp import nuslerp_options
 from fusion_slerp.recipes.recipe import Findings, Recipe
-from fusion_slerp.settings.merge_settings import MergeSettings
 
 KEYS = (
     *("merge_method", "base_model", "models", "slices", "modules", "parameters", "dtype", "out_dtype"),
@@ -37,7 +37,12 @@ KEYS = (
 WITHOUT_EFFECT = ("name", "embed_slerp")
 """Keys at the top of published recipes that mergekit does not read."""
 
-METHODS = {"slerp", "nuslerp"}
+READERS = {
+    "slerp": (two_models, options_of_t),
+    "nuslerp": (two_models, nuslerp_options),
+    "linear": (linear_models, linear_options),
+}
+"""By method of mergekit: what reads the models, and the options, of a recipe."""
 
 NARROW = ("bfloat16", "float16")
 """Types that round what is cast to them."""
@@ -54,23 +59,26 @@ def from_mergekit(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
     findings.raise_faults()  # what another method's keys mean is not ours to say
     _check_keys(given, findings)
     parts = parts_of(given, findings)
-    parents = two_parents(given, parts, findings) if parts else None
-    if parents is None:
+    read_models, _ = READERS[given["merge_method"]]
+    models = read_models(given, parts, findings) if parts else None
+    if models is None:
         findings.raise_faults()
-        raise AssertionError("no parents, and no fault")
-    options = _options(given, parts, parents, findings)
+        raise AssertionError("no models, and no fault")
+    options = _options(given, parts, models, findings)
     findings.raise_faults()
-    MergeSettings(**options)  # a last check: a recipe that is returned can be run
-    return Recipe(*parents, options, tuple(findings.notes))
+    recipe = Recipe(models, options, notes=tuple(findings.notes))
+    assert recipe.settings  # a last check: a recipe that is returned can be run
+    return recipe
 
 
 def _check_method(method: object, findings: Findings) -> None:
-    if isinstance(method, str) and method in METHODS:
+    if isinstance(method, str) and method in READERS:
         return
     headline = "merge_method is missing" if method is None else f"merge_method: {method} is not supported"
-    hint = nearest(str(method), METHODS) if isinstance(method, str) and method[:2] in ("sl", "nu") else ""
+    is_near = isinstance(method, str) and method[:2] in {name[:2] for name in READERS}
+    hint = nearest(str(method), READERS) if is_near else ""
     fix = "run this recipe with mergekit, or set merge_method: slerp"
-    findings.fault(headline + hint, fix, needed="slerp, or nuslerp of two models")
+    findings.fault(headline + hint, fix, needed=f"one of {', '.join(READERS)}")
 
 
 def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
@@ -81,7 +89,7 @@ def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
         if key in given:
             findings.note(f"{key}: has no effect in mergekit, nor here")
     if given.get("chat_template") == "auto":
-        findings.note("chat_template: auto: the child has the chat template of the tokenizer it gets")
+        findings.note("chat_template: auto: the merged model has the chat template of the tokenizer it gets")
     elif given.get("chat_template") and "{" not in str(given["chat_template"]):
         fix = "write the template itself, or remove chat_template"
         headline = "chat_template: a name of mergekit's own templates is not supported"
@@ -89,20 +97,20 @@ def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
 
 
 def _options(
-    given: Mapping[str, Any], parts: list[Part], parents: tuple[str, str], findings: Findings
+    given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
 ) -> dict[str, Any]:
-    read_t = options_of_t if given["merge_method"] == "slerp" else nuslerp_options
-    options = read_t(given, parts, parents, findings)
+    _, read_options = READERS[given["merge_method"]]
+    options = read_options(given, parts, models, findings)
     dtype = _dtype(given, findings)
     if dtype is not None:
         options["dtype"] = dtype
     if given.get("chat_template", "auto") not in ("auto", None):
         options["chat_template"] = given["chat_template"]
-    return options | tokenizer_options(given, parents, findings)
+    return options | tokenizer_options(given, models, findings)
 
 
 def _dtype(given: Mapping[str, Any], findings: Findings) -> str | None:
-    """The child's type: `out_dtype`, else `dtype`."""
+    """The merged model's type: `out_dtype`, else `dtype`."""
     inner, outer = (_type_name(given.get(key), key, findings) for key in ("dtype", "out_dtype"))
     if inner in NARROW:
         findings.note(

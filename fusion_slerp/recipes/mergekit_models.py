@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.errors import listed
 from fusion_slerp.recipes.recipe import Findings, join
+from fusion_slerp.settings.labels import labels
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A model in a part of the child.
+    """A model in a part of the merged model.
 
     Attributes:
         key: Where the recipe names it.
         model: Its path or hub id, with `@revision` if it has one.
-        layers: First layer, and the one behind the last; None for all.
+        layers: First layer, and one past the last; None for all.
         parameters: Its own parameters.
     """
 
@@ -29,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Layers of the child: a slice, or all where the recipe has `models`.
+    """Layers of the merged model: a slice, or all where the recipe has `models`.
 
     Attributes:
         key: Of the slice; empty for `models`.
@@ -80,8 +81,8 @@ def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
     )
 
 
-def two_parents(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, str] | None:
-    """Returns parents a and b of a recipe: a is the base, or the first where there is none."""
+def two_models(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, str] | None:
+    """Returns models a and b of a recipe: a is the base, or the first where there is none."""
     base = model_name(given["base_model"], "base_model", findings) if given.get("base_model") else None
     if given["merge_method"] == "nuslerp":
         if base or any(part.base for part in parts):
@@ -171,9 +172,35 @@ def _range(value: Any, key: str, findings: Findings) -> tuple[int, int] | None:
     is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(i) is int for i in value)
     if is_pair and 0 <= value[0] <= value[1]:
         return value[0], value[1]
-    needed = "[first layer, layer behind the last], counted from 0"
+    needed = "[first layer, one past the last], counted from 0"
     findings.fault(f"{key} is not a range of layers", f"set {key}: [0, 32]", found=repr(value), needed=needed)
     return None
+
+
+def parameters_of(given: Mapping[str, Any], example: str, findings: Findings) -> Mapping[str, Any] | None:
+    """Returns the parameters of the whole recipe; None after a fault."""
+    parameters = given.get("parameters") or {}
+    if isinstance(parameters, Mapping):
+        return parameters
+    findings.fault("parameters is not a mapping", f"set parameters: {example}", found=repr(parameters))
+    return None
+
+
+def slice_of(part: Part, models: Sequence[str], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an entry of our `slices`.
+
+    Args:
+        part: The slice.
+        models: Models a, b, c, ...
+        own: Its options of the method; those that are None are left out.
+    """
+    layers = {source.model: list(source.layers or ()) for source in part.sources}
+    ranges = {
+        label: layers[model]
+        for label, model in zip(labels(len(models)), models, strict=True)
+        if model in layers
+    }
+    return ranges | {name: value for name, value in own.items() if value is not None}
 
 
 def model_name(value: Any, key: str, findings: Findings) -> str | None:

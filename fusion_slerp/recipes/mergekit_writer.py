@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import Field
 from typing import Any
 
+from fusion_slerp.methods.linear import LINEAR
+from fusion_slerp.methods.slerp import SLERP
+from fusion_slerp.options import declaration
 from fusion_slerp.recipes.hydra_form import dumped
-from fusion_slerp.recipes.mergekit_t import in_one_form
+from fusion_slerp.recipes.linear import WEIGHT, check_filters
+from fusion_slerp.recipes.mergekit_t import T
 from fusion_slerp.recipes.nuslerp import FLATTEN, ROW_WISE
-from fusion_slerp.recipes.recipe import Findings, Recipe
-from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
-from fusion_slerp.settings.schedule import parse_schedule
+from fusion_slerp.recipes.recipe import Findings, Recipe, refuse_base
+from fusion_slerp.recipes.values import entries_of, in_one_form, is_by_label, joined
+from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
 
-EXPRESSED = ("t", "slices", "dtype", "tokenizer", "chat_template", "tokens", "pad_vocab_to_multiple_of")
-OF_NUSLERP = ("DOT_THRESHOLD", "granularity")
-NOT_ABOUT_THE_MERGE = (
-    *("strict", "overwrite", "threads", "memory_budget", "direct_io", "show_pbar", "max_shard_size"),
-)
-"""Options that change how a merge is run, and not one of the child's values."""
+EXPRESSED = ("method", "slices", "dtype", "tokenizer", "chat_template", "tokens", "pad_vocab_to_multiple_of")
+
+
+def not_about_the_merge() -> list[str]:
+    """The options that change how a merge is run, and not one of the merged model's values."""
+    own = [name for name, each in option_fields().items() if not declaration(each).changes_child]
+    return [*own, "max_shard_size"]
 
 
 def to_mergekit(recipe: Recipe) -> str:
@@ -29,42 +35,58 @@ def to_mergekit(recipe: Recipe) -> str:
     Raises:
         SettingsError: An option has no form in mergekit.
     """
-    settings = settings_from(dict(recipe.options))
+    settings = recipe.settings
     findings = Findings("the recipe")
-    is_nuslerp = settings.DOT_THRESHOLD == 1
-    known = (*EXPRESSED, *NOT_ABOUT_THE_MERGE, *(OF_NUSLERP if is_nuslerp else ()))
-    default = settings_from({})
+    refuse_base(recipe, findings)
+    form, own = _form(settings)
+    known = (*EXPRESSED, *own, *not_about_the_merge())
+    declarations = option_fields()
     for name, value in recipe.options.items():
-        if name not in known and value != getattr(default, name):
+        if name not in known and value != declarations[name].default:
             findings.fault(f"{name} has no form in mergekit", f"remove {name}", found=repr(value))
-    content = (_nuslerp if is_nuslerp else _slerp)(recipe, findings)
+    content = form(recipe, findings)
     findings.raise_faults()
-    tokenizer = _tokenizer(recipe, settings, base=recipe.a if is_nuslerp else "base")
     template = {"chat_template": settings.chat_template} if settings.chat_template else {}
-    written = {**content, **_dtype(settings.dtype), **tokenizer, **template}
+    base = "base" if "base_model" in content else recipe.models[0]
+    written = {**content, **_dtype(settings.dtype), **_tokenizer(recipe, settings, base), **template}
     return _left_out(recipe.options) + dumped(written)
 
 
+def _form(settings: MergeSettings) -> tuple[Any, tuple[str, ...]]:
+    """What writes the method's part, and which of its options that has a form for."""
+    if settings.how is LINEAR:
+        return _linear, ("weight", "normalize")
+    assert settings.how is SLERP, settings.method
+    return (_nuslerp, ("t", "DOT_THRESHOLD", "granularity")) if _is_nuslerp(settings) else (_slerp, ("t",))
+
+
+def _is_nuslerp(settings: MergeSettings) -> bool:
+    """Whether there is no threshold: in mergekit another method."""
+    return settings.parameters.DOT_THRESHOLD == 1
+
+
 def _slerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
-    t = _t(recipe.options.get("t", MergeSettings().t), "t", findings)
+    t = _t(recipe, findings)
     slices = []
     for i, each in enumerate(recipe.options.get("slices") or []):
-        part: dict[str, Any] = {"sources": _sources(recipe, each)}
+        part: dict[str, Any] = {"sources": list(_sources(recipe, each).values())}
         if each.get("t") is not None:
-            part["parameters"] = {"t": _t(each["t"], f"slices[{i}].t", findings)}
+            part["parameters"] = {"t": _schedule(each["t"], f"slices[{i}].t", T, findings)}
         slices.append(part)
-    form = {"slices": slices} if slices else {"models": _sources(recipe)}
-    return {"merge_method": "slerp", "base_model": recipe.a, **form, "parameters": {"t": t}}
+    form = {"slices": slices} if slices else {"models": list(_sources(recipe).values())}
+    return {"merge_method": "slerp", "base_model": recipe.models[0], **form, "parameters": {"t": t}}
 
 
 def _nuslerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     """SLERP without DOT_THRESHOLD: in mergekit another method, with weights."""
-    t = _t(recipe.options.get("t", MergeSettings().t), "t", findings)
-    slices = [
-        {"sources": _weighted(_sources(recipe, each), _t(each.get("t", t), f"slices[{i}].t", findings))}
-        for i, each in enumerate(recipe.options.get("slices") or [])
-    ]
-    form = {"slices": slices} if slices else {"models": _weighted(_sources(recipe), t)}
+    t = _t(recipe, findings)
+    slices = []
+    for i, each in enumerate(recipe.options.get("slices") or []):
+        own = _schedule(each.get("t", t), f"slices[{i}].t", T, findings)
+        slices.append({"sources": _with_weights(_sources(recipe, each), {"a": _rest(own), "b": own})})
+    form = {"slices": slices}
+    if not slices:
+        form = {"models": _with_weights(_sources(recipe), {"a": _rest(t), "b": t})}
     content = {"merge_method": "nuslerp", **form}
     granularity = recipe.options.get("granularity", "tensor")
     if granularity == "tensor":
@@ -72,35 +94,79 @@ def _nuslerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
     return {**content, "parameters": {FLATTEN: False, ROW_WISE: granularity == "column"}}
 
 
-def _sources(recipe: Recipe, part: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The entries of both models, with their layers in a slice."""
-    models = {"a": recipe.a, "b": recipe.b}
+def _linear(recipe: Recipe, findings: Findings) -> dict[str, Any]:
+    """The weights of each model with it, or one for all with the whole recipe."""
+    weight = recipe.options.get("weight", WEIGHT.default)
+    is_own = is_by_label(weight, WEIGHT)
+    whole = {label: _of(weight, label) if is_own else None for label in recipe.named}
+    parameters: dict[str, Any] = {} if is_own else {"weight": _schedule(weight, "weight", WEIGHT, findings)}
+    if "normalize" in recipe.options:
+        parameters["normalize"] = recipe.options["normalize"]
+    slices, first = [], 0
+    for i, each in enumerate(recipe.options.get("slices") or []):
+        key, sources, weights = f"slices[{i}].weight", _sources(recipe, each), {}
+        for label, source in sources.items():
+            own = _of(each["weight"], label, None) if each.get("weight") is not None else None
+            levels = [_schedule(level, key, WEIGHT, findings) for level in (own, whole[label])]
+            weights[label] = joined(levels, WEIGHT)
+            if source["layer_range"][0] != first:
+                check_filters([*levels, None if is_own else weight], key, findings)
+        slices.append({"sources": _with_weights(sources, weights)})
+        start, end = next(iter(sources.values()))["layer_range"]
+        first += end - start
+    form = {"slices": slices}
+    if not slices:
+        weights = {label: _schedule(own, "weight", WEIGHT, findings) for label, own in whole.items()}
+        form = {"models": _with_weights(_sources(recipe), weights)}
+    content = {"merge_method": "linear", "base_model": recipe.models[0], **form}
+    return {**content, "parameters": parameters} if parameters else content
+
+
+def _of(weight: Any, label: str, default: Any = WEIGHT.default) -> Any:
+    """The weight of one model."""
+    return weight.get(label, default) if is_by_label(weight, WEIGHT) else weight
+
+
+def _sources(recipe: Recipe, part: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+    """The entries of the models by label, with their layers in a slice."""
     if part is None:
-        return [{"model": model} for model in models.values()]
-    return [{"model": model, "layer_range": list(part[which])} for which, model in models.items()]
+        return {label: {"model": model} for label, model in recipe.named.items()}
+    return {
+        label: {"model": model, "layer_range": list(part[label])}
+        for label, model in recipe.named.items()
+        if label in part
+    }
 
 
-def _weighted(sources: list[dict[str, Any]], t: Any) -> list[dict[str, Any]]:
-    """The entries with the weights 1 - t and t: their sum is 1 in floating point, too."""
+def _with_weights(sources: Mapping[str, dict[str, Any]], weights: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The entries with the weights that they have of their own."""
     return [
-        source | {"parameters": {"weight": weight}}
-        for source, weight in zip(sources, (_rest(t), t), strict=True)
+        source if weights[label] is None else source | {"parameters": {"weight": weights[label]}}
+        for label, source in sources.items()
     ]
 
 
 def _rest(t: Any) -> Any:
+    """1 - t: the sum of both is 1 in floating point as well."""
     if isinstance(t, Mapping):
         return {**t, "value": _rest(t["value"])}
     return [_rest(each) for each in t] if isinstance(t, (list, tuple)) else 1 - t
 
 
 def _left_out(options: Mapping[str, Any]) -> str:
-    found = [f"{name}={options[name]!r}" for name in NOT_ABOUT_THE_MERGE if name in options]
+    found = [f"{name}={options[name]!r}" for name in not_about_the_merge() if name in options]
     return f"# Without a form in mergekit: {', '.join(found)}\n" if found else ""
 
 
-def _t(value: Any, key: str, findings: Findings) -> Any:
-    for i, entry in enumerate(parse_schedule(value).entries):
+def _t(recipe: Recipe, findings: Findings) -> Any:
+    return _schedule(recipe.options.get("t", T.default), "t", T, findings)
+
+
+def _schedule(value: Any, key: str, each: Field[Any], findings: Findings) -> Any:
+    """A schedule in mergekit's form; None for None."""
+    if value is None:
+        return None
+    for i, entry in enumerate(entries_of(value, each)):
         if entry.matching != "filter":
             fix = "write it as a filter: a part of the name"
             headline = f"{key}[{i}]: a {entry.matching} has no form in mergekit"
@@ -117,9 +183,8 @@ def _dtype(dtype: str | None) -> dict[str, str]:
 
 def _tokenizer(recipe: Recipe, settings: MergeSettings, base: str) -> dict[str, Any]:
     tokens, multiple = settings.tokens, settings.pad_vocab_to_multiple_of
-    names = {"a": base, "b": recipe.b}
     whose = recipe.options.get("tokenizer", "union")
-    whose = names.get(whose, whose)
+    whose = {**recipe.named, "a": base}.get(whose, whose)
     if not tokens and multiple is None:
         return {"tokenizer_source": whose}
     section: dict[str, Any] = {"source": whose}
@@ -131,8 +196,8 @@ def _tokenizer(recipe: Recipe, settings: MergeSettings, base: str) -> dict[str, 
 
 
 def _token(entry: Any, recipe: Recipe) -> dict[str, Any]:
-    """The entry of a token with the models' names for a and b."""
-    names = {"a": recipe.a, "b": recipe.b}
+    """The entry of a token with the models' names for their labels."""
+    names = recipe.named
     entry = dict(entry) if isinstance(entry, Mapping) and "source" in entry else {"source": entry}
     source = entry["source"]
     if isinstance(source, Mapping) and "model" in source:

@@ -6,15 +6,15 @@ weight's share of both. Only weights whose sum is the same all over have a t of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from types import NoneType
 from typing import Any
 
-from fusion_slerp.recipes.mergekit_models import Part
-from fusion_slerp.recipes.mergekit_t import as_numbers, parameters_of, slice_of
+from fusion_slerp.recipes.mergekit_models import Part, parameters_of, slice_of
 from fusion_slerp.recipes.recipe import Findings, join
+from fusion_slerp.recipes.values import as_numbers
 from fusion_slerp.settings.schedule import EVERYTHING
 
 FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
@@ -31,17 +31,17 @@ class _Entry:
 
 
 def nuslerp_options(
-    given: Mapping[str, Any], parts: list[Part], parents: tuple[str, str], findings: Findings
+    given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
 ) -> dict[str, Any]:
     """Returns `t`, `DOT_THRESHOLD`, and `slices` and `granularity` where the recipe asks for them."""
     parameters = parameters_of(given, "{weight: 0.5}", findings)
     if parameters is None:
         return {}
     findings.unknown_keys(parameters, ("weight", FLATTEN, ROW_WISE), "parameters")
-    found = [_t(part, parents, parameters, findings) for part in parts]
+    found = [_t(part, models, parameters, findings) for part in parts]
     options: dict[str, Any] = {"t": found[0], "DOT_THRESHOLD": 1.0}
     if parts[0].key:
-        options["slices"] = [slice_of(part, parents, t) for part, t in zip(parts, found, strict=True)]
+        options["slices"] = [slice_of(part, models, {"t": t}) for part, t in zip(parts, found, strict=True)]
     findings.note("nuslerp has no base_model: type and tokenizer are by default those of the first model")
     granularity = _granularity(parameters, findings)
     return options | ({"granularity": granularity} if granularity else {})
@@ -65,7 +65,7 @@ def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | Non
     return "column" if is_row_wise else "row"
 
 
-def _t(part: Part, parents: tuple[str, str], everywhere: Mapping[str, Any], findings: Findings) -> Any:
+def _t(part: Part, models: Sequence[str], everywhere: Mapping[str, Any], findings: Findings) -> Any:
     """b's share of the weights."""
     weights = {}
     for source in part.sources:
@@ -81,7 +81,7 @@ def _t(part: Part, parents: tuple[str, str], everywhere: Mapping[str, Any], find
             return None
         key, value = stated[0]
         weights[source.model] = _weight(value, key, findings)
-    a, b = (weights[model] for model in parents)
+    a, b = (weights[model] for model in models)
     return None if a is None or b is None else _share(a, b, part.key, findings)
 
 

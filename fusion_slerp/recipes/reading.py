@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -14,6 +12,7 @@ from fusion_slerp.errors import Problem, SettingsError
 from fusion_slerp.recipes.hydra_form import from_hydra, is_hydra
 from fusion_slerp.recipes.mergekit_form import from_mergekit
 from fusion_slerp.recipes.recipe import Recipe
+from fusion_slerp.recipes.yaml_loading import Loader
 
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
@@ -29,7 +28,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
         reason = getattr(error, "strerror", None) or "not a text in UTF-8"
         raise _unreadable(str(path), reason, "name a YAML file with a recipe") from None
     try:
-        documents = list(yaml.load_all(text, _Loader))
+        documents = list(yaml.load_all(text, Loader))
     except (yaml.YAMLError, RecursionError) as error:
         raise _unreadable(str(path), f"not YAML: {error}", "correct the file") from None
     if len(documents) > 1:
@@ -53,26 +52,6 @@ def parse_recipe(given: object, name: str = "recipe") -> Recipe:
         fix = "see docs/recipes.md for what a recipe looks like"
         raise _unreadable(name, f"{found} instead of a mapping", fix)
     return from_hydra(given, name) if is_hydra(given) else from_mergekit(given, name)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which no key stands twice: the first would be lost without a word."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands there twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+"), list("-+0123456789")
-)  # 1e-8 is a number to Hydra; YAML 1.1 wants 1.0e-8
 
 
 def _unreadable(path: str, reason: str, fix: str) -> Exception:

@@ -7,24 +7,47 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, nearest, raise_all
+from fusion_slerp.methods import DEFAULT
+from fusion_slerp.settings.labels import BASE, labels
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A merge: `merge(recipe.a, recipe.b, out=..., **recipe.options)`.
+    """A merge: `merge(*recipe.models, base=recipe.base, out=..., **recipe.options)`.
 
     Attributes:
-        a: Parent a (t = 0): a folder or hub id, with `@revision` if it has one.
-        b: Parent b (t = 1).
-        options: Fields of `MergeSettings`; those that the recipe leaves open are not there.
+        models: Models a, b, c, ...: each a folder or hub id, with `@revision` if it has one.
+        options: By name; those that the recipe leaves open are not there.
+        base: The ancestor, for methods that take one; None without.
         notes: What the user should know of the reading, one sentence each. Two recipes are equal
             whatever their notes say.
     """
 
-    a: str
-    b: str
+    models: tuple[str, ...]
     options: Mapping[str, Any]
+    base: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The models by label."""
+        named = dict(zip(labels(len(self.models)), self.models, strict=True))
+        return named if self.base is None else named | {BASE: self.base}
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        return self.options.get("method", DEFAULT)
+
+    @property
+    def settings(self) -> MergeSettings:
+        """The settings of its options.
+
+        Raises:
+            SettingsError: An option is unknown or wrong.
+        """
+        return make_settings(**self.options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +79,14 @@ class Findings:
                 headline = f"{join(key, name)} is not a key of a recipe{nearest(str(name), known)}"
                 self.fault(headline, "correct its name or remove it", needed=f"one of {', '.join(known)}")
 
+    def note_without_effect(
+        self, given: Mapping[Any, Any], names: Iterable[str], key: str, method: str
+    ) -> None:
+        """Notes the parameters that a method of mergekit does not read."""
+        for name in given:
+            if name in names:
+                self.note(f"{join(key, name)}: has no effect in mergekit's {method}, nor here")
+
     def note(self, text: str) -> None:
         """Records something worth saying, once."""
         if text not in self.notes:
@@ -68,6 +99,12 @@ class Findings:
             SettingsError: There is a fault.
         """
         raise_all(self.faults, so="nothing was read or written")
+
+
+def refuse_base(recipe: Recipe, findings: Findings) -> None:
+    """Records a fault if a recipe has a base, which no method takes."""
+    if recipe.base is not None:
+        findings.fault(f"{recipe.method} takes no base", "leave the base out", found=recipe.base)
 
 
 def join(key: str, name: object) -> str:

@@ -1,14 +1,12 @@
-"""Every option of a merge, declared once: name, type, default, meaning and check."""
+"""Every option of a merge: those of all methods here, those of one method with it."""
 
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from math import isfinite
-from numbers import Real
-from typing import Any, Literal, get_args
+from collections.abc import Iterator, Mapping
+from dataclasses import Field, dataclass
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from fusion_slerp.chunks import DirectIO
 from fusion_slerp.dtypes import MERGEABLE
@@ -21,114 +19,160 @@ from fusion_slerp.errors import (
     unknown_names_error,
 )
 from fusion_slerp.hashes import Checksum
-from fusion_slerp.settings.schedule import Schedule, parse_schedule
+from fusion_slerp.methods import DEFAULT, METHODS, Method
+from fusion_slerp.options import (
+    ANYTHING,
+    BOOLEAN,
+    COUNT,
+    TEXT,
+    Check,
+    Declaration,
+    declaration,
+    declared,
+    one_of,
+    option,
+    or_null,
+)
+from fusion_slerp.settings.schedule import ScheduleOf, read_schedule
+from fusion_slerp.settings.sizes import SIZE, parse_nbytes
 from fusion_slerp.settings.slices import Slice, parse_slices
 from fusion_slerp.settings.token_sources import TokenSource, parse_token_sources
 
 Missing = Literal["error", "copy"]
-"""What happens to a tensor that only one parent has."""
-
-Granularity = Literal["tensor", "row", "column"]
-"""What has an angle of its own."""
+"""What happens to a tensor that not all models have."""
 
 VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
-"""What becomes of rows that only one parent has, or none."""
+"""What becomes of rows that only one model has, or none."""
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?I?B)", re.IGNORECASE)
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_METHOD = Check(METHODS.__contains__, f"one of {', '.join(METHODS)}", tuple(METHODS))
+_DTYPES = tuple(dtype.name for dtype in MERGEABLE)
+_DTYPE = Check(_DTYPES.__contains__, f"one of {', '.join(_DTYPES)}", _DTYPES)
+_TOKENIZER = Check(TEXT.is_fine, "a string: union, a label such as a, a folder or a hub id")
+_TEMPLATE = Check(lambda value: isinstance(value, str) and "{" in value, "the text of a Jinja template")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeSettings:
-    """How two parents become one child. The same names and defaults hold everywhere.
+    """How models become one. The same names and defaults hold everywhere; `make_settings` makes it.
 
     Attributes:
-        t: Where between the parents, a number in [0, 1], both ends included: 0 is parent a (the
-            first), 1 is parent b. At an end the child's tensors are that parent's bytes. A list of
-            numbers is a gradient from the first layer to the last; a list of entries with `filter`
-            (or `glob`, or `regex`) and `value` gives tensors their own; see `schedule`.
-        slices: The child's layers, stacked from ranges of the parents': `[{"a": [0, 16],
+        method: How weights are combined: `"slerp"` (two models), or `"linear"` (any number).
+        parameters: The options of the method.
+        slices: The merged model's layers, stacked from ranges of the models': `[{"a": [0, 16],
             "b": [0, 16], "t": 0.3}]`; None takes all layers in place.
-        DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
-            SLERP wherever the parents have an angle. The capitals are the host's spelling.
-        granularity: What has an angle of its own: `"tensor"`, or each `"row"` or `"column"` of a
-            matrix (of two dimensions, and where all rows are merged in place; others count whole).
-        epsilon: Norm up to which a tensor counts as null and is interpolated linearly; at least 0.
         dtype: `"bfloat16"`, `"float16"`, `"float32"` or `"float64"` for every floating tensor of
-            the child; None keeps parent a's type, tensor by tensor.
+            the merged model; None keeps model a's type, tensor by tensor.
         max_shard_size: Largest weight file, bytes as a number or as `"5GB"`, `"500MiB"`; a tensor
             that is larger gets a file of its own.
-        tokenizer: Whose tokens, and tokenizer files, the child gets: `"a"`, `"b"`, `"union"` (the
-            parent's that has the tokens of both; if neither has, a's with b's tokens added), or
-            those files from a folder or hub id.
-        chat_template: The child's chat template, as Jinja text; None takes that of its tokenizer.
-        vocab_fill: What becomes of the rows of embedding and head that only one parent has, or
+        tokenizer: Whose tokens, and tokenizer files, the merged model gets: those of a model by its label
+            (`"a"`, `"b"`, ...), `"union"` (a model's that has the tokens of all; if none has, a's with the
+            others' tokens added), or those files from a folder or hub id.
+        chat_template: The merged model's chat template, as Jinja text; None takes that of its tokenizer.
+        vocab_fill: What becomes of the rows of embedding and head that only one model has, or
             none: `"owner"` copies them from the one, and takes the mean of all other rows where
             there is none; `"mean"`, `"gradient"` (evenly between the rows before and after) and
             `"zeros"` do so in both cases; `"error"` refuses them.
         tokens: Where the rows of single tokens come from, by token, as mergekit's
             `tokenizer.tokens`: `{"<|im_end|>": {"source": "b", "force": True}}`. `vocab_fill` leaves
             these rows alone.
-        pad_vocab_to_multiple_of: Round the child's rows up to a multiple of this number, for the
+        pad_vocab_to_multiple_of: Round the merged model's rows up to a multiple of this number, for the
             kernels of some GPUs; None does not.
-        missing: What happens to a tensor that only one parent has: `"error"`, or `"copy"` it.
-        strict: Refuse parents whose configs differ in what may change a weight's meaning (rope,
-            norm epsilon, activation, sliding window, ...). False warns, with both values.
+        missing: What happens to a tensor that not all models have: `"error"`, or `"copy"` it from the only
+            one that has it (merge it where several have it).
+        strict: Refuse models whose configs differ in what may change a weight's meaning (rope,
+            norm epsilon, activation, sliding window, ...). False warns, with the values.
         follow_links: Read files of a model that are links out of its folder, and copy what they lead
-            to into the child. False refuses such a folder: those who made it could publish your files.
+            to into the merged model. False refuses such a folder: those who made it could publish your files.
         overwrite: Replace an existing output folder. False refuses it.
         threads: Threads that compute, at least 1; None takes the CPUs this process may use. The
-            child's bytes do not depend on it.
+            merged model's bytes do not depend on it.
         memory_budget: Memory for buffers, bytes as a number or as `"200MB"`, `"1GiB"`; the process
             itself takes about 125 MB more. Measured chunks wait in it to be combined; those of
             larger tensors are read again, as a rule from the page cache. None takes little, which
-            is the fastest there; more spares second reads from a slow disk.
+            is the fastest there; more avoids second reads from a slow disk.
         direct_io: Writing past the page cache: `"auto"` where the file system can, `"on"` or
             fail, `"off"`.
-        checksum: The hash of weight files in the child's manifest: `"xxh3_128"` takes next to nothing
+        checksum: The hash of weight files in the manifest: `"xxh3_128"` takes next to nothing
             and finds every accident; `"blake3"` (a core for a tenth of a second per gigabyte) and
-            `"sha256"` (half a second; what hubs show) also tell of forgery.
+            `"sha256"` (half a second; what hubs show) also reveal forgery.
         show_pbar: Show bytes done, rate and time left on standard error.
     """
 
-    t: Any = 0.5
-    slices: Any = None
-    DOT_THRESHOLD: float = 0.9995
-    epsilon: float = 1e-8
-    granularity: Granularity = "tensor"
-    dtype: str | None = None
-    max_shard_size: int | str = "5GB"
-    tokenizer: str = "union"
-    chat_template: str | None = None
-    vocab_fill: VocabFill = "owner"
-    tokens: Mapping[str, Any] | None = None
-    pad_vocab_to_multiple_of: int | None = None
-    missing: Missing = "error"
-    strict: bool = False
-    follow_links: bool = False
-    overwrite: bool = False
-    threads: int | None = None
-    memory_budget: int | str | None = None
-    direct_io: DirectIO = "auto"
-    checksum: Checksum = "xxh3_128"
-    show_pbar: bool = False
+    method: str = option(DEFAULT, _METHOD, DEFAULT, panel="Merging", is_text=True)
+    parameters: Any = None
+    slices: Any = option(None, ANYTHING, "[{a: [0, 16], b: [0, 16]}]", panel="Merging")
+    dtype: str | None = option(None, or_null(_DTYPE), "null", panel="Output")
+    max_shard_size: int | str = option("5GB", SIZE, "5GB", panel="Output")
+    tokenizer: str = option("union", _TOKENIZER, "union", panel="Vocabulary", is_text=True)
+    chat_template: str | None = option(None, or_null(_TEMPLATE), "null", panel="Vocabulary", is_text=True)
+    vocab_fill: VocabFill = option("owner", one_of(VocabFill), "owner", panel="Vocabulary", is_text=True)
+    tokens: Mapping[str, Any] | None = option(None, ANYTHING, "null", panel="Vocabulary")
+    pad_vocab_to_multiple_of: int | None = option(None, or_null(COUNT), "null", panel="Vocabulary")
+    missing: Missing = option("error", one_of(Missing), "error", panel="Merging", is_text=True)
+    strict: bool = option(False, BOOLEAN, "false", panel="Merging", changes_child=False)
+    follow_links: bool = option(False, BOOLEAN, "false", panel="Safety", changes_child=False)
+    overwrite: bool = option(False, BOOLEAN, "false", panel="Output", changes_child=False)
+    threads: int | None = option(None, or_null(COUNT), "null", panel="Machine", changes_child=False)
+    memory_budget: int | str | None = option(
+        None,
+        or_null(Check(SIZE.is_fine, "a size such as 200MB")),
+        "null",
+        panel="Machine",
+        changes_child=False,
+    )
+    direct_io: DirectIO = option(
+        "auto", one_of(DirectIO), "auto", panel="Machine", changes_child=False, is_text=True
+    )
+    checksum: Checksum = option(
+        "xxh3_128", one_of(Checksum), "xxh3_128", panel="Safety", changes_child=False, is_text=True
+    )
+    show_pbar: bool = option(False, BOOLEAN, "false", panel="Machine", changes_child=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.direct_io, bool):  # how YAML reads a bare on or off
             object.__setattr__(self, "direct_io", "on" if self.direct_io else "off")
-        raise_all(_problems(self))
-        for name in ("t", "slices", "tokens"):
-            object.__setattr__(self, name, _plain(getattr(self, name)))
-        plain = {
-            "DOT_THRESHOLD": float,
-            "epsilon": float,
-            "threads": int,
-            "pad_vocab_to_multiple_of": int,
+        if self.parameters is None and self.method in METHODS:
+            object.__setattr__(self, "parameters", METHODS[self.method].options())
+        raise_all(list(_problems(self)))
+        for owner, name, _ in self._declared():  # numpy's numbers cannot be written to the card's YAML
+            object.__setattr__(owner, name, _plain(getattr(owner, name)))
+
+    def _declared(self) -> Iterator[tuple[Any, str, Field[Any]]]:
+        for owner in (self, self.parameters):
+            for name, each in (declared(type(owner)) if owner is not None else {}).items():
+                yield owner, name, each
+
+    @property
+    def how(self) -> Method:
+        """The method, from the registry."""
+        return METHODS[self.method]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All options by name, those of the method included: `make_settings` turns them back."""
+        return {name: getattr(owner, name) for owner, name, _ in self._declared()}
+
+    @property
+    def about_the_child(self) -> dict[str, Any]:
+        """The options that decide on the merged model."""
+        return {
+            n: getattr(owner, n) for owner, n, each in self._declared() if declaration(each).changes_child
         }
-        for name, kind in plain.items():  # numpy's numbers cannot be written to the card's YAML
-            value = getattr(self, name)
-            if value is not None and type(value) not in (int, float):
-                object.__setattr__(self, name, kind(value))
+
+    @property
+    def schedules(self) -> dict[str, ScheduleOf]:
+        """The options of the method that vary over depth and names, read."""
+        found = declared(type(self.parameters))
+        return {
+            name: read_schedule(getattr(self.parameters, name), name, each)
+            for name, each in found.items()
+            if declaration(each).is_schedule
+        }
+
+    @property
+    def granularity(self) -> str:
+        """What is measured and combined on its own: the tensor, or each row or column of a matrix."""
+        return getattr(self.parameters, "granularity", "tensor")
 
     @property
     def max_shard_nbytes(self) -> int:
@@ -141,14 +185,9 @@ class MergeSettings:
         return parse_nbytes(self.memory_budget)
 
     @property
-    def schedule(self) -> Schedule:
-        """`t`, read."""
-        return parse_schedule(self.t)
-
-    @property
     def layer_slices(self) -> tuple[Slice, ...] | None:
         """`slices`, read."""
-        return None if self.slices is None else parse_slices(self.slices)
+        return None if self.slices is None else parse_slices(self.slices, self.how)
 
     @property
     def token_sources(self) -> dict[str, TokenSource]:
@@ -161,18 +200,34 @@ class MergeSettings:
         return self.threads or available_cpus()
 
 
-def settings_from(options: dict[str, Any]) -> MergeSettings:
-    """Builds the settings from keyword arguments.
+def make_settings(**options: Any) -> MergeSettings:
+    """Builds the settings from all options, those of the method included.
 
     Raises:
         SettingsError: A name is unknown (the nearest known one is given), or a value is wrong
             (all wrong values at once).
     """
-    known = [field.name for field in fields(MergeSettings)]
-    unknown = [name for name in options if name not in known]
+    name = options.get("method", DEFAULT)
+    method = METHODS.get(name) if isinstance(name, str) else None
+    if method is None:
+        raise _wrong("method", name, declaration(declared(MergeSettings)["method"])).error()
+    known = declared(method.options)
+    common = {key: value for key, value in options.items() if key not in known}
+    unknown = [key for key in common if key not in declared(MergeSettings)]
     if unknown:
-        raise unknown_names_error(unknown, known, "merge")
-    return MergeSettings(**options)
+        raise _unknown(unknown, method)
+    own = {key: value for key, value in options.items() if key in known}
+    return MergeSettings(**common, parameters=method.options(**own))
+
+
+def option_fields() -> dict[str, Field[Any]]:
+    """Returns the declarations of all options of all methods, by name; the first method's where several
+    have an option of one name.
+    """
+    found = dict(declared(MergeSettings))
+    for method in METHODS.values():
+        found |= {name: each for name, each in declared(method.options).items() if name not in found}
+    return found
 
 
 def available_cpus() -> int:
@@ -182,17 +237,19 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def parse_nbytes(size: object) -> int | None:
-    """Returns bytes from a positive int or a text like `"5GB"` (decimal) or `"5GiB"`; else None."""
-    if isinstance(size, int) and not isinstance(size, bool):
-        return size if size > 0 else None
-    match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
-    if match is None:
-        return None
-    unit = match[2].upper().removesuffix("B")
-    base = 1024 if unit.endswith("I") else 1000
-    nbytes = int(float(match[1]) * base ** _UNITS[unit.removesuffix("I")])
-    return nbytes if nbytes > 0 else None
+def _unknown(names: list[str], method: Method) -> SettingsError:
+    elsewhere = {
+        name: other.name for other in METHODS.values() for name in declared(other.options) if name in names
+    }
+    if elsewhere:
+        name, other = next(iter(elsewhere.items()))
+        fields = (("method", method.name), ("found", f"{name}, an option of {other}"))
+        error = Problem(SettingsError, f"{method.name} has no option {name}", fields, f"set method: {other}")
+        found = error.error()
+        assert isinstance(found, SettingsError)
+        return found
+    known = [*declared(MergeSettings), *declared(method.options)]
+    return unknown_names_error(names, known, "merge")
 
 
 def _plain(value: Any) -> Any:
@@ -201,94 +258,29 @@ def _plain(value: Any) -> Any:
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
-    is_foreign = isinstance(value, Real) and type(value) not in (int, float, bool)
-    return float(value) if is_foreign else value
+    if isinstance(value, Real) and type(value) not in (int, float, bool):
+        return int(value) if isinstance(value, Integral) else float(value)
+    return value
 
 
-def _problems(settings: MergeSettings) -> list[Problem | FusionSlerpError]:
-    found: list[Problem | FusionSlerpError | None] = [
-        _refusal(parse_schedule, settings.t),
-        _refusal(parse_token_sources, {} if settings.tokens is None else settings.tokens),
-        None if settings.slices is None else _refusal(parse_slices, settings.slices),
-    ]
-    for name, is_fine, needed, example in _RULES:
-        value = getattr(settings, name)
-        if not is_fine(value):
-            hint = nearest(value, _DTYPES) if name == "dtype" and isinstance(value, str) else ""
-            found.append(_wrong(name, value, needed + hint, example))
-    return [problem for problem in found if problem is not None]
+def _problems(settings: MergeSettings) -> Iterator[Problem | FusionSlerpError]:
+    for owner, name, each in settings._declared():
+        value, about = getattr(owner, name), declaration(each)
+        try:
+            if about.is_schedule:
+                read_schedule(value, name, each)
+            elif name == "tokens":
+                parse_token_sources({} if value is None else value)
+            elif name == "slices":
+                if value is not None:
+                    parse_slices(value, settings.how)
+            elif not about.check.is_fine(value):
+                yield _wrong(name, value, about)
+        except SettingsError as error:
+            yield error
 
 
-def _refusal(parse: Callable[[Any], object], value: object) -> SettingsError | None:
-    try:
-        parse(value)
-    except SettingsError as error:
-        return error
-    return None
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        return isfinite(value)
-    except OverflowError:  # an integer beyond every float
-        return False
-
-
-def _wrong(name: str, value: object, needed: str, example: str) -> Problem:
-    kind = type(value).__name__
-    fields_ = (("found", f"{value!r} ({kind})"), ("needed", needed))
-    return Problem(SettingsError, f"{name} is not usable", fields_, f"set {name}: {example}")
-
-
-def _is_count(value: Any) -> bool:
-    return value is None or (_is_number(value) and value == int(value) >= 1)
-
-
-def _is_budget(value: object) -> bool:
-    return value is None or parse_nbytes(value) is not None
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value)
-
-
-def _is_template(value: object) -> bool:
-    return value is None or (isinstance(value, str) and "{" in value)
-
-
-def _is_boolean(value: object) -> bool:
-    return isinstance(value, bool)
-
-
-def _one_of(choices: object, example: str) -> tuple[Callable[[Any], bool], str, str]:
-    names = get_args(choices)
-    return lambda value: value in names, f"one of {', '.join(names)}", example
-
-
-_DTYPES = [dtype.name for dtype in MERGEABLE]
-_COUNT = (_is_count, "a whole number, at least 1, or null", "null")
-_BOOLEAN = (_is_boolean, "true or false", "false")
-
-_RULES: tuple[tuple[str, Callable[[Any], bool], str, str], ...] = (
-    ("DOT_THRESHOLD", lambda v: _is_number(v) and 0 <= v <= 1, "a number in [0, 1]", "0.9995"),
-    ("epsilon", lambda v: _is_number(v) and v >= 0, "a number, at least 0", "1e-8"),
-    ("granularity", *_one_of(Granularity, "tensor")),
-    ("dtype", lambda v: v is None or v in _DTYPES, f"one of {', '.join(_DTYPES)}, or null", "null"),
-    ("max_shard_size", lambda v: parse_nbytes(v) is not None, "a size such as 5GB", "5GB"),
-    ("tokenizer", _is_text, "a text: union, a, b, a folder or a hub id", "union"),
-    ("chat_template", _is_template, "the text of a Jinja template, or null", "null"),
-    ("vocab_fill", *_one_of(VocabFill, "owner")),
-    ("pad_vocab_to_multiple_of", *_COUNT),
-    ("missing", *_one_of(Missing, "error")),
-    ("strict", *_BOOLEAN),
-    ("follow_links", *_BOOLEAN),
-    ("overwrite", *_BOOLEAN),
-    ("threads", *_COUNT),
-    ("memory_budget", _is_budget, "a size such as 200MB, or null", "null"),
-    ("direct_io", *_one_of(DirectIO, "auto")),
-    ("checksum", *_one_of(Checksum, "xxh3_128")),
-    ("show_pbar", *_BOOLEAN),
-)
-"""Name, check, what is needed, and an example."""
+def _wrong(name: str, value: object, about: Declaration) -> Problem:
+    hint = nearest(value, about.check.choices) if isinstance(value, str) and about.check.choices else ""
+    fields = (("found", f"{value!r} ({type(value).__name__})"), ("needed", about.check.needed + hint))
+    return Problem(SettingsError, f"{name} is not usable", fields, f"set {name}: {about.example}")

@@ -1,4 +1,4 @@
-"""t for each tensor: one number, a gradient over depth, or entries that match names.
+"""A value for each tensor, as t of SLERP: one number, a gradient over depth, or entries that match names.
 
     t: 0.3
     t: [0, 0.5, 1]                      # from the first layer to the last
@@ -13,24 +13,29 @@
 
 Source: the form, the choice of the first entry and the formula of a gradient are those of mergekit
 0.1.5 (https://github.com/arcee-ai/mergekit, config.py and plan.py). We differ in that globs and
-regular expressions can be asked for, that a tensor no entry matches keeps parent a, and that unknown
-keys and values outside [0, 1] are errors.
+regular expressions can be asked for, that a tensor no entry matches keeps model a, and that unknown
+keys and values out of range are errors.
+
+Where each model has a value of its own, a mapping from labels holds one of these forms for each:
+
+    weight: {a: 0.4, b: [0, 0.6]}
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from fnmatch import fnmatchcase
-from math import isfinite
-from numbers import Real
 from typing import Any, Literal
 
 from fusion_slerp.errors import Problem, SettingsError, nearest
+from fusion_slerp.options import UNIT_INTERVAL, Check, declaration
+from fusion_slerp.settings.labels import is_label
 
-FORM = "a number in [0, 1], a list of them, or entries with filter (or glob, or regex) and value"
+FORM = "a list of them, or entries with filter (or glob, or regex) and value"
 EVERYTHING = "*"
+KEYS = ("filter", "glob", "regex", "value")
 
 Matching = Literal["filter", "glob", "regex"]
 
@@ -60,17 +65,17 @@ class Entry:
             return re.search(self.pattern, name) is not None
         return self.pattern in name
 
-    def at(self, depth: float) -> float:
+    def value(self, depth: float) -> float:
         """The value at a depth in [0, 1], linear between two neighbours."""
-        place = depth * (len(self.values) - 1)
-        before = int(place)
-        after, share = min(before + 1, len(self.values) - 1), place - before
+        position = depth * (len(self.values) - 1)
+        before = int(position)
+        after, share = min(before + 1, len(self.values) - 1), position - before
         return (1 - share) * self.values[before] + share * self.values[after]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """t for every tensor.
+    """A value for every tensor.
 
     Attributes:
         entries: The first one that matches a name counts.
@@ -78,79 +83,139 @@ class Schedule:
 
     entries: tuple[Entry, ...]
 
-    def t(self, name: str, depth: float = 0.0) -> float | None:
-        """Returns t for a tensor; None if no entry matches its name.
+    def at(self, name: str, depth: float = 0.0) -> float | None:
+        """Returns the value for a tensor; None if no entry matches its name.
 
         Args:
             name: Its name in the child.
             depth: Of its layer: 0 for the first, 1 for the last, and 0 outside the layers.
         """
         found = next((entry for entry in self.entries if entry.matches(name)), None)
-        return None if found is None else found.at(depth)
+        return None if found is None else found.value(depth)
 
     @property
     def number(self) -> float | None:
-        """The one t of all tensors; None if they have several."""
+        """The one value of all tensors; None if they have several."""
         values = {entry.values for entry in self.entries}
         (only, *others) = values
         is_one = not others and len(only) == 1 and any(entry.pattern is None for entry in self.entries)
         return only[0] if is_one else None
 
 
-def parse_schedule(value: Any, name: str = "t") -> Schedule:
+@dataclass(frozen=True, slots=True)
+class PerModel:
+    """A schedule for each model.
+
+    Attributes:
+        by_label: Those that are given.
+        default: That of every other model; None leaves it to the schedule of the whole merge.
+    """
+
+    by_label: Mapping[str, Schedule]
+    default: Schedule | None
+
+    def of(self, label: str) -> Schedule | None:
+        """Returns the schedule of a model."""
+        return self.by_label.get(label, self.default)
+
+
+def parse_schedule(
+    value: Any, name: str = "t", number: Check = UNIT_INTERVAL, example: str = "0.5"
+) -> Schedule:
     """Returns the schedule that a setting describes.
+
+    Args:
+        value: A number, a list, a mapping or a list of mappings; see above.
+        name: The setting, for messages.
+        number: What each number is.
+        example: A value that works.
 
     Raises:
         SettingsError: It is not of the forms above; names the entry.
     """
-    if is_t(value):
+    form = _Form(name, number, example)
+    if number.is_fine(value):
         return Schedule((Entry((float(value),)),))
     if isinstance(value, Mapping):
         value = [value]
     if isinstance(value, (list, tuple)) and value:
-        if all(is_t(each) for each in value):
+        if all(map(number.is_fine, value)):
             return Schedule((Entry(tuple(map(float, value))),))
         if all(isinstance(each, Mapping) for each in value):
-            return Schedule(tuple(_entry(each, f"{name}[{i}]") for i, each in enumerate(value)))
-    raise _wrong(name, f"{value!r} ({type(value).__name__})", FORM)
+            return Schedule(tuple(form.entry(each, f"{name}[{i}]") for i, each in enumerate(value)))
+    raise form.wrong(name, f"{value!r} ({type(value).__name__})", f"{number.needed}, {FORM}")
 
 
-def _entry(given: Mapping[str, Any], name: str) -> Entry:
-    known = ("filter", "glob", "regex", "value")
-    unknown = [str(key) for key in given if key not in known]
-    if unknown:
-        raise _wrong(name, f"the key {unknown[0]!r}{nearest(unknown[0], known)}", ", ".join(known))
-    value = given.get("value")
-    values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
-    if not values or not all(is_t(each) for each in values):
-        raise _wrong(f"{name}.value", f"{value!r} ({type(value).__name__})", "a number in [0, 1], or a list")
-    numbers = tuple(float(each) for each in values)
-    patterns = [(key, given[key]) for key in known[:3] if given.get(key) is not None]
-    if len(patterns) > 1:
-        raise _wrong(name, " and ".join(key for key, _ in patterns), "one of filter, glob and regex")
-    if not patterns or patterns[0] == ("filter", EVERYTHING):
-        return Entry(numbers)
-    key, pattern = patterns[0]
-    if not isinstance(pattern, str) or not pattern:
-        raise _wrong(f"{name}.{key}", f"{pattern!r} ({type(pattern).__name__})", "a text")
-    if key == "regex":
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise _wrong(f"{name}.regex", f"{pattern!r}: {error}", "a regular expression") from None
-    return Entry(numbers, pattern, key)  # type: ignore[arg-type]
+def _parse_per_model(value: Any, default: Any, name: str, number: Check, example: str) -> PerModel:
+    """The schedules of all models: from a mapping by label, or of one form for all."""
+    if not isinstance(value, Mapping) or set(value) & set(KEYS):
+        return PerModel({}, parse_schedule(value, name, number, example))
+    wrong = [key for key in value if not is_label(key)]
+    if wrong:
+        found = f"the key {wrong[0]!r}"
+        raise _Form(name, number, example).wrong(name, found, "labels of models: a, b, c, ... or base")
+    given = {key: parse_schedule(each, f"{name}.{key}", number, example) for key, each in value.items()}
+    return PerModel(given, None if default is None else parse_schedule(default, name, number, example))
 
 
-def is_t(value: Any) -> bool:
-    """Whether a value is a number in [0, 1]."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return False
-    try:
-        return isfinite(value) and 0 <= float(value) <= 1
-    except OverflowError:  # an integer beyond every float
-        return False
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What is to be read: the setting, its numbers, and a value that works."""
+
+    setting: str
+    number: Check
+    example: str
+
+    def entry(self, given: Mapping[str, Any], name: str) -> Entry:
+        unknown = [str(key) for key in given if key not in KEYS]
+        if unknown:
+            raise self.wrong(name, f"the key {unknown[0]!r}{nearest(unknown[0], KEYS)}", ", ".join(KEYS))
+        value = given.get("value")
+        values: list[Any] = list(value) if isinstance(value, (list, tuple)) else [value]
+        if not values or not all(map(self.number.is_fine, values)):
+            found = f"{value!r} ({type(value).__name__})"
+            raise self.wrong(f"{name}.value", found, f"{self.number.needed}, or a list")
+        numbers = tuple(float(each) for each in values)
+        patterns = [(key, given[key]) for key in KEYS[:3] if given.get(key) is not None]
+        if len(patterns) > 1:
+            raise self.wrong(name, " and ".join(key for key, _ in patterns), "one of filter, glob and regex")
+        if not patterns or patterns[0] == ("filter", EVERYTHING):
+            return Entry(numbers)
+        key, pattern = patterns[0]
+        if not isinstance(pattern, str) or not pattern:
+            raise self.wrong(f"{name}.{key}", f"{pattern!r} ({type(pattern).__name__})", "a text")
+        if key == "regex":
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise self.wrong(f"{name}.regex", f"{pattern!r}: {error}", "a regular expression") from None
+        return Entry(numbers, pattern, key)  # type: ignore[arg-type]
+
+    def wrong(self, name: str, found: str, needed: str) -> Exception:
+        fields = (("found", found), ("needed", needed))
+        option = re.sub(r"^slices\[\d+\]\.", "", self.setting)
+        fix = f"set {re.split(r'[.[]', option)[0]}: {self.example}"
+        return Problem(SettingsError, f"{name} is not usable", fields, fix).error()
 
 
-def _wrong(name: str, found: str, needed: str) -> Exception:
-    fields = (("found", found), ("needed", needed))
-    return Problem(SettingsError, f"{name} is not usable", fields, "set t: 0.5").error()
+ScheduleOf = Schedule | PerModel
+"""The schedule of an option: one for all models, or one for each."""
+
+
+def read_schedule(value: Any, name: str, each: Field[Any], is_whole: bool = True) -> ScheduleOf:
+    """Returns the schedule that the value of an option describes.
+
+    Args:
+        value: The value.
+        name: What the user calls it.
+        each: The option.
+        is_whole: Whether it is that of the whole merge; a slice's leaves what it does not say to that.
+
+    Raises:
+        SettingsError: It describes none.
+    """
+    about = declaration(each)
+    if about.is_per_model:
+        default = each.default if is_whole else None
+        return _parse_per_model(value, default, name, about.check, about.example)
+    return parse_schedule(value, name, about.check, about.example)

@@ -1,21 +1,25 @@
-"""Slices: the child's layers, stacked from ranges of the parents' layers.
+"""Slices: the merged model's layers, stacked from ranges of the models' layers.
 
     slices:
       - {a: [0, 16], b: [0, 16]}
       - {a: [8, 24], b: [8, 24], t: 0.3}
 
-Ranges are half-open and count from 0. The child's layers are numbered through; what lies outside the
-layers comes along unchanged. Source: `slices` of mergekit 0.1.5.
+Ranges are half-open and count from 0. The merged model's layers are numbered through; what lies outside the
+layers comes along unchanged. A slice may have a value of its own for every option of the method that varies
+over depth, such as t. Source: `slices` of mergekit 0.1.5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, field
 from typing import Any
 
 from fusion_slerp.errors import Problem, SettingsError, nearest
-from fusion_slerp.settings.schedule import Schedule, parse_schedule
+from fusion_slerp.methods import Method
+from fusion_slerp.options import declaration, declared
+from fusion_slerp.settings.labels import is_label
+from fusion_slerp.settings.schedule import ScheduleOf, read_schedule
 from fusion_slerp.tensor_names import depth_of
 
 EXAMPLE = "[{a: [0, 16], b: [0, 16]}]"
@@ -25,68 +29,83 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Some of the child's layers.
+    """Some of the merged model's layers.
 
     Attributes:
-        a: First layer of parent a, and the one behind the last.
-        b: As many of parent b.
-        schedule: t in these layers; None leaves it to the schedule of the whole model. Its gradients,
-            like those of the whole model's, run from the first to the last layer of the slice.
+        ranges: By label: first layer of the model, and one past the last; equally many of each.
+        schedules: By option of the method, where the slice has its own. Their gradients, like those of the
+            whole model's, run from the first to the last layer of the slice.
     """
 
-    a: Range
-    b: Range
-    schedule: Schedule | None = None
+    ranges: Mapping[str, Range]
+    schedules: Mapping[str, ScheduleOf] = field(default_factory=dict)
 
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.a[1] - self.a[0]
+        first, end = next(iter(self.ranges.values()))
+        return end - first
 
 
 @dataclass(frozen=True, slots=True)
-class LayerPlace:
-    """Where a layer of the child lies.
+class LayerPosition:
+    """Where a layer of the merged model lies.
 
     Attributes:
-        slice: The slice it belongs to.
-        depth: 0 in the slice's first layer, 1 in its last.
+        slice: The slice it belongs to; None where there are no slices.
+        depth: 0 in the first layer of the slice, or of the model; 1 in its last.
     """
 
-    slice: Slice
+    slice: Slice | None
     depth: float
 
 
-def parse_slices(value: object) -> tuple[Slice, ...]:
+def parse_slices(value: object, method: Method) -> tuple[Slice, ...]:
     """Returns the slices that a setting describes.
+
+    Args:
+        value: The setting.
+        method: Its options with a schedule may stand in a slice.
 
     Raises:
         SettingsError: It is not of the form above.
     """
     if not isinstance(value, (list, tuple)) or not value:
         raise _wrong("slices", f"{value!r} ({type(value).__name__})", "a list of slices")
-    return tuple(_slice(each, f"slices[{i}]") for i, each in enumerate(value))
+    found = declared(method.options)
+    own = {name: each for name, each in found.items() if declaration(each).is_schedule}
+    return tuple(_slice(each, f"slices[{i}]", own) for i, each in enumerate(value))
 
 
-def _slice(given: object, name: str) -> Slice:
+def _slice(given: object, name: str, own: Mapping[str, Field[Any]]) -> Slice:
+    needed = ", ".join(["a", "b", "...", *own])
     if not isinstance(given, Mapping):
-        raise _wrong(name, f"{given!r} ({type(given).__name__})", "a mapping with a, b, and perhaps t")
-    unknown = [str(key) for key in given if key not in ("a", "b", "t")]
+        raise _wrong(name, f"{given!r} ({type(given).__name__})", f"a mapping with {needed}")
+    unknown = [str(key) for key in given if key not in own and not is_label(key)]
     if unknown:
-        raise _wrong(name, f"the key {unknown[0]!r}{nearest(unknown[0], ('a', 'b', 't'))}", "a, b, t")
-    a, b = (_range(given.get(key), f"{name}.{key}") for key in ("a", "b"))
-    if a[1] - a[0] != b[1] - b[0]:
-        found = f"{a[1] - a[0]} layers of a, {b[1] - b[0]} of b"
-        raise _wrong(name, found, "as many layers of both")
-    schedule = parse_schedule(given["t"], f"{name}.t") if given.get("t") is not None else None
-    return Slice(a, b, schedule)
+        raise _wrong(name, f"the key {unknown[0]!r}{nearest(unknown[0], ('a', 'b', *own))}", needed)
+    ranges = {key: _range(each, f"{name}.{key}") for key, each in given.items() if key not in own}
+    if not ranges:
+        raise _wrong(name, f"{given!r}", f"a mapping with {needed}")
+    counts = {label: end - first for label, (first, end) in ranges.items()}
+    if len(set(counts.values())) > 1:
+        found = ", ".join(
+            f"{n}{' layers' * (i == 0)} of {label}" for i, (label, n) in enumerate(counts.items())
+        )
+        raise _wrong(name, found, "equally many layers of each")
+    schedules = {
+        key: read_schedule(given[key], f"{name}.{key}", own[key], is_whole=False)
+        for key in own
+        if given.get(key) is not None
+    }
+    return Slice(ranges, schedules)
 
 
 def _range(value: Any, name: str) -> Range:
     is_pair = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(i) is int for i in value)
     if is_pair and 0 <= value[0] <= value[1]:
         return value[0], value[1]
-    raise _wrong(name, f"{value!r} ({type(value).__name__})", "[first layer, layer behind the last]")
+    raise _wrong(name, f"{value!r} ({type(value).__name__})", "[first layer, one past the last]")
 
 
 def _wrong(name: str, found: str, needed: str) -> Exception:
@@ -94,8 +113,10 @@ def _wrong(name: str, found: str, needed: str) -> Exception:
     return Problem(SettingsError, f"{name} is not usable", fields, f"set slices: {EXAMPLE}").error()
 
 
-def places(slices: Sequence[Slice]) -> list[LayerPlace]:
-    """Returns the place of each layer of the child."""
+def positions(slices: Sequence[Slice]) -> list[LayerPosition]:
+    """Returns the position of each layer of the merged model."""
     return [
-        LayerPlace(part, depth_of(index, part.n_layers)) for part in slices for index in range(part.n_layers)
+        LayerPosition(part, depth_of(index, part.n_layers))
+        for part in slices
+        for index in range(part.n_layers)
     ]

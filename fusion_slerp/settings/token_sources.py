@@ -23,11 +23,11 @@ class TokenSource:
     """Where a token's row comes from.
 
     Attributes:
-        kind: `"model"`: a parent's row of the token; `"model_token"`: a parent's row of another
+        kind: `"model"`: a model's row of the token; `"model_token"`: a model's row of another
             token; `"zero"`.
-        model: `"a"`, `"b"`, or what the user calls that parent; None for `"zero"`.
+        model: A model's label, or what the user calls that model; None for `"zero"`.
         token: Another token, or its id; None for the same.
-        force: Whether it holds for a token that the parents have, too.
+        force: Whether it also holds for a token that the models have.
     """
 
     kind: Literal["model", "model_token", "zero"]
@@ -74,7 +74,9 @@ def _parse(token: str, given: Any) -> TokenSource:
         is_other = type(other) is (str if "token" in source else int)
         if kind == "model_token" and keys_fit and isinstance(model, str) and is_other:
             return TokenSource("model_token", model, other, force)
-    needed = "a parent (a or b), {kind: zero}, or {kind: model_token, model: a, token: ... or token_id: ...}"
+    needed = (
+        "a model (a, b, ...), {kind: zero}, or {kind: model_token, model: a, token: ... or token_id: ...}"
+    )
     raise _wrong(f"{token!r}: {source!r}", needed)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from fusion_slerp.errors import CheckpointError, Problem
 from fusion_slerp.sources.header import REDOWNLOAD, TensorEntry
 from fusion_slerp.sources.positioned_io import read_at
+from fusion_slerp.sources.source import Piece
 
 WINDOW_NBYTES = 1 << 23
 """Mapped at most at a time where elements are scattered.
@@ -26,9 +27,6 @@ Box = tuple[tuple[int, ...], int, int]
 
 MANY_PIECES = 32
 """From here on the loop is compiled: a vocabulary in another order has a piece for every row."""
-
-Piece = tuple[int, int, int]
-"""Where some elements go, how many they are, and where they are in the flattened tensor."""
 
 
 def read_pieces(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw: np.ndarray) -> None:
@@ -61,10 +59,10 @@ def _read_many(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw
     """Reads rows that lie all over a file; returns how many, from the first, have come for certain."""
     if not hasattr(os, "pread"):
         return 0
-    from fusion_slerp import kernels
+    from fusion_slerp.sources.piece_reads import read_many
 
     places, counts, there = np.array(pieces, np.int64).T * entry.dtype.itemsize
-    return kernels.read(descriptor, places.copy(), counts.copy(), there + entry.offset, raw)
+    return read_many(descriptor, places.copy(), counts.copy(), there + entry.offset, raw)
 
 
 def read_elements(descriptor: int, entry: TensorEntry, start: int, raw: np.ndarray) -> None:

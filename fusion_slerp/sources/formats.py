@@ -13,7 +13,6 @@ from pathlib import Path
 
 from fusion_slerp.sources.header import TensorEntry, read_header
 from fusion_slerp.sources.json_files import INDEX, read_json
-from fusion_slerp.sources.torch_archive import read_archive
 
 MAX_SHARDS = 10_000
 """No model has more weight files."""
@@ -34,8 +33,14 @@ class Format:
     read: Callable[[Path], list[TensorEntry]]
 
 
+def _read_archive(file: Path) -> list[TensorEntry]:
+    from fusion_slerp.sources.torch_archive import read_archive  # rarely needed, and small merges are short
+
+    return read_archive(file)
+
+
 SAFETENSORS = Format("model.safetensors", "model.safetensors.index.json", read_header)
-TORCH = Format("pytorch_model.bin", "pytorch_model.bin.index.json", read_archive)
+TORCH = Format("pytorch_model.bin", "pytorch_model.bin.index.json", _read_archive)
 FORMATS = (SAFETENSORS, TORCH)
 """The first one found is read."""
 

@@ -1,23 +1,25 @@
-"""The parents' weight files, open for reading from any thread."""
+"""The models' weight files, open for reading from any thread."""
 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fusion_slerp.chunks import aligned
 from fusion_slerp.errors import CheckpointError, Problem
-from fusion_slerp.planning.plan import MergePlan
-from fusion_slerp.sources.elements import Piece, read_elements, read_pieces
+from fusion_slerp.sources.elements import read_elements, read_pieces
 from fusion_slerp.sources.file_state import FileState, state_of
 from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.sources.positioned_io import open_for_reading
+from fusion_slerp.sources.source import Extent, Piece, Source
 
 
-class InputFiles:
+class OpenFiles:
     """Every file open, once; use as a context manager, which closes them.
 
     Args:
@@ -27,14 +29,10 @@ class InputFiles:
     def __init__(self, states: Mapping[Path, FileState]) -> None:
         self._states = dict(sorted(states.items()))
         self._descriptors: dict[Path, int] = {}
+        self._counting = threading.Lock()
+        self.nbytes_read = 0
 
-    @classmethod
-    def of(cls, plan: MergePlan) -> InputFiles:
-        """The files that a plan reads."""
-        states = {**plan.a.files, **plan.b.files}
-        return cls({entry.file: states[entry.file] for tensor in plan.tensors for entry in tensor.sources})
-
-    def __enter__(self) -> InputFiles:
+    def __enter__(self) -> OpenFiles:
         try:
             for file in self._states:
                 self._descriptors[file] = _open(file)
@@ -59,67 +57,72 @@ class InputFiles:
             os.close(descriptor)
         self._descriptors.clear()
 
-    def read(self, entry: TensorEntry, start: int, count: int, buffer: np.ndarray) -> np.ndarray:
-        """Reads elements of a tensor into a caller's buffer.
+    def read(self, source: Source, pieces: Sequence[Piece], out: np.ndarray) -> None:
+        """Fills parts of a caller's buffer with elements of a tensor.
 
         Args:
-            entry: The tensor.
-            start: Index of the first element, in the flattened tensor.
-            count: How many elements.
-            buffer: uint8, at least `count * itemsize` long, aligned for float64.
-
-        Returns:
-            A view of the buffer: words of the tensor's type where it can be merged, else bytes.
-
-        Raises:
-            CheckpointError: The file cannot be read or has become shorter.
-        """
-        raw = buffer[: count * entry.dtype.itemsize]
-        read_elements(self._descriptors[entry.file], entry, start, raw)
-        return _words(raw, entry)
-
-    def read_pieces(self, entry: TensorEntry, pieces: Sequence[Piece], buffer: np.ndarray) -> None:
-        """Reads elements from several places of a tensor to as many of a caller's buffer.
-
-        Args:
-            entry: The tensor.
+            source: The tensor.
             pieces: What goes where, in elements.
-            buffer: uint8.
+            out: uint8, contiguous, aligned for float64; holds every piece in the type that is delivered.
 
         Raises:
-            CheckpointError: As `read`.
+            CheckpointError: A file cannot be read or has become shorter.
         """
-        read_pieces(self._descriptors[entry.file], entry, pieces, buffer)
+        if isinstance(source, TensorEntry):
+            self._read(source, pieces, out)
+            return
+        raw = [self._raw(extent) for extent in source.extents(pieces)]
+        source.decode(raw, pieces, out)
 
-    def read_together(self, entries: Sequence[TensorEntry], buffer: np.ndarray) -> list[np.ndarray]:
+    def read_together(self, sources: Sequence[Source], buffer: np.ndarray) -> list[int]:
         """Reads whole tensors into a caller's buffer, neighbours in a file at once.
 
         Args:
-            entries: The tensors.
+            sources: The tensors.
             buffer: uint8, aligned for float64, long enough for all, with up to 7 bytes more each.
 
         Returns:
-            Views of the buffer as from `read`, one per tensor.
+            Where each begins in the buffer, aligned for its words.
 
         Raises:
             CheckpointError: As `read`.
         """
-        views: list[np.ndarray] = []
+        offsets: list[int] = []
         start = 0
-        for run in _neighbours(entries):
-            nbytes = run[-1].offset + run[-1].nbytes - run[0].offset
-            raw = buffer[start : start + nbytes]
-            read_elements(self._descriptors[run[0].file], run[0], 0, raw)  # and its neighbours behind it
-            for entry in run:
-                first = entry.offset - run[0].offset
-                views.append(_words(raw[first : first + entry.nbytes], entry))
+        for run in _neighbours(sources):
+            first, last = run[0], run[-1]
+            if isinstance(first, TensorEntry):
+                nbytes = last.offset + last.nbytes - first.offset
+                # and its neighbours after it
+                read_elements(self._descriptors[first.file], first, 0, buffer[start : start + nbytes])
+                self._count(nbytes)
+                offsets += [start + entry.offset - first.offset for entry in run]
+            else:
+                nbytes = first.nbytes
+                self.read(first, [(0, first.n_elements, 0)], buffer[start : start + nbytes])
+                offsets.append(start)
             start += aligned(nbytes)
-        return views
+        return offsets
+
+    def _raw(self, extent: Extent) -> np.ndarray:
+        """The bytes of an extent in memory of its own."""
+        n = max((start + count for start, count, _ in extent.pieces), default=0)
+        raw = np.empty(n * extent.entry.dtype.itemsize, np.uint8)
+        self._read(extent.entry, extent.pieces, raw)
+        return raw
+
+    def _read(self, entry: TensorEntry, pieces: Sequence[Piece], out: np.ndarray) -> None:
+        read_pieces(self._descriptors[entry.file], entry, pieces, out)
+        self._count(sum(count for _, count, _ in pieces) * entry.dtype.itemsize)
+
+    def _count(self, nbytes: int) -> None:
+        with self._counting:
+            self.nbytes_read += nbytes
 
 
 def changed(*where: tuple[str, object]) -> Problem:
     """The problem with a parent that is not what it was when the merge began."""
-    fix = "let nothing write to the models while they are merged, then run the same again"
+    fix = "let nothing write to the models while they are merged, then run the same merge again"
     return Problem(CheckpointError, "a model changed while it was read", where, fix)
 
 
@@ -132,22 +135,24 @@ def _open(file: Path) -> int:
         raise Problem(CheckpointError, "cannot open a weight file", fields, fix).error() from error
 
 
-def _words(raw: np.ndarray, entry: TensorEntry) -> np.ndarray:
-    return raw.view(entry.dtype.word) if entry.dtype.is_mergeable else raw
-
-
-def _neighbours(entries: Sequence[TensorEntry]) -> Iterator[list[TensorEntry]]:
-    """Runs of tensors that follow one another in one file, of one type and so equally aligned."""
-    run: list[TensorEntry] = []
-    for entry in entries:
-        if run and not (
-            entry.strides is run[-1].strides is None
-            and entry.file == run[-1].file
-            and entry.offset == run[-1].offset + run[-1].nbytes
-            and entry.dtype == run[-1].dtype
-        ):
+def _neighbours(sources: Sequence[Source]) -> Iterator[list[Any]]:
+    """Runs of stored tensors that follow one another in one file, of one type and so equally aligned."""
+    run: list[Any] = []
+    for source in sources:
+        if run and not _follows(source, run[-1]):
             yield run
             run = []
-        run.append(entry)
+        run.append(source)
     if run:
         yield run
+
+
+def _follows(source: Source, before: Source) -> bool:
+    return (
+        isinstance(source, TensorEntry)
+        and isinstance(before, TensorEntry)
+        and source.strides is before.strides is None
+        and source.file is before.file
+        and source.offset == before.offset + before.nbytes
+        and source.dtype == before.dtype
+    )

@@ -1,1 +1,1 @@
-"""Whether a child is still what was written, and whether it is what its parents make."""
+"""Whether a merged model is still what was written, and whether it is what its source models make."""

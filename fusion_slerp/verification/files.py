@@ -1,4 +1,4 @@
-"""Reads the files of a child again, each byte once, and compares them with the manifest."""
+"""Reads the files of a merged model again, each byte once, and compares them with the manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
     """Yields what deviates: files that are missing, too many, or not the same bytes, and their tensors.
 
     Args:
-        folder: The child's.
+        folder: The merged model's.
         manifest: As `read_manifest` returns it.
         on_bytes: Called with numbers of bytes just read, from any thread.
     """
@@ -44,7 +44,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
 
 
 def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[Deviation]:
-    """Files that nobody wrote; hidden ones, as those of git, are none of the child's."""
+    """Files that nobody wrote; hidden ones, as those of git, are none of the model's."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)

@@ -11,7 +11,7 @@ class Deviation:
     """One thing that is not as it should be.
 
     Attributes:
-        file: The file, by its path in the child; or a parent's, as `a: config.json`.
+        file: The file, by its path in the merged model; or a source model's, as `a: config.json`.
         tensor: The tensor; None if it is no tensor, or the file as a whole.
         found: What is wrong with it.
     """
@@ -30,12 +30,12 @@ class Verification:
     """The result of a verification.
 
     Attributes:
-        folder: The child's folder.
+        folder: The merged model's folder.
         deviations: What is wrong; empty if nothing is.
-        n_files: Files that were read of the child.
+        n_files: Files of the merged model that were read.
         n_tensors: Tensors whose digests were compared.
-        nbytes: Bytes that were read of the child.
-        measured: How many tensors of the parents were measured again.
+        nbytes: Bytes of the merged model that were read.
+        measured: How many tensors of the source models were measured again.
         recomputed: The tensors that were merged again and compared bit by bit.
         elapsed_s: Wall time in seconds.
     """
@@ -57,8 +57,10 @@ class Verification:
     @property
     def verdict(self) -> str:
         """The result in some words."""
+        if self.ok:
+            return "OK: matches its manifest"
         n_files = len({deviation.file for deviation in self.deviations})
-        return "as written" if self.ok else f"{n_files} file{'s deviate' if n_files > 1 else ' deviates'}"
+        return f"{n_files} file{'s deviate' if n_files > 1 else ' deviates'}"
 
     def __str__(self) -> str:
         read = f"{self.n_files} files, {self.n_tensors} tensors"

@@ -1,4 +1,4 @@
-"""Merges tensors again and compares them with the child's files, bit by bit."""
+"""Merges tensors again and compares them with the merged model's files, bit by bit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import random
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -17,11 +16,11 @@ from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.sources.positioned_io import read_at
 from fusion_slerp.verification.findings import Deviation
 
-WRONG = "not what its parents make"
+WRONG = "not what its source models make"
 
 
 def sample(tensors: Sequence[TensorPlan], count: int | Literal["all"]) -> list[TensorPlan]:
-    """Returns so many tensors, others at each call, in the order of the plan."""
+    """Returns `count` tensors, chosen afresh at each call, in the order of the plan."""
     if count == "all" or count >= len(tensors):
         return list(tensors)
     return [tensors[i] for i in sorted(random.SystemRandom().sample(range(len(tensors)), count))]
@@ -33,8 +32,7 @@ def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> l
     Raises:
         FusionSlerpError: As `execute`.
     """
-    part = replace(plan, tensors=tuple(tensors))
-    found = []
+    deviations = []
     with ExitStack() as files:
         streams = {}
         for i in sorted({tensor.out.shard for tensor in tensors}):
@@ -42,23 +40,23 @@ def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> l
             try:
                 streams[i] = files.enter_context((folder / shard.file_name).open("rb", buffering=0))
             except OSError as error:
-                found.append(Deviation(shard.file_name, None, f"cannot be read: {error.strerror}"))
+                deviations.append(Deviation(shard.file_name, None, f"cannot be read: {error.strerror}"))
                 continue
             if streams[i].read(len(shard.header)) != shard.header:
-                found.append(Deviation(shard.file_name, None, "its header is not that of this merge"))
-        if not found:
-            sink = _ComparingSink({i: stream.fileno() for i, stream in streams.items()}, part)
-            execute(part, sink)
-            found = [
-                Deviation(plan.shards[tensor.out.shard].file_name, tensor.out.name, WRONG)
-                for tensor in tensors
-                if tensor.out.name in sink.wrong
-            ]
-    return found
+                deviations.append(Deviation(shard.file_name, None, "its header is not that of this merge"))
+        if deviations or not tensors:
+            return deviations
+        sink = _ComparingSink({i: stream.fileno() for i, stream in streams.items()}, plan)
+        execute(plan, sink, tensors=tensors)
+    return [
+        Deviation(plan.shards[tensor.out.shard].file_name, tensor.out.name, WRONG)
+        for tensor in tensors
+        if tensor.out.name in sink.wrong
+    ]
 
 
 class _ComparingSink:
-    """Takes results and reads what the child has in their place; `wrong` names the tensors that differ."""
+    """Takes results and reads what the model has instead; `wrong` names the tensors that differ."""
 
     def __init__(self, descriptors: Mapping[int, int], plan: MergePlan) -> None:
         self._descriptors, self._shards = descriptors, plan.shards

@@ -1,28 +1,29 @@
-"""The front door of verification: is a child still what was written, and what its parents make?"""
+"""The front door of verification: is a model still what was written, and what its source models make?"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from fusion_slerp.errors import CheckpointError, Problem, SettingsError
-from fusion_slerp.output.child_files import REPORT
-from fusion_slerp.output.manifest import ManifestError, read_manifest
+from fusion_slerp.output.child_settings import UNION
+from fusion_slerp.output.manifest import ManifestError, NewerManifestError, read_manifest
+from fusion_slerp.output.merge_report import REPORT, read_report
 from fusion_slerp.output.unfinished import MANIFEST
-from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
-from fusion_slerp.settings.merge_settings import MergeSettings, settings_from
-from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.opening import open_source
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.sources.regular_files import reading_models
 from fusion_slerp.verification.files import check_files
 from fusion_slerp.verification.findings import Deviation, Verification
-from fusion_slerp.verification.parents import check_fingerprint, check_measures, locate, read_report
+from fusion_slerp.verification.measures import check_measures, is_measured
+from fusion_slerp.verification.old_rules import check_rules, check_same_bytes, difference
+from fusion_slerp.verification.parents import Given, check_fingerprint, open_parents
 from fusion_slerp.verification.recompute import recompute as compare_again
 from fusion_slerp.verification.recompute import sample
 
@@ -34,39 +35,42 @@ def verify(
     *,
     inputs: bool = False,
     recompute: Count = 0,
-    a: str | os.PathLike[str] | None = None,
-    b: str | os.PathLike[str] | None = None,
+    models: Given | None = None,
     show_pbar: bool = False,
 ) -> Verification:
-    """Compares a child with its manifest, and on request with its parents.
+    """Compares a merged model with its manifest, and on request with its source models.
 
-    One pass over the child at the speed of the disk, in constant memory: every file, and every tensor in
-    it. What was not written by `merge` is found, too.
+    One pass over the model at the speed of the disk, in constant memory: every file, and every tensor in
+    it. Files that `merge` did not write are found as well.
 
     Args:
-        folder: The child's.
-        inputs: Check the parents as well: headers and configs, and every weight that was merged, by the
-            norms and angles in merge_report.json. One pass over both.
-        recompute: So many tensors, chosen anew at each call, are merged again and compared bit by bit;
-            `"all"` takes every one, which proves the child.
-        a: Where parent a is now; None looks beside the child, or on the hub at the revision merged.
-        b: Where parent b is now.
+        folder: The merged model's.
+        inputs: Check the source models as well: headers and configs, and every weight that was merged, by the
+            norms and angles in merge_report.json, or by merging it again where there are none. One pass
+            over them.
+        recompute: N tensors, chosen afresh at each call, are merged again and compared bit by bit;
+            `"all"` takes every one, which proves the merged model.
+        models: Where source models are now, by label: `{"a": "path/to/A"}`. The others are looked for on the
+            hub at the revision merged, or next to the merged model.
         show_pbar: Show bytes read on standard error.
 
     Returns:
         What deviates; `ok` if nothing does.
 
     Raises:
-        SettingsError: `recompute` is no number of tensors.
-        CheckpointError: There is no manifest, or a parent cannot be found or read.
+        SettingsError: `recompute` is not a number of tensors, or `models` has a label that was not merged.
+        CheckpointError: There is no manifest, or a newer one; source models cannot be found or read; or the
+            model was merged by rules that make other bytes.
     """
     started = time.perf_counter()
     if recompute != "all" and (type(recompute) is not int or recompute < 0):
         fields = (("found", repr(recompute)), ("needed", "a number of tensors, or all"))
-        raise Problem(SettingsError, "recompute is not usable", fields, "set recompute: 10").error()
+        raise Problem(SettingsError, "invalid recompute", fields, "set recompute: 10").error()
     place = Path(folder).expanduser().resolve()
     try:
         manifest = read_manifest(place)
+    except NewerManifestError as error:
+        raise _newer_manifest(place, error).error() from None
     except ManifestError as error:
         if not (place / MANIFEST).is_file():
             raise _no_manifest(place).error() from None
@@ -78,75 +82,69 @@ def verify(
     result = Verification(place, tuple(deviations), n_files, n_tensors, total)
     if inputs or recompute:
         with reading_models():
-            result = _with_parents(result, manifest, inputs, recompute, {"a": a, "b": b})
+            result = _with_parents(result, manifest, inputs, recompute, models or {})
     return replace(result, elapsed_s=time.perf_counter() - started)
 
 
 def _no_manifest(folder: Path) -> Problem:
-    fields = (("folder", folder), ("needed", f"{MANIFEST}, which `merge` writes"))
-    fix = "name the folder of a child that this version made"
-    return Problem(CheckpointError, "nothing to verify by", fields, fix)
+    fix = "name the folder of a merged model that fusion_slerp made"
+    return Problem(CheckpointError, f"no {MANIFEST} to verify against", (("folder", folder),), fix)
+
+
+def _newer_manifest(folder: Path, error: NewerManifestError) -> Problem:
+    fields = (("file", folder / MANIFEST), ("found", error))
+    fix = "update fusion_slerp, or verify with the version that made it"
+    return Problem(CheckpointError, "the manifest is newer than this version", fields, fix)
 
 
 def _with_parents(
-    result: Verification,
-    manifest: Mapping[str, Any],
-    inputs: bool,
-    count: Count,
-    given: Mapping[str, str | os.PathLike[str] | None],
+    result: Verification, manifest: Mapping[str, Any], inputs: bool, count: Count, given: Given
 ) -> Verification:
-    """The result with what the parents tell."""
+    """The result with what the source models show."""
+    check_rules(manifest)
     settings = _settings(manifest, result.folder)
-    parents = _open_parents(manifest, result.folder, given)
+    parents = open_parents(manifest["parents"], result.folder, given)
     deviations = list(result.deviations)
-    for side, parent in parents.items():
-        deviations += check_fingerprint(side, parent, manifest["parents"][side])
+    for label, parent in parents.items():
+        deviations += check_fingerprint(label, parent, manifest["parents"][label])
     if len(deviations) > len(result.deviations):
-        return replace(result, deviations=tuple(deviations))  # other parents: weights would tell no more
-    plan = make_plan(parents["a"], parents["b"], settings)
+        return replace(result, deviations=tuple(deviations))  # other models: their weights would say no more
+    plan = make_plan(parents, settings)
+    if count:
+        check_same_bytes(plan, manifest["rules"])
     n_measured = 0
     if inputs:
-        found = list(check_measures(plan, read_report(result.folder / REPORT)))
-        n_measured, deviations = len(found), [*deviations, *(each for each in found if each)]
-    chosen = _chosen(plan, inputs, count)
+        measured = list(check_measures(plan, read_report(result.folder / REPORT)))
+        n_measured, deviations = len(measured), [*deviations, *(each for each in measured if each)]
+    chosen = _chosen(plan, inputs, count, manifest["rules"])
     deviations += compare_again(plan, chosen, result.folder)
     names = tuple(tensor.out.name for tensor in chosen)
     return replace(result, deviations=tuple(deviations), measured=n_measured, recomputed=names)
 
 
-def _chosen(plan: MergePlan, inputs: bool, count: Count) -> Sequence[Any]:
-    """The tensors to make again: the sample, and with `inputs` those that are copied, in whole or in part."""
+def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[TensorPlan]:
+    """The tensors to make again: the sample, and with `inputs` those of which measures say too little."""
     picked = {tensor.out.name for tensor in sample(plan.tensors, count)}
     return [
         tensor
         for tensor in plan.tensors
-        if tensor.out.name in picked or (inputs and (tensor.action != "merge" or tensor.rows is not None))
+        if tensor.out.name in picked
+        or (inputs and _needs_bytes(tensor, plan) and not difference(tensor, plan, rules))
     ]
+
+
+def _needs_bytes(tensor: TensorPlan, plan: MergePlan) -> bool:
+    """Whether it is copied, in whole or in part, or merged without measures."""
+    return tensor.rows is not None or not is_measured(tensor, plan)
 
 
 def _settings(manifest: Mapping[str, Any], child: Path) -> MergeSettings:
     given = dict(manifest["settings"])
-    beside = child.parent / str(given.get("tokenizer"))
-    if given.get("tokenizer") not in ("a", "b", "union") and beside.is_dir():
+    name = str(given.get("tokenizer"))
+    beside = child.parent / name
+    if name != UNION and name not in manifest["parents"] and beside.is_dir():
         given["tokenizer"] = str(beside)
-    return settings_from({**given, "follow_links": True})
-
-
-def _open_parents(
-    manifest: Mapping[str, Any],
-    child: Path,
-    given: Mapping[str, str | os.PathLike[str] | None],
-) -> dict[str, Checkpoint]:
-    found = {}
-    for side, where in given.items():
-        row = manifest["parents"][side]
-        if "files" not in row:
-            fields = (("model", f"{side}, {row['model']!r}"), ("found", "a model that was in memory"))
-            fix = "leave out --inputs and --recompute"
-            raise Problem(CheckpointError, "the parents were no checkpoints", fields, fix).error()
-        place = locate(row, side, child, None if where is None else os.fspath(where))
-        found[side] = open_source(place, follow_links=True)  # nothing is copied from them
-    return found
+    return make_settings(**{**given, "follow_links": True})
 
 
 @contextmanager

@@ -1,74 +1,66 @@
-"""From two parents to the child's tokenizer and the rows of its embedding and head.
+"""From the models to the merged model's tokenizer and the rows of its embedding and head.
 
 Everything here works on token strings; no weight is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.json_files import TOKENIZER as LARGE
-from fusion_slerp.sources.regular_files import equal_files
-from fusion_slerp.vocabulary.child_tokenizer import (
-    VOCABULARY_FILES,
-    ChildTokenizer,
-    choose_tokenizer,
-    with_template,
-)
+from fusion_slerp.vocabulary import remarks
+from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, with_template
 from fusion_slerp.vocabulary.overrides import apply_token_sources
-from fusion_slerp.vocabulary.rows import RowMap, align
-from fusion_slerp.vocabulary.tokens import (
-    TOKENIZER,
-    Tokens,
-    Vocabulary,
-    added_beside,
-    read_tokens,
-    vocabulary_file,
-)
+from fusion_slerp.vocabulary.remarks import Counts, enumerated
+from fusion_slerp.vocabulary.rows import MOST_MODELS, RowMap, align
+from fusion_slerp.vocabulary.tokenizer_choice import choose_tokenizer
+from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_all, vocabulary_file
 
 MAX_ROWS = 1 << 22
 """Sixteen times the largest vocabulary that is known."""
 
-Counts = tuple[int, int]
-"""Rows of parent a's and parent b's matrix."""
-
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What the tokens of both parents come to.
+    """What the tokens of all models come to. Counts are the rows of the models' matrices, by label.
 
     Attributes:
-        a: Parent a's vocabulary; where it cannot be read, what it is taken for.
-        b: Parent b's.
-        child: The child's; empty where no tokenizer can be read.
-        tokenizer: The child's tokenizer files.
-        sources: The checkpoints themselves.
+        vocabularies: The models' vocabularies by label, model a first; where one cannot be read, what it
+            is taken for.
+        child: The merged model's; empty where no tokenizer can be read.
+        tokenizer: The merged model's tokenizer files.
+        models: The checkpoints themselves, by label.
         settings: The options of the merge.
-        is_certain: Whether both parents' tokens could be read.
+        is_certain: Whether the tokens of all models could be read.
         remarks: What the user should know, one line each.
     """
 
-    a: Vocabulary
-    b: Vocabulary
+    vocabularies: Mapping[str, Vocabulary]
     child: Vocabulary
     tokenizer: ChildTokenizer
-    sources: tuple[Checkpoint, Checkpoint]
+    models: Mapping[str, Checkpoint]
     settings: MergeSettings
     is_certain: bool
     remarks: tuple[str, ...] = ()
 
+    @property
+    def are_equal(self) -> bool:
+        """Whether every model has the same tokens in the same rows."""
+        first, *others = self.vocabularies.values()
+        return all(other is first or other == first for other in others)
+
     def n_rows(self, counts: Counts) -> int:
-        """Rows of the child: as many as the first parent's, or as the tokens need, or as padding asks."""
-        is_b_asked = self.tokenizer.giver == "b" and self.settings.tokenizer != "union"
-        first = counts[1] if is_b_asked else counts[0]
+        """Rows of the child: as many as the first model's, or as the tokens need, or as padding asks.
+
+        The model whose tokenizer is asked for takes the place of the first.
+        """
+        asked = self.tokenizer.giver if self.settings.tokenizer != "union" else None
+        first = counts.get(asked or next(iter(self.vocabularies)), 0)
         needed = max(self.child.values(), default=-1) + 1
-        least = max(first, needed) if self.child else max(counts)
+        least = max(first, needed) if self.child else max(counts.values())
         multiple = self.settings.pad_vocab_to_multiple_of or 1
         return -(-least // multiple) * multiple
 
@@ -76,55 +68,62 @@ class Alignment:
         """Returns where the child's rows come from; None where all are merged in place.
 
         Args:
-            counts: Rows of the parents' matrices; 0 for one that a parent lacks.
+            counts: Rows of the models' matrices; 0 for one that a model lacks. The map has their labels.
 
         Raises:
-            MismatchError: `tokens` names a row that is not there, or `vocab_fill: error` forbids it.
+            MismatchError: `tokens` refers to a missing row, `vocab_fill: error` forbids a row, or there are
+                too many models with different vocabularies.
         """
-        settings = self.settings
         if self._is_in_place(counts):
             return None
         self._refuse_many_rows(counts)
         self._refuse_far_rows(counts)
-        rows = align(self.child, self.a, self.b, counts, self.n_rows(counts))
-        parents = {"a": (self.a, counts[0]), "b": (self.b, counts[1])}
-        a, b = (parent.source for parent in self.sources)
-        names = {b: "b", a: "a", "b": "b", "a": "a"}
-        rows = apply_token_sources(rows, settings.token_sources, self.child, parents, names)
+        vocabularies = {label: self.vocabularies[label] for label in counts}
+        rows = align(self.child, vocabularies, counts, self.n_rows(counts))
+        sources = self.settings.token_sources
+        models = {label: (each, counts.get(label, 0)) for label, each in self.vocabularies.items()}
+        rows = apply_token_sources(rows, sources, self.child, models, self._names())
         if rows.is_in_place(counts):
             return None
-        named = [self.child[token] for token in settings.token_sources if token in self.child]
-        if settings.vocab_fill == "error":
+        _refuse_many_models(counts)
+        named = [self.child[token] for token in sources if token in self.child]
+        if self.settings.vocab_fill == "error":
             self._refuse_lone_rows(rows, named)
-        if settings.vocab_fill != "owner":
-            rows = rows.only_shared(named)
-        return rows
+        return rows if self.settings.vocab_fill == "owner" else rows.only_shared(named)
+
+    def _names(self) -> dict[str, str]:
+        """From what the user may call a model to its label; of several with one name, the first."""
+        backward = [(model.source, label) for label, model in reversed(list(self.models.items()))]
+        return {**dict(backward), **{label: label for _, label in backward}}
 
     def _is_in_place(self, counts: Counts) -> bool:
         """Whether nothing has to be looked at: the usual case."""
-        one_map = self.a == self.b == self.child
-        return one_map and not self.settings.token_sources and set(counts) == {self.n_rows(counts)}
+        are_equal = self.are_equal and next(iter(self.vocabularies.values())) == self.child
+        return are_equal and not self.settings.tokens and set(counts.values()) == {self.n_rows(counts)}
 
     def _refuse_many_rows(self, counts: Counts) -> None:
         """A matrix without columns may claim any number of rows, and every row takes memory here."""
-        if max(counts) <= MAX_ROWS:
+        if max(counts.values()) <= MAX_ROWS:
             return
-        fields = (("found", f"{counts[0]} and {counts[1]} rows"), ("needed", f"at most {MAX_ROWS}"))
+        sizes = enumerated(list(counts.values()))
+        fields = (("found", f"{sizes} rows"), ("needed", f"at most {MAX_ROWS}"))
         fix = "do not trust these models: no vocabulary is so large"
         raise Problem(CheckpointError, "an embedding with too many rows", fields, fix).error()
 
     def _refuse_far_rows(self, counts: Counts) -> None:
-        """A row for each of both models' rows and for each token is more than any child needs."""
-        limit = sum(counts) + len(self.child)
+        """A row for each of all models' rows and for each token is more than any child needs."""
+        limit = sum(counts.values()) + len(self.child)
         far = [f"{quoted(token)} {row}" for token, row in self.child.items() if row >= limit]
         if not far:
             return
+        sizes = enumerated(list(counts.values()))
         fields = (
             ("file", vocabulary_file(self.tokenizer.folder)),
             ("tokens", listed(far, 3)),
-            ("needed", f"ids below {limit}: the models have {counts[0]} and {counts[1]} rows"),
+            ("needed", f"ids below {limit}: the models have {sizes} rows"),
         )
-        fix = "correct the ids of these tokens, or name another tokenizer: a, b, or a folder"
+        others = listed(list(self.vocabularies))
+        fix = f"correct the ids of these tokens, or name another tokenizer: {others}, or a folder"
         headline = "the tokenizer's ids lie far beyond the models' rows"
         raise Problem(MismatchError, headline, fields, fix).error()
 
@@ -136,132 +135,62 @@ class Alignment:
         lone = [quoted(token) for token, row in self.child.items() if not fine[row]]
         fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
         fix = "set vocab_fill: owner, which copies what one model has"
-        raise Problem(MismatchError, "rows that not both models have", fields, fix).error()
+        raise Problem(MismatchError, "rows that only one model has", fields, fix).error()
 
     def describe(self, rows: RowMap, counts: Counts) -> list[str]:
         """Returns what happens to the rows in one line, and what is odd about them."""
-        n = rows.counts
-        a, b = (parent.source for parent in self.sources)
-        parts = (
-            f"{n.merged} merged",
-            f"{n.from_a} copied from {a}" if n.from_a else "",
-            f"{n.from_b} copied from {b}" if n.from_b else "",
-            f"{n.filled} filled" if n.filled else "",
-            *(
-                f"{lost} of {name} left out"
-                for name, used, count in ((a, rows.a, counts[0]), (b, rows.b, counts[1]))
-                if (lost := count - _n_different(used, count))
-            ),
-        )
-        told = ", ".join(part for part in parts if part)
-        remarks = [f"vocabularies of {counts[0]} and {counts[1]} rows, {len(rows)} in the child: {told}"]
-        for source, vocabulary, count in ((a, self.a, counts[0]), (b, self.b, counts[1])):
-            beyond = 0 if Tokens(vocabulary).n_rows <= count else sum(r >= count for r in vocabulary.values())
-            if beyond:
-                remarks.append(f"{source}: {beyond} tokens lie beyond its {count} rows")
-        remarks += _on_one_row(self.child)
-        n_least = min(len(self.a), len(self.b))
-        n_shared = n.merged if 2 * n.merged >= n_least else len(self.a.keys() & self.b.keys())
-        if 2 * n_shared < n_least:
-            remarks.append(f"the models share only {n_shared} of {n_least} tokens; are they of one family?")
-        return remarks
+        vocabularies = {label: self.vocabularies[label] for label in counts}
+        return [
+            remarks.on_rows(rows, counts, self.models),
+            *remarks.on_tokens_beyond(vocabularies, counts, self.models),
+            *remarks.on_shared_rows(self.child),
+            *remarks.on_few_in_common(rows, vocabularies),
+        ]
 
 
-def align_vocabularies(a: Checkpoint, b: Checkpoint, settings: MergeSettings) -> Alignment:
-    """Compares the parents' tokens and decides on the child's.
+def align_vocabularies(models: Mapping[str, Checkpoint], settings: MergeSettings) -> Alignment:
+    """Compares the models' tokens and decides on the child's.
+
+    Args:
+        models: By label, model a first.
+        settings: The options of the merge.
 
     Raises:
         FusionSlerpError: The tokenizer asked for does not exist, or cannot be made.
     """
-    tokens_a, tokens_b = _read_both(a.folder, b.folder)
+    tokens = read_all({label: model.folder for label, model in models.items()})
+    known = {label: (model, tokens[label]) for label, model in models.items()}
     named = tuple(settings.token_sources)
-    tokenizer, remarks = choose_tokenizer(
-        (a, tokens_a), (b, tokens_b), settings.tokenizer, named, settings.follow_links
-    )
+    tokenizer, chosen = choose_tokenizer(known, settings.tokenizer, named, settings.follow_links)
     if settings.chat_template is not None:
         tokenizer = with_template(tokenizer, settings.chat_template)
-    if tokens_a is None or tokens_b is None:
-        remarks = [*_not_compared(a, b, tokens_a, tokens_b), *remarks]
-    remarks += _moved((a, tokens_a), (b, tokens_b))
-    of_a = tokens_a or tokens_b or Tokens({})
-    of_b = tokens_b or of_a
-    child = tokenizer.rows if tokenizer.rows is not None else of_a.rows
+    first = next((each for each in tokens.values() if each is not None), Tokens({}))
+    vocabularies = {label: (first if each is None else each).rows for label, each in tokens.items()}
+    of_a = next(iter(vocabularies.values()))
+    child = tokenizer.rows if tokenizer.rows is not None else of_a
     if tokenizer.giver is None:
-        child = _with_rows_between(child, of_a.rows)
-    remarks += _left_out(child, (a, of_a.rows), (b, of_b.rows))
-    is_certain = tokens_a is not None and tokens_b is not None
-    return Alignment(of_a.rows, of_b.rows, child, tokenizer, (a, b), settings, is_certain, tuple(remarks))
-
-
-def _read_both(a: Path, b: Path) -> tuple[Tokens | None, Tokens | None]:
-    """The tokens of both; one reading serves where the files are the same."""
-    of_a = read_tokens(a)
-    if _are_same(a / TOKENIZER, b / TOKENIZER) and added_beside(a) == added_beside(b):
-        return of_a, of_a
-    return of_a, read_tokens(b)
-
-
-def _are_same(one: Path, other: Path) -> bool:
-    try:
-        return equal_files(one, other, LARGE.nbytes)
-    except OSError:
-        return False
+        child = _with_rows_between(child, of_a)
+    told = (
+        *remarks.on_tokenizers(models, tokens),
+        *chosen,
+        *remarks.on_moved_tokens(models, tokens),
+        *remarks.on_lost_tokens(models, vocabularies, child),
+    )
+    is_certain = None not in tokens.values()
+    return Alignment(vocabularies, child, tokenizer, models, settings, is_certain, told)
 
 
 def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:
-    """A third tokenizer's tokens, and those of parent a in rows that it has no token for."""
+    """A tokenizer's tokens that is no model's, and those of model a in rows that it has no token for."""
     used = set(child.values())
     own = {token: row for token, row in of_a.items() if row not in used and token not in child}
     return {**own, **child} if own else child
 
 
-def _n_different(rows: np.ndarray, n_rows: int) -> int:
-    """How many of a parent's rows occur."""
-    occurs = np.zeros(n_rows, bool)
-    occurs[rows[rows >= 0]] = True
-    return int(occurs.sum())
-
-
-def _left_out(child: Vocabulary, *parents: tuple[Checkpoint, Vocabulary]) -> list[str]:
-    remarks = []
-    for parent, vocabulary in parents:
-        same = vocabulary is child
-        lost = [] if same else [quoted(token) for token in vocabulary if token not in child]
-        if lost:
-            remarks.append(f"the child has not {len(lost)} tokens of {parent.source}: {listed(lost, 3)}")
-    return remarks
-
-
-def _on_one_row(child: Vocabulary) -> list[str]:
-    last = {row: token for token, row in child.items()}
-    named = [
-        f"{quoted(token)} and {quoted(last[row])} {row}" for token, row in child.items() if last[row] != token
-    ]
-    return [f"tokens of the child share a row: {listed(named, 3)}"] if named else []
-
-
-def _moved(*parents: tuple[Checkpoint, Tokens | None]) -> list[str]:
-    remarks = []
-    for parent, tokens in parents:
-        if tokens and tokens.moved:
-            named = [f"{quoted(t)} {row}, loaded as {tokens.rows.get(t)}" for t, row in tokens.moved.items()]
-            remarks.append(
-                f"{parent.source}: the tokenizers library numbers {len(named)} added tokens otherwise than "
-                f"their file, and rows follow the library: {listed(named, 3)}"
-            )
-    return remarks
-
-
-def _not_compared(a: Checkpoint, b: Checkpoint, of_a: Tokens | None, of_b: Tokens | None) -> list[str]:
-    """A remark, unless the files are the same bytes in both folders, or there are none."""
-    names_a, names_b = (
-        {path.name for pattern in VOCABULARY_FILES for path in parent.folder.glob(pattern)}
-        for parent in (a, b)
-    )
-    if names_a == names_b and all(_are_same(a.folder / name, b.folder / name) for name in names_a):
-        return []
-    unread = [str(p.folder) for p, tokens in ((a, of_a), (b, of_b)) if tokens is None]
-    return [
-        f"the vocabularies could not be compared; no readable tokenizer in {' and in '.join(unread)}; "
-        "rows are taken to stand for the same tokens in both"
-    ]
+def _refuse_many_models(counts: Counts) -> None:
+    if len(counts) <= MOST_MODELS:
+        return
+    fields = (("found", f"{len(counts)} models"), ("needed", f"at most {MOST_MODELS}"))
+    fix = "merge some of them first, and then the results; or models that share one tokenizer"
+    headline = "too many models with different vocabularies"
+    raise Problem(MismatchError, headline, fields, fix).error()

@@ -1,30 +1,18 @@
-"""The child's tokenizer: the files of one folder, byte for byte, or a union of both parents'."""
+"""The child's tokenizer: the files of one folder, byte for byte, or with some of them written again."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fusion_slerp.errors import CheckpointError, MismatchError, Problem
-from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.links import TEMPLATES
-from fusion_slerp.sources.opening import resolve
 from fusion_slerp.sources.regular_files import read_regular
-from fusion_slerp.vocabulary.new_tokens import extend
-from fusion_slerp.vocabulary.tokens import (
-    TOKENIZER_CONFIG,
-    Tokens,
-    Vocabulary,
-    dump,
-    load,
-    read_config,
-    read_tokens,
-)
+from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Vocabulary, dump, load, read_config
 
 CHAT_TEMPLATE = "chat_template.jinja"
 MORE_TEMPLATES = f"{TEMPLATES}/"
@@ -60,9 +48,6 @@ VOCABULARY_FILES = (
 )
 """Those that decide on a token's row, in the formats that are read and in those that are not."""
 
-Parent = tuple[Checkpoint, Tokens | None]
-"""A checkpoint and the tokens of its tokenizer; None if it has none that can be read."""
-
 
 @dataclass(frozen=True, slots=True)
 class ChildTokenizer:
@@ -71,14 +56,14 @@ class ChildTokenizer:
     Attributes:
         folder: Gives the files.
         rows: The row of every token; None if that cannot be read.
-        giver: The parent in whose folder it is, whose special tokens go with it; None for neither.
+        giver: Label of the model in whose folder it is, whose special tokens go with it; None for none.
         written: Files that are written anew, by name; empty where one folder serves as it is.
         omitted: Files of the folder that are not copied.
     """
 
     folder: Path
     rows: Vocabulary | None = field(repr=False)
-    giver: Literal["a", "b"] | None
+    giver: str | None
     written: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     omitted: frozenset[str] = frozenset()
 
@@ -149,40 +134,6 @@ def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
     }
 
 
-def choose_tokenizer(
-    a: Parent, b: Parent, setting: str, named: Sequence[str] = (), follow_links: bool = False
-) -> tuple[ChildTokenizer, list[str]]:
-    """Returns the child's tokenizer, and remarks.
-
-    Args:
-        a: Parent a.
-        b: Parent b.
-        setting: `"a"`, `"b"`, `"union"`, or a folder or hub id.
-        named: Tokens that the child is to have in any case.
-        follow_links: Whether files of that folder may be links that lead out of it.
-
-    Raises:
-        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer; or links
-            lead out of it.
-        MismatchError: The tokenizers cannot be united, or tokens not be added.
-    """
-    if setting == "union":
-        chosen, remarks = _with_the_tokens_of_both(a, b, named)
-    else:
-        chosen, remarks = _asked_for(a, b, setting, follow_links)
-    new = [token for token in named if token not in (chosen.rows or {})]
-    if not new:
-        return chosen, remarks
-    tokens = read_tokens(chosen.folder)
-    if tokens is None:
-        fields = (("tokens", ", ".join(new)), ("tokenizer", chosen.folder))
-        fix = "name tokens that a parent has, or set tokenizer: a or b"
-        raise Problem(MismatchError, "tokens cannot be added to this tokenizer", fields, fix).error()
-    more = extend(chosen.folder, tokens, new)
-    remarks.append(f"new tokens, as the setting tokens says: {', '.join(new)}")
-    return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
-
-
 def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
     """Returns the tokenizer with another chat template, in the one file that has the last word."""
     written = {**tokenizer.written, CHAT_TEMPLATE: template.encode("utf-8", "backslashreplace")}
@@ -190,64 +141,3 @@ def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
     if config.pop("chat_template", None) is not None:
         written[TOKENIZER_CONFIG] = dump(config)
     return replace(tokenizer, written=written, omitted=tokenizer.omitted | {"chat_template.json"})
-
-
-def _asked_for(a: Parent, b: Parent, setting: str, follow_links: bool) -> tuple[ChildTokenizer, list[str]]:
-    (parent_a, of_a), (parent_b, of_b) = a, b
-    named = {"b": parent_b.folder, parent_b.source: parent_b.folder, parent_a.source: parent_a.folder}
-    folder = {**named, "a": parent_a.folder}.get(setting)
-    if folder is None:
-        folder, _ = resolve(setting, weights=False, follow_links=follow_links)
-    if folder.samefile(parent_a.folder):
-        remarks = [] if has_tokenizer(parent_a.folder) else [_no_tokenizer(parent_a)]
-        return ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a"), remarks
-    is_b = folder.samefile(parent_b.folder)
-    if not has_tokenizer(folder):
-        fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
-        fix = "set tokenizer: a, or name a folder with a tokenizer"
-        raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
-    tokens = of_b if is_b else read_tokens(folder)
-    return ChildTokenizer(folder, tokens and tokens.rows, "b" if is_b else None), []
-
-
-def _no_tokenizer(parent: Checkpoint) -> str:
-    return f"{parent.source} has no tokenizer files, so the child has none"
-
-
-def _with_the_tokens_of_both(a: Parent, b: Parent, named: Sequence[str]) -> tuple[ChildTokenizer, list[str]]:
-    """A parent's tokenizer if it has the tokens of both (a's before b's), else a's with b's as well."""
-    (parent_a, of_a), (parent_b, of_b) = a, b
-    from_a = ChildTokenizer(parent_a.folder, of_a and of_a.rows, "a")
-    from_b = ChildTokenizer(parent_b.folder, of_b and of_b.rows, "b")
-    if of_a is None or of_b is None:
-        if has_tokenizer(parent_a.folder):
-            return from_a, []
-        if has_tokenizer(parent_b.folder):
-            return from_b, [
-                f"{parent_a.source} has no tokenizer files; the child has those of {parent_b.source}"
-            ]
-        return from_a, [
-            f"neither {parent_a.source} nor {parent_b.source} has tokenizer files, so the child has none"
-        ]
-    missing = [token for token in of_b.rows if token not in of_a.rows]
-    more = sorted(missing, key=of_b.rows.__getitem__)
-    if not more:
-        return from_a, _template_left_behind(parent_a, parent_b, "b")
-    if of_a.rows.keys() <= of_b.rows.keys():
-        return from_b, _template_left_behind(parent_b, parent_a, "a")
-    named = [token for token in named if token not in of_a.rows and token not in of_b.rows]
-    union = extend(parent_a.folder, of_a, [*more, *named], parent_b.folder, of_b)
-    templates = template_files(parent_b.folder) if chat_template(parent_a.folder) is None else {}
-    written = {**union.written, **templates}
-    remark = (
-        f"the child's tokenizer is that of {parent_a.source} with {len(more)} tokens of {parent_b.source}"
-    )
-    return ChildTokenizer(parent_a.folder, union.rows, "a", written, union.omitted), [remark]
-
-
-def _template_left_behind(giver: Checkpoint, other: Checkpoint, label: str) -> list[str]:
-    if chat_template(giver.folder) is not None or chat_template(other.folder) is None:
-        return []
-    return [
-        f"only {other.source} has a chat template, and the child has none; tokenizer: {label} takes it along"
-    ]

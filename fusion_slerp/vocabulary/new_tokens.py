@@ -1,7 +1,8 @@
 """Adds tokens to a tokenizer: the one case in which its files are written and not copied.
 
-Tokens that another tokenizer adds beside its own vocabulary are added here in the same way, with its
-flags. Ordinary ones come with what produces them: the merges of BPE, the score of Unigram.
+Each token comes from the first of the other tokenizers that has it. Tokens that this one adds beside its
+own vocabulary are added here in the same way, with its flags. Ordinary ones come with what produces them:
+the merges of BPE, the score of Unigram.
 
 Source: the format of tokenizer.json, https://github.com/huggingface/tokenizers. On loading, that
 library numbers added tokens anew from the end of the vocabulary, unless the model's own vocabulary
@@ -38,6 +39,21 @@ NEVER_MATCHED = 10.0
 """How far below the lowest score of a Unigram vocabulary tokens stand that it must not produce itself."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GivenTokenizer:
+    """A tokenizer as its files are.
+
+    Attributes:
+        label: The model's that has it; None for a tokenizer of no model.
+        folder: Where its files are.
+        tokens: Its tokens.
+    """
+
+    label: str | None
+    folder: Path
+    tokens: Tokens
+
+
 @dataclass(frozen=True, slots=True)
 class ExtendedTokenizer:
     """A tokenizer with more tokens than the files it was made from.
@@ -54,64 +70,98 @@ class ExtendedTokenizer:
 
 
 def extend(
-    base: Path, tokens: Tokens, more: Sequence[str], other: Path | None = None, of_other: Tokens | None = None
+    base: GivenTokenizer, more: Sequence[str], others: Sequence[GivenTokenizer] = ()
 ) -> ExtendedTokenizer:
-    """Returns the tokenizer of a folder with more tokens, in the rows behind its own.
+    """Returns a tokenizer with more tokens, in the rows behind its own.
 
     Args:
-        base: The folder of the tokenizer.
-        tokens: Its tokens.
-        more: Those it is to have as well; ordinary tokens of the other tokenizer come first.
-        other: The folder of the tokenizer they come from; None if from none.
-        of_other: The tokens of that one.
+        base: The tokenizer.
+        more: The tokens it is to have as well; ordinary tokens of the other tokenizers come first.
+        others: The tokenizers they come from: each from the first that has it; tokens of none are added.
 
     Raises:
         MismatchError: Ordinary tokens of another kind of tokenizer, or between older formats, or
             files that are no tokenizer's.
     """
     try:
-        return _extended(base, tokens, more, other, of_other)
+        return _extended(base, more, others)
     except DAMAGES as error:
-        raise _no_union(base, other, more, f"a damaged file ({error!r})").error() from error
+        found = f"a damaged file ({error!r})"
+        problem = (
+            _no_union(base, others, more, found) if others else cannot_be_added(more, base.folder, found)
+        )
+        raise problem.error() from error
+
+
+def cannot_be_added(tokens: Sequence[str], folder: Path, found: str | None = None) -> Problem:
+    """Returns the problem of new tokens for a tokenizer that cannot take them."""
+    fields = [("tokens", ", ".join(tokens)), ("tokenizer", folder), *([("found", found)] if found else [])]
+    fix = "name tokens that a parent has, or set tokenizer: a or b"
+    return Problem(MismatchError, "tokens cannot be added to this tokenizer", tuple(fields), fix)
 
 
 def _extended(
-    base: Path, tokens: Tokens, more: Sequence[str], other: Path | None, of_other: Tokens | None
+    base: GivenTokenizer, more: Sequence[str], others: Sequence[GivenTokenizer]
 ) -> ExtendedTokenizer:
-    ordinary = [t for t in more if of_other and t in of_other.rows and t not in of_other.added]
+    givers = _givers(more, others)
+    ordinary = [t for t in more if t in givers and t not in givers[t].tokens.added]
     all_new = dict.fromkeys([*ordinary, *more])
     added = list(all_new)[len(ordinary) :]
-    rows = {**tokens.rows, **dict(zip(all_new, count(tokens.n_rows), strict=False))}
-    flags = {t: (of_other.added.get(t) if of_other else None) or dict.fromkeys(FLAGS, False) for t in added}
-    written = _decoder(base, rows, flags) | _added_tokens(base, rows, tokens, flags)
-    if not (base / TOKENIZER).is_file():
+    rows = {**base.tokens.rows, **dict(zip(all_new, count(base.tokens.n_rows), strict=False))}
+    flags = {
+        t: (givers[t].tokens.added.get(t) if t in givers else None) or dict.fromkeys(FLAGS, False)
+        for t in added
+    }
+    written = _decoder(base.folder, rows, flags) | _added_tokens(base.folder, rows, base.tokens, flags)
+    if not (base.folder / TOKENIZER).is_file():
         if ordinary:
-            raise _no_union(base, other, ordinary, "no tokenizer.json").error()
+            of_ordinary = list(dict.fromkeys(givers[t] for t in ordinary))
+            raise _no_union(base, of_ordinary, ordinary, "no tokenizer.json").error()
         return ExtendedTokenizer(rows, written)
-    content = load(base / TOKENIZER)
+    content = load(base.folder / TOKENIZER)
     if ordinary:
-        _extend_model(content, base, other, rows, ordinary)
+        _extend_model(content["model"], base, rows, ordinary, givers)
+    written[TOKENIZER] = dump(_with_added_tokens(content, rows, {**base.tokens.added, **flags}))
+    names = (*OLDER, "merges.txt", "bpe.codes") if ordinary else ()
+    return ExtendedTokenizer(rows, written, frozenset(n for n in names if (base.folder / n).exists()))
+
+
+def _givers(more: Sequence[str], others: Sequence[GivenTokenizer]) -> dict[str, GivenTokenizer]:
+    """The first of the others that has a token, by token; tokens of none are left out."""
+    wanted, givers = set(more), {}
+    for other in reversed(others):
+        givers |= dict.fromkeys(wanted & other.tokens.rows.keys(), other)
+    return givers
+
+
+def _with_added_tokens(
+    content: dict[str, Any], rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]
+) -> dict[str, Any]:
+    """A tokenizer.json that lists these added tokens as well, with the rows that it is loaded with."""
     listed_ = {token["content"]: token for token in content.get("added_tokens") or []}
-    for token, its_flags in (*tokens.added.items(), *flags.items()):
+    for token, its_flags in flags.items():
         listed_.setdefault(token, {"id": None, "content": token, **its_flags})
     content["added_tokens"] = [{**listed_[token], "id": rows[token]} for token in listed_ if token in rows]
     _fix_rows(content, rows)
-    written[TOKENIZER] = dump(content)
-    older = {path.name for pattern in (*OLDER, "merges.txt", "bpe.codes") for path in base.glob(pattern)}
-    return ExtendedTokenizer(rows, written, frozenset(older if ordinary else ()))
+    return content
 
 
 def _extend_model(
-    content: dict[str, Any], base: Path, other: Path | None, rows: Vocabulary, ordinary: Sequence[str]
+    model: dict[str, Any],
+    base: GivenTokenizer,
+    rows: Vocabulary,
+    ordinary: Sequence[str],
+    givers: Mapping[str, GivenTokenizer],
 ) -> None:
     """Puts ordinary tokens into the model, with what produces them."""
-    model = content["model"]
-    theirs = load(other / TOKENIZER)["model"] if other and (other / TOKENIZER).is_file() else None
-    kind, their_kind = _kind(model), _kind(theirs) if theirs else "no tokenizer.json"
-    if theirs is None or kind != their_kind:
-        raise _no_union(base, other, ordinary, f"{their_kind}, not {kind}").error()
+    tokens_of: dict[GivenTokenizer, list[str]] = {}
+    for token in ordinary:
+        tokens_of.setdefault(givers[token], []).append(token)
+    theirs = [(_model_of(other, base, model, tokens), set(tokens)) for other, tokens in tokens_of.items()]
     if isinstance(model["vocab"], list):
-        scores = dict(theirs["vocab"])
+        scores: dict[str, float] = {}
+        for given, _ in reversed(theirs):  # so that the first has the last word
+            scores.update(given["vocab"])
         lowest = min(score for _, score in model["vocab"]) - NEVER_MATCHED
         token_of = {row: token for token, row in rows.items()}
         missing = [token_of[row] for row in range(len(model["vocab"]), rows[ordinary[-1]] + 1)]
@@ -119,7 +169,26 @@ def _extend_model(
         return
     model["vocab"].update({token: rows[token] for token in ordinary})
     if "merges" in model:
-        model["merges"] = _merges(model, theirs, set(ordinary))
+        model["merges"] = _merges(model, theirs)
+
+
+def _model_of(
+    other: GivenTokenizer, base: GivenTokenizer, model: Mapping[str, Any], tokens: Sequence[str]
+) -> Mapping[str, Any]:
+    """The model of a tokenizer.json, which must be of the base's kind.
+
+    Args:
+        other: The tokenizer.
+        base: That which gets its tokens.
+        model: The base's model.
+        tokens: Those that are taken from it.
+    """
+    file = other.folder / TOKENIZER
+    theirs = load(file)["model"] if file.is_file() else None
+    kind, their_kind = _kind(model), _kind(theirs) if theirs else "no tokenizer.json"
+    if theirs is None or kind != their_kind:
+        raise _no_union(base, [other], tokens, f"{their_kind}, not {kind}").error()
+    return theirs
 
 
 def _kind(model: Mapping[str, Any]) -> str:
@@ -128,18 +197,21 @@ def _kind(model: Mapping[str, Any]) -> str:
     return " ".join([model_type(model), *(repr(mark) for mark in marks if mark)])
 
 
-def _merges(model: Mapping[str, Any], theirs: Mapping[str, Any], wanted: set[str]) -> list[Any]:
-    """A model's merges and, behind them, those of another that make tokens which are wanted."""
-    own, more = (
-        [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in given["merges"]]
-        for given in (model, theirs)
-    )
+def _merges(model: Mapping[str, Any], theirs: Sequence[tuple[Mapping[str, Any], set[str]]]) -> list[Any]:
+    """A model's merges and, behind them, those of others that make the tokens wanted from each."""
+    pairs = _pairs(model)
     n_dropped = len(model.get("continuing_subword_prefix") or "")
-    pairs = own + [(left, right) for left, right in more if left + right[n_dropped:] in wanted]
-    are_texts = all(isinstance(merge, str) for merge in (model["merges"] or theirs["merges"])[:1])
+    for given, wanted in theirs:
+        pairs += [(left, right) for left, right in _pairs(given) if left + right[n_dropped:] in wanted]
+    every = [model["merges"], *(given["merges"] for given, _ in theirs)]
+    are_texts = all(isinstance(merge, str) for merge in next(filter(None, every), [])[:1])
     if are_texts and not any(" " in piece for pair in pairs for piece in pair):
         return [" ".join(pair) for pair in pairs]
     return [list(pair) for pair in pairs]
+
+
+def _pairs(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
 
 
 def _fix_rows(content: dict[str, Any], rows: Vocabulary) -> None:
@@ -171,12 +243,16 @@ def _added_tokens(
     return {ADDED_TOKENS: dump({**known, **{token: rows[token] for token in flags}})}
 
 
-def _no_union(base: Path, other: Path | None, ordinary: Sequence[str], found: str) -> Problem:
+def _no_union(
+    base: GivenTokenizer, others: Sequence[GivenTokenizer], tokens: Sequence[str], found: str
+) -> Problem:
+    labels = [str(each.label) for each in (base, *others)]
+    only_in = ", ".join(labels[1:])
     fields = (
-        ("a", base),
-        ("b", other),
-        ("tokens", f"{len(ordinary)} only in b: {listed([quoted(token) for token in ordinary], 3)}"),
+        *zip(labels, (each.folder for each in (base, *others)), strict=True),
+        ("tokens", f"{len(tokens)} only in {only_in}: {listed([quoted(token) for token in tokens], 3)}"),
         ("found", found),
     )
-    fix = "set tokenizer: a or tokenizer: b, so that the child keeps the tokens of one parent"
+    choices = " or ".join(f"tokenizer: {label}" for label in labels)
+    fix = f"set {choices}, so that the child keeps the tokens of one parent"
     return Problem(MismatchError, "the tokenizers cannot be united", fields, fix)

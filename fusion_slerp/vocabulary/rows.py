@@ -1,23 +1,30 @@
-"""Which parent's row feeds each row of the child's embedding and head.
+"""Which model's row feeds each row of the merged model's embedding and head.
 
-Rows of tokens that both parents have are merged. A row that only one parent has is copied, not
-interpolated: SLERP's coefficients sum to more than one.
+Rows of tokens that several models have are merged; those with the same owners form one unit, with measures
+and coefficients of its own. A row that only one model has is copied, not interpolated: SLERP's coefficients
+sum to more than one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
 NOBODY = -1
-"""In place of a row's index: this parent does not give it."""
+"""In place of a row's index: this model does not give it."""
 
 ZERO = -2
-"""In place of a row's index in both parents: the child's row is zero."""
+"""In place of a row's index in every model: the merged model's row is zero."""
+
+MOST_MODELS = 62
+"""Sets of owners are bits of an int64."""
+
+Owners = tuple[str, ...]
+"""Labels of the models that have a row, in the models' order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,101 +32,141 @@ class RowCounts:
     """How many rows of a tensor were made in which way.
 
     Attributes:
-        merged: From both parents.
-        from_a: Copied from parent a.
-        from_b: Copied from parent b.
-        filled: Of no parent: made as `vocab_fill` says, or zero because `tokens` says so.
+        merged: From several models.
+        copied: From a single one, by label; labels without such rows are left out.
+        filled: Of no model: made as `vocab_fill` says, or zero because `tokens` says so.
     """
 
     merged: int
-    from_a: int
-    from_b: int
-    filled: int
+    copied: Mapping[str, int] = field(default_factory=dict)
+    filled: int = 0
 
     def __str__(self) -> str:
-        parts = (
-            (self.merged, "merged"),
-            (self.from_a, "copied from a"),
-            (self.from_b, "copied from b"),
-            (self.filled, "filled"),
-        )
+        parts = [(self.merged, "merged")]
+        parts += [(count, f"copied from {label}") for label, count in self.copied.items()]
+        parts += [(self.filled, "filled")]
         return ", ".join(f"{count} {what}" for count, what in parts if count) or "no rows"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMap:
-    """Where each row of the child comes from.
+    """Where each row of the merged model comes from.
 
     Attributes:
-        a: int64 of shape (rows of the child,): the row of parent a, `NOBODY` or `ZERO`.
-        b: As `a`, of parent b. A row that both give is merged.
+        of: By label: int64 of shape (rows of the merged model,): the row of that model, `NOBODY` or `ZERO`.
+            A row that several models give is merged.
     """
 
-    a: np.ndarray
-    b: np.ndarray
+    of: Mapping[str, np.ndarray]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, RowMap) and bool(
-            np.array_equal(self.a, other.a) and np.array_equal(self.b, other.b)
+        return (
+            isinstance(other, RowMap)
+            and self.of.keys() == other.of.keys()
+            and all(np.array_equal(rows, other.of[label]) for label, rows in self.of.items())
         )
 
     __hash__ = None  # type: ignore[assignment]
 
     def __len__(self) -> int:
-        return len(self.a)
+        return len(next(iter(self.of.values())))
 
     def __getitem__(self, part: slice) -> RowMap:
         """Some consecutive rows."""
-        return RowMap(self.a[part], self.b[part])
+        return RowMap({label: rows[part] for label, rows in self.of.items()})
+
+    @property
+    def n_owners(self) -> np.ndarray:
+        """How many models give each row: int64 of shape (rows of the merged model,)."""
+        n_owners = np.zeros(len(self), np.int64)
+        for rows in self.of.values():
+            n_owners += rows >= 0
+        return n_owners
 
     @property
     def merged(self) -> np.ndarray:
-        """Which rows both parents give: bool of shape (rows of the child,)."""
-        return (self.a >= 0) & (self.b >= 0)
+        """Which rows several models give: bool of shape (rows of the merged model,)."""
+        return self.n_owners > 1
+
+    @property
+    def filled(self) -> np.ndarray:
+        """Which rows no model gives, those that are to be zero included: bool, as `merged`."""
+        return self.n_owners == 0
+
+    @property
+    def zero(self) -> np.ndarray:
+        """Which rows are to be zero: bool, as `merged`."""
+        return next(iter(self.of.values())) == ZERO
 
     @property
     def counts(self) -> RowCounts:
         """How many rows come from where."""
-        of_a, of_b = int((self.a >= 0).sum()), int((self.b >= 0).sum())
-        merged = int(self.merged.sum())
-        return RowCounts(merged, of_a - merged, of_b - merged, len(self) - of_a - of_b + merged)
-
-    def is_in_place(self, n_rows: tuple[int, int]) -> bool:
-        """Whether every row is merged with the same row of the other parent, and none is left over."""
-        return set(n_rows) == {len(self)} and all(
-            np.array_equal(rows, np.arange(len(self))) for rows in (self.a, self.b)
+        n_owners = self.n_owners
+        copied = {label: int(((rows >= 0) & (n_owners == 1)).sum()) for label, rows in self.of.items()}
+        return RowCounts(
+            int((n_owners > 1).sum()),
+            {label: count for label, count in copied.items() if count},
+            int((n_owners == 0).sum()),
         )
 
-    def without_shared(self, t: float) -> RowMap:
-        """At an end of t, the rows of that end's parent alone where both give one; else itself."""
-        if t not in (0, 1):
-            return self
-        a = np.where(self.merged, NOBODY, self.a) if t == 1 else self.a
-        b = np.where(self.merged, NOBODY, self.b) if t == 0 else self.b
-        return RowMap(a, b)
+    def groups(self) -> dict[Owners, np.ndarray]:
+        """Returns the rows that are merged, by their owners: bool, as `merged`."""
+        labels = list(self.of)
+        code = self._owner_codes()
+        found = {}
+        for each in np.unique(code[self.merged]).tolist():
+            owners = tuple(label for i, label in enumerate(labels) if each >> i & 1)
+            found[owners] = code == each
+        return found
+
+    def _owner_codes(self) -> np.ndarray:
+        code = np.zeros(len(self), np.int64)
+        for i, rows in enumerate(self.of.values()):
+            code |= (rows >= 0).astype(np.int64) << i
+        return code
+
+    def is_in_place(self, n_rows: Mapping[str, int]) -> bool:
+        """Whether every row is merged with the same row of all other models, and none is left over."""
+        return set(n_rows.values()) == {len(self)} and all(
+            np.array_equal(rows, np.arange(len(self))) for rows in self.of.values()
+        )
+
+    def kept(self, where: np.ndarray, owners: Sequence[str]) -> RowMap:
+        """Returns the map in which some rows have no other owners than these.
+
+        Args:
+            where: Which rows: bool of shape (rows of the merged model,).
+            owners: Labels.
+        """
+        return RowMap(
+            {
+                label: rows if label in owners else np.where(where & (rows >= 0), NOBODY, rows)
+                for label, rows in self.of.items()
+            }
+        )
 
     def only_shared(self, named: Sequence[int] = ()) -> RowMap:
-        """The rows of a single parent given up, to be filled like those of none; except named ones."""
-        kept = self.merged | (self.a == ZERO)
+        """The rows of a single model given up, to be filled like those of none; except named ones."""
+        kept = self.merged | self.zero
         kept[list(named)] = True
-        return RowMap(np.where(kept, self.a, NOBODY), np.where(kept, self.b, NOBODY))
+        return RowMap({label: np.where(kept, rows, NOBODY) for label, rows in self.of.items()})
 
 
-def align(child: Vocabulary, a: Vocabulary, b: Vocabulary, n_rows: tuple[int, int], n_child: int) -> RowMap:
-    """Maps the child's rows to the parents', token by token.
+def align(
+    child: Vocabulary, models: Mapping[str, Vocabulary], n_rows: Mapping[str, int], n_child: int
+) -> RowMap:
+    """Maps the merged model's rows to the models', token by token.
 
-    A row of the child that holds no token (padding) takes the same row of each parent in which it
+    A row of the merged model that holds no token (padding) takes the same row of each model in which it
     holds none either.
 
     Args:
-        child: The child's vocabulary.
-        a: Parent a's; tokens beyond its matrix have no row there.
-        b: Parent b's.
-        n_rows: Rows of the parents' matrices.
-        n_child: Rows of the child's.
+        child: The merged model's vocabulary.
+        models: Theirs, by label; tokens beyond a model's matrix have no row there.
+        n_rows: Rows of the models' matrices, by label.
+        n_child: Rows of the merged model's.
     """
-    of_a, of_b = (_find(child, rows, count, n_child) for rows, count in zip((a, b), n_rows, strict=True))
-    return RowMap(of_a, of_b)
+    return RowMap({label: _find(child, rows, n_rows[label], n_child) for label, rows in models.items()})
 
 
 def _find(child: Vocabulary, parent: Vocabulary, n_rows: int, n_child: int) -> np.ndarray:

@@ -14,8 +14,7 @@ from typing import Any
 
 from fusion_slerp.sources.json_files import SMALL, parse_json, read_json
 from fusion_slerp.sources.json_files import TOKENIZER as LARGE
-from fusion_slerp.sources.regular_files import read_regular
-from fusion_slerp.vocabulary.sentencepiece_model import read_pieces
+from fusion_slerp.sources.regular_files import equal_files, read_regular
 
 TOKENIZER = "tokenizer.json"
 OLDER = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
@@ -82,6 +81,27 @@ def read_tokens(folder: Path) -> Tokens | None:
     fits = all(type(t) is str and type(row) is int and 0 <= row < MAX_ROW for t, row in tokens.rows.items())
     are_texts = all(type(token) is str for token in (*tokens.added, *tokens.moved))
     return tokens if fits and are_texts and tokens.rows else None
+
+
+def read_all(folders: Mapping[str, Path]) -> dict[str, Tokens | None]:
+    """Returns the tokens of several folders, by label; one reading serves where the files are the same."""
+    tokens: dict[str, Tokens | None] = {}
+    for label, folder in folders.items():
+        twin = next((known for known in tokens if _have_the_same_tokens(folders[known], folder)), None)
+        tokens[label] = read_tokens(folder) if twin is None else tokens[twin]
+    return tokens
+
+
+def _have_the_same_tokens(one: Path, other: Path) -> bool:
+    return are_same(one / TOKENIZER, other / TOKENIZER) and added_beside(one) == added_beside(other)
+
+
+def are_same(one: Path, other: Path) -> bool:
+    """Whether two files of tokenizers are there and have the same bytes."""
+    try:
+        return equal_files(one, other, LARGE.nbytes)
+    except OSError:
+        return False
 
 
 def vocabulary_file(folder: Path) -> Path | None:
@@ -198,6 +218,8 @@ def _from_lines(file: Path) -> dict[str, int]:
 
 
 def _from_pieces(file: Path) -> dict[str, int]:
+    from fusion_slerp.vocabulary.sentencepiece_model import read_pieces
+
     return {token: row for row, token in enumerate(read_pieces(read_regular(file, MAX_NBYTES)))}
 
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp import merge, plan_merge
-from fusion_slerp.cli.difference import module_of
-from fusion_slerp.engine.measuring import measure_pairs
+from fusion_slerp.engine.measuring import measure
+from fusion_slerp.tensor_names import module_of
 from tests.cli.conftest import DEMO
 from tests.models import tiny_tensors, write_checkpoint
 
@@ -91,7 +91,7 @@ def test_the_measurements_are_those_of_a_merge(tmp_path):
         for _ in range(2)
     ]
     a, b = (write_checkpoint(tmp_path / name, tensors=each) for name, each in zip("ab", tensors, strict=True))
-    found = list(measure_pairs(plan_merge(a, b)))
+    found = list(measure(plan_merge(a, b)))
     merged = merge(a, b, out=tmp_path / "child").report
     assert tuple(each.report for each in found) == tuple(replace(each, digest=None) for each in merged)
     assert sum(each.nbytes for each in found) == plan_merge(a, b).nbytes_in
@@ -109,13 +109,37 @@ def test_the_table_has_layers_by_modules_and_the_rest_below(command):
     assert "They can be merged" in ended.out
 
 
+def test_more_than_two_are_compared_with_the_first(command, parents, tmp_path):
+    c = write_checkpoint(tmp_path / "c", seed=3, config={"rope_theta": 1.0})
+    d = write_checkpoint(tmp_path / "d", config={"hidden_size": 5})
+    models = [*parents, c, d]
+    found = command("inspect", *models, "--json").json
+    assert [found[label]["source"] for label in "abcd"] == list(map(str, models))
+    for label, other in zip("bc", models[1:3], strict=True):
+        pair = command("inspect", parents[0], other, "--json").json
+        assert found["from_a"][label] == {key: value for key, value in pair.items() if key not in "ab"}
+    assert found["from_a"]["d"]["can_be_merged"] is False
+    out = command("inspect", *models).out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line[:2] in ("B ", "C ", "D ")}
+    weights = [load_file(model / "model.safetensors") for model in models[:2]]
+    angles = {name: angle_and_norms(each, weights[1][name])[0] for name, each in weights[0].items()}
+    assert (
+        rows["B"][1]
+        == f"{np.average(list(angles.values()), weights=[w.size for w in weights[0].values()]):.2f}"
+    )
+    assert rows["B"][2:4] == ["-", f"{angles['model.layers.0.mlp.up_proj.weight']:.2f}"]
+    assert rows["D"][1:] == ["-"] * 6
+    assert "doubtful (A, C): the configs differ in rope_theta" in out
+    assert "Problems that prevent a merge of A and D:\n\nthe models differ in hidden_size" in out
+
+
 def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_path):
     tensors = tiny_tensors(4)
     del tensors["model.layers.0.mlp.up_proj.weight"]
     b = write_checkpoint(tmp_path / "b", tensors=tensors, config={"rope_theta": 1.0})
     ended = command("inspect", parents[0], b)
     assert ended.code == 0
-    assert "What stands against a merge:\n\nthe tensor names differ" in ended.out
+    assert "Problems that prevent a merge:\n\nthe tensor names differ" in ended.out
     assert "doubtful: the configs differ in rope_theta" in ended.out
     assert "model.norm.weight" in ended.out
     assert "They can be merged" not in ended.out

@@ -9,6 +9,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp import merge
+from fusion_slerp.cli import recent
+from fusion_slerp.output.staging import Staging
+from fusion_slerp.output.unfinished import find_unfinished
+from tests.cli.conftest import DEMO
 from tests.models import contents, names_in, tiny_tensors, write_checkpoint
 
 
@@ -36,7 +40,7 @@ def test_the_line_that_it_prints_does_the_same_again(command, parents, tmp_path)
         "1",
     ]
     ended = command("merge", *parents, "-t", "0.3", *words, "-o", tmp_path / "first child")
-    printed = ended.out.partition("The same again:\n")[2].partition("\n\n")[0].strip()
+    printed = ended.out.partition("To repeat this merge:\n")[2].partition("\n\n")[0].strip()
     assert printed.startswith(f"fusion_slerp merge {parents[0]} {parents[1]} -t 0.3 ")
     assert "strict" not in printed  # the default
     again = printed.replace("first child", "second child")
@@ -47,9 +51,75 @@ def test_the_line_that_it_prints_does_the_same_again(command, parents, tmp_path)
 def test_the_yaml_that_it_prints_does_the_same_again(command, parents, tmp_path):
     ended = command("merge", *parents, "-t", "0.3", "--dtype", "float16", "-o", tmp_path / "one")
     recipe = tmp_path / "recipe.yml"
-    recipe.write_text(ended.out.partition("to keep:\n")[2])
+    recipe.write_text(ended.out.partition("As a config file:\n")[2])
     assert command("merge", recipe, "-o", tmp_path / "two").code == 0
     assert weights(tmp_path / "one") == weights(tmp_path / "two")
+
+
+@pytest.fixture
+def three(parents, tmp_path):
+    return *parents, write_checkpoint(tmp_path / "models/c", seed=3)
+
+
+LINEAR = ("--method", "linear", "-w", "a=0.4", "-w", "b=[0.1, 1e-1]", "-w", "c=0.3", "--no-normalize")
+
+
+def test_three_models_are_merged_linearly_and_again_from_what_is_printed(command, three, tmp_path):
+    ended = command("merge", *three, *LINEAR, "-o", tmp_path / "one")
+    assert ended.code == 0
+    weight = {"a": 0.4, "b": [0.1, 0.1], "c": 0.3}
+    merge(*three, out=tmp_path / "called", method="linear", weight=weight, normalize=False)
+    assert weights(tmp_path / "one") == weights(tmp_path / "called")
+    found = load_file(tmp_path / "one/model.safetensors")
+    models = [load_file(model / "model.safetensors") for model in three]
+    for name, tensor in found.items():
+        expected = sum(w * m[name].astype(np.float64) for w, m in zip((0.4, 0.1, 0.3), models, strict=True))
+        assert np.allclose(tensor, expected, rtol=2e-7, atol=0)
+    printed = ended.out.partition("To repeat this merge:\n")[2].partition("\n\n")[0].strip()
+    assert " --method linear -w a=0.4 -w 'b=[0.1, 0.1]' -w c=0.3 --no-normalize -o " in printed
+    assert command(*shlex.split(printed.replace("/one", "/two"))[1:]).code == 0
+    assert weights(tmp_path / "one") == weights(tmp_path / "two")
+    (tmp_path / "recipe.yml").write_text(ended.out.partition("As a config file:\n")[2])
+    assert command("merge", tmp_path / "recipe.yml", "-o", tmp_path / "three").code == 0
+    assert weights(tmp_path / "one") == weights(tmp_path / "three")
+
+
+def test_json_names_every_model(command, three, tmp_path):
+    found = command("merge", *three, *LINEAR, "-o", tmp_path / "child", "--json").json
+    assert [found[label] for label in "abc"] == list(map(str, three))
+    assert found["rules"] == {"linear": 4}
+
+
+def test_2_for_models_that_the_method_does_not_take(command, three, tmp_path):
+    ended = command("merge", *three, "-o", tmp_path / "child")
+    assert ended.code == 2
+    assert ended.err.startswith("slerp merges exactly 2 models, not 3\n")
+    assert "slerp takes no base" in command("merge", *three[:2], "--base", three[2], "-o", "child").err
+    assert "weight, an option of linear" in command("merge", *three[:2], "-w", "1", "-o", "child").err
+
+
+def test_the_rate_that_is_kept_counts_this_run_alone(command, tmp_path, monkeypatch):
+    remembered = []
+    monkeypatch.setattr(recent, "remember", lambda models, nbytes, elapsed_s: remembered.append(nbytes))
+    words = ("merge", DEMO / "plays", DEMO / "code", "--max-shard-size", "500kB", "--threads", "1")
+    assert command(*words, "-o", tmp_path / "whole").code == 0
+    real, calls = Staging.add, iter(range(99))
+
+    def add(self, file):
+        if next(calls) >= 2:
+            raise OSError(5, "Input/output error")
+        real(self, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "add", add)
+        assert command(*words, "-o", tmp_path / "child").code == 1
+    left = find_unfinished(tmp_path / "child")
+    found = command(*words, "-o", tmp_path / "child", "--json").json
+    assert found["files_resumed"] == len(left.finished) == 2
+    sizes = {file.name: file.stat().st_size for file in tmp_path.glob("child/*.safetensors")}
+    share = 1 - sum(sizes[name] for name in left.finished) / sum(sizes.values())
+    whole, resumed = remembered
+    assert resumed == pytest.approx(whole * share, rel=0.001)
 
 
 def test_options_of_the_command_line_win_over_the_recipe(command, parents, tmp_path):
@@ -133,7 +203,7 @@ def test_2_for_a_recipe_that_is_not_there_or_has_a_model_beside_it(command, pare
     (tmp_path / "recipe.yml").write_text("a: x\nb: y\n")
     ended = command("merge", tmp_path / "recipe.yml", parents[1], "-o", "child")
     assert ended.code == 2
-    assert "a recipe names both models itself" in ended.err
+    assert "a recipe names the models itself" in ended.err
 
 
 def test_1_for_a_merge_that_fails_and_nothing_is_left(command, parents, tmp_path):

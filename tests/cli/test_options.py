@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import shlex
 
 import pytest
 
 from fusion_slerp.cli import forecast
-from fusion_slerp.cli.options import PANELS, flag, help_texts, read_value
+from fusion_slerp.cli.options import flag, help_text, read_per_model, read_value
+from fusion_slerp.cli.request import Request, read_request
 from fusion_slerp.errors import SettingsError
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.methods import METHODS
+from fusion_slerp.options import declaration, declared
+from fusion_slerp.settings.merge_settings import option_fields
 
-NAMES = [field.name for field in fields(MergeSettings)]
+NAMES = list(option_fields())
 
 TYPED = {
+    "method": (["--method", "slerp"], "slerp"),
     "t": (["-t", "[0, 0.5, 1]"], [0, 0.5, 1]),
     "slices": (["--slices", "[{a: [0, 1], b: [0, 1]}]"], [{"a": [0, 1], "b": [0, 1]}]),
     "DOT_THRESHOLD": (["--dot-threshold", "1"], 1),
     "epsilon": (["--epsilon", "1e-6"], 1e-6),
     "granularity": (["--granularity", "row"], "row"),
+    "weight": (["-w", "a=0.4", "--weight", "b=[0, 1e-1]"], {"a": 0.4, "b": [0, 0.1]}),
+    "normalize": (["--no-normalize"], False),
     "dtype": (["--dtype", "float16"], "float16"),
     "max_shard_size": (["--max-shard-size", "500MiB"], "500MiB"),
     "tokenizer": (["--tokenizer", "~/on: it"], "~/on: it"),
@@ -42,7 +48,7 @@ TYPED = {
 
 
 def test_every_setting_is_tried_below():
-    assert list(TYPED) == NAMES
+    assert sorted(TYPED) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -65,14 +71,115 @@ def test_help_lists_every_setting_with_its_docstring(verb, command, monkeypatch)
     text = command(verb, "--help").out
     for name in NAMES:
         assert f"{flag(name)} " in text
-        assert len(help_texts()[name]) > 20
-        assert help_texts()[name].partition(".")[0].replace("`", "") in text
+        assert len(help_text(name)) > 30
+        assert help_text(name).partition(". ")[2].partition(".")[0].replace("`", "") in text
     assert "[0, 1]" in text  # brackets are no markup
     assert '{"<|im_end|>": {"source": "b", "force": True}}' in text
 
 
-def test_every_setting_has_its_place_in_the_help():
-    assert sorted(name for names in PANELS.values() for name in names) == sorted(NAMES)
+def test_the_help_says_which_method_an_option_belongs_to():
+    for name in NAMES:
+        owners = [method.name for method in METHODS.values() if name in declared(method.options)]
+        assert help_text(name).startswith("For ") == bool(owners), name
+        assert all(owner in help_text(name).partition(".")[0] for owner in owners)
+    assert "Repeat it as LABEL=YAML" in help_text("weight")
+
+
+def test_the_help_lists_options_under_their_panels(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    panel, found = "", {}
+    for line in command("merge", "--help").out.splitlines():
+        if line.startswith("╭─ "):
+            panel = line.split()[1]
+        found |= {word: panel for word in line.split() if word.startswith("--")}
+    for name, each in option_fields().items():
+        assert found["--" + name.lower().replace("_", "-")] == declaration(each).panel
+
+
+# --- a value for each model -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        (["0.5"], 0.5),
+        (["[0, 1]"], [0, 1]),
+        (["{a: 0.4, b: 6e-1}"], {"a": 0.4, "b": 0.6}),
+        (["a=0.4"], {"a": 0.4}),
+        (["a=[0, 1]", " b = {value: 1}", "base=2"], {"a": [0, 1], "b": {"value": 1}, "base": 2}),
+        (["[{filter: a=b, value: 1}]"], [{"filter": "a=b", "value": 1}]),
+        (["a=[{filter: x=y, value: 1}]"], {"a": [{"filter": "x=y", "value": 1}]}),
+    ],
+)
+def test_forms_of_a_value_per_model(typed, value):
+    assert read_per_model(typed, "weight") == value
+
+
+@pytest.mark.parametrize(
+    ("typed", "headline"),
+    [
+        (["0.5", "0.6"], "weight is given several times"),
+        (["0.5", "a=1"], "weight is given several times"),
+        (["a=1", "b=2", "a=3"], "weight of a is given twice"),
+        (["a=[1"], "weight.a is not readable as YAML"),
+    ],
+)
+def test_values_per_model_that_contradict_each_other(typed, headline):
+    with pytest.raises(SettingsError) as caught:
+        read_per_model(typed, "weight")
+    assert str(caught.value).startswith(headline)
+    assert "Fix: " in str(caught.value)
+
+
+def test_a_label_that_is_none_is_refused(command, parents):
+    ended = command("plan", *parents, "--method", "linear", "-w", "A=1")
+    assert ended.code == 2
+    assert "labels of models: a, b, c, ... or base" in ended.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"t": [0, 0.5, 1], "DOT_THRESHOLD": 1},
+        {"method": "linear"},
+        {"method": "linear", "weight": 2},
+        {"method": "linear", "weight": {"a": 0.4, "b": [0, 1]}, "normalize": False},
+        {"method": "linear", "weight": [{"filter": "mlp", "value": 1e-9}, {"value": 1}]},
+        {
+            "method": "linear",
+            "weight": {"a": [{"filter": "mlp", "value": 1}, {"value": 1}]},
+            "dtype": "float16",
+        },
+    ],
+)
+def test_the_line_that_a_request_gives_asks_for_the_same(options, command, monkeypatch):
+    requests = []
+
+    def make(request, out):
+        requests.append(request)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr(forecast, "make", make)
+    request = Request(("a", "b b"), options=options)
+    command(*shlex.split(request.command(verb="plan"))[1:])
+    defaults = {"weight": 1.0} if options.get("method") else {"t": 0.5}
+    assert requests[0].models == ("a", "b b")
+    assert requests[0].options == defaults | options
+
+
+def test_the_line_names_the_base():
+    assert " b --base 'x y' -t " in Request(("a", "b"), "x y").command()
+
+
+# --- models and recipes ---------------------------------------------------------------------------------
+
+
+def test_what_is_missing_depends_on_the_method():
+    assert read_request(["a"], None, {"method": "linear"}).models == ("a",)
+    with pytest.raises(SettingsError, match=r"the second model is missing(.|\n)*exactly 2 for slerp"):
+        read_request(["a"], None, {})
+    assert read_request(["a", "b", "c"], None, {"method": "nothing"}).models == ("a", "b", "c")
 
 
 def test_options_may_be_spelled_as_the_settings(command, parents):
@@ -94,7 +201,8 @@ def test_options_may_be_spelled_as_the_settings(command, parents):
     ],
 )
 def test_values_are_yaml_and_numbers_are_numbers(text, value):
-    assert read_value(text, "t") == value
+    found = read_value(text, "t")
+    assert (found, type(found)) == (value, type(value))
 
 
 def test_all_texts_that_are_no_yaml_are_named_at_once(command):

@@ -84,6 +84,28 @@ def test_json_has_every_tensor_and_the_amounts(command, tmp_path):
     assert names_in(tmp_path) == []
 
 
+def test_weights_are_a_column_and_fields(command, parents, tmp_path):
+    c = write_checkpoint(tmp_path / "c", seed=3)
+    words = (*parents, c, "--method", "linear", "-w", "{a: [0.2, 0.4], b: 1}")
+    out = command("plan", *words).out
+    assert [line.split() for line in out.splitlines() if line.strip() in ("weight", "t")] == [["weight"]]
+    assert rows_of(out, "tensor")[0][2:5] == ["of", "a,", "b,"]
+    assert rows_of(out, "model.norm")[0][:5] == ["model.norm.weight", "merge", "0.2,", "1,", "1"]
+    found = command("plan", *words, "--json").json
+    by_name = {each["name"]: each for each in found["tensors"]}
+    assert by_name["model.layers.0.mlp.up_proj.weight"]["weight"] == {"a": 0.4, "b": 1.0, "c": 1.0}
+    assert [found[label] for label in "abc"] == [*map(str, parents), str(c)]
+    assert found["command"].endswith("""--method linear -w 'a=[0.2, 0.4]' -w b=1""")
+
+
+def test_a_dash_stands_for_no_value(command, parents):
+    t = "{filter: mlp, value: 0.5}"
+    out = command("plan", *parents, "-t", t).out
+    assert rows_of(out, "model.norm")[0][:4] == ["model.norm.weight", "copy", "a", "-"]
+    out = command("plan", *parents, "--method", "linear", "-w", t).out
+    assert rows_of(out, "model.norm")[0][:5] == ["model.norm.weight", "copy", "a", "-,", "-"]
+
+
 def test_every_problem_is_told_and_the_code_is_2(command, parents, tmp_path):
     config = dict.fromkeys("hidden_size intermediate_size num_attention_heads head_dim n_head".split(), 99)
     config |= dict.fromkeys("n_embd d_model n_layer num_layers n_inner num_heads num_experts".split(), 98)
@@ -100,9 +122,9 @@ def test_every_problem_is_told_and_the_code_is_2(command, parents, tmp_path):
 
 
 def test_the_time_rests_on_the_last_large_merge_here(command, tmp_path):
-    assert "a guess, as no large merge has been timed on this machine" in command("plan", *DEMOS).out
+    assert "assuming 1.0 GB/s read and written (no earlier merge to calibrate)" in command("plan", *DEMOS).out
     recent.remember(map(str, DEMOS), nbytes=20_000_000, elapsed_s=0.001)  # too small to tell
-    assert "a guess" in command("plan", *DEMOS).out
+    assert "no earlier merge" in command("plan", *DEMOS).out
     recent.remember(map(str, DEMOS), nbytes=500_000_000, elapsed_s=250.0)
     out = command("plan", *DEMOS).out
     assert "6 s at 2.0 MB/s read and written, as in the last large merge on this machine" in out

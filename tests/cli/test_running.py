@@ -31,7 +31,7 @@ def test_nothing_is_left(tmp_path, capsys, monkeypatch):
     code, message = stopped(tmp_path / "child", capsys, lambda: None)
     assert code == 130
     assert message == (
-        "\nStopped. Nothing is left of it, and child is as it was.\n"
+        "\nStopped. Nothing is left of it. child was not created.\n"
         "To run it again:\n  fusion_slerp merge a b\n"
     )
 
@@ -49,8 +49,8 @@ def test_what_is_kept_is_named_with_both_ways_out(tmp_path, capsys, monkeypatch)
     code, message = stopped(tmp_path / "child", capsys, finish_a_file)
     assert code == 130
     assert message == (
-        f"\nStopped. child is as it was. Kept: 1 of 2 weight files, in {tmp_path / '.child.partial'}\n"
-        "To go on from there:\n  fusion_slerp merge a b\n"
+        f"\nStopped. child was not created. Kept: 1 of 2 weight files, in {tmp_path / '.child.partial'}\n"
+        "To resume:\n  fusion_slerp merge a b\n"
         f"To remove it:\n  fusion_slerp clean {tmp_path / 'child'}\n"
     )
 
@@ -65,7 +65,7 @@ def test_a_child_that_was_just_published_is_said_to_be_complete(tmp_path, capsys
 def test_an_earlier_child_that_stayed_is_not_said_to_be_complete(tmp_path, capsys):
     (tmp_path / "child").mkdir()
     _, message = stopped(tmp_path / "child", capsys, lambda: None)
-    assert "is as it was" in message
+    assert "was not changed" in message
 
 
 def test_signals_are_heeded_only_meanwhile_and_nohup_stays(tmp_path):

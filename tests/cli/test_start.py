@@ -63,7 +63,7 @@ def test_completion_can_be_installed(command):
 @pytest.mark.parametrize("verb", ["merge", "plan", "verify", "clean", "inspect", "convert"])
 def test_every_command_tells_its_exit_codes_and_common_options(verb, command):
     out = command(verb, "--help").out
-    assert "Exit codes: 0 done, 1 a merge failed or a child deviates, 2 " in out
+    assert "Exit codes: 0 done, 1 a merge or a verification failed, 2 " in out
     for option in ("--json", "--quiet", "--no-color"):
         assert f" {option} " in out
 

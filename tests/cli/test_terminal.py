@@ -119,7 +119,7 @@ def test_the_whole_conversation_with_wrong_answers_on_the_way(terminal, parents,
     assert code == 0
     assert "merging: 100%" in output
     assert "fusion_slerp merge models/a models/b -t 0.3 -o 'my child'" in output
-    kept = yaml.safe_load(without_styles(output).partition("to keep:")[2].replace("\r", ""))
+    kept = yaml.safe_load(without_styles(output).partition("As a config file:")[2].replace("\r", ""))
     assert "0.3" in json.dumps(kept)
     a, b = (load_file(parent / "model.safetensors") for parent in parents)
     found = load_file(tmp_path / "my child" / "model.safetensors")
@@ -293,7 +293,7 @@ def test_ctrl_c_stops_a_merge_and_leaves_nothing(slow_merge, tmp_path):
     output, code = ended(slow_merge)
     output = without_styles(output)
     assert code == 130
-    assert "Stopped. Nothing is left of it, and out/child is as it was." in output
+    assert "Stopped. Nothing is left of it. out/child was not created." in output
     assert "To run it again:" in output
     assert "-t 0.5 --threads 1 -o out/child" in output.replace("\r\n", "")
     assert "Traceback" not in output
@@ -315,8 +315,8 @@ def test_finished_files_are_kept_and_the_line_that_is_shown_goes_on(terminal, he
     output, code = ended(child)
     output = without_styles(output).replace("\r\n", "\n")
     assert code == 130
-    assert "Stopped. out/child is as it was. Kept: " in output
-    assert "To go on from there:\n  fusion_slerp merge" in output
+    assert "Stopped. out/child was not created. Kept: " in output
+    assert "To resume:\n  fusion_slerp merge" in output
     assert f"To remove it:\n  fusion_slerp clean {tmp_path / 'out/child'}" in output.replace(" \n", " ")
     output, code = ended(terminal(*words))
     assert code == 0

@@ -6,7 +6,7 @@ import pytest
 
 from fusion_slerp import OutputError, merge
 from fusion_slerp.output.staging import Staging
-from tests.models import names_in
+from tests.models import names_in, write_checkpoint
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def damaged(child):
 def test_0_and_a_line_if_all_is_as_written(command, child):
     ended = command("verify", child)
     assert ended.code == 0
-    assert ended.out.startswith(f"As written. {child}: 7 files, 4 tensors, ")
+    assert ended.out.startswith(f"OK: matches its manifest. {child}: 7 files, 4 tensors, ")
     assert ended.err == ""
 
 
@@ -42,7 +42,7 @@ def test_1_and_a_table_of_what_deviates(command, damaged):
 def test_2_without_a_manifest(command, parents):
     ended = command("verify", parents[0])
     assert ended.code == 2
-    assert ended.err.startswith("nothing to verify by\n")
+    assert ended.err.startswith("no merge_manifest.json to verify against\n")
 
 
 def test_json_and_quiet(command, damaged):
@@ -59,13 +59,39 @@ def test_json_and_quiet(command, damaged):
 def test_parents_and_recomputing(command, child, parents):
     ended = command("verify", child, "--inputs", "--recompute", "all")
     assert ended.code == 0
-    assert "parents: 4 tensors measured again" in ended.out
+    assert "source models: 4 tensors measured again" in ended.out
     assert "merged again and compared bit by bit: 4 tensors" in ended.out
     moved = parents[0].rename(parents[0].with_name("moved"))
     ended = command("verify", child, "--recompute", "2")
     assert ended.code == 2
-    assert "Fix: say where it is: --a FOLDER" in ended.err
-    assert command("verify", child, "--recompute", "2", "--a", moved).code == 0
+    assert "Fix: say where it is: --model a=FOLDER" in ended.err
+    for words in (["--model", f"a={moved}"], ["--a", moved], ["--a", moved, "--b", parents[1]]):
+        assert command("verify", child, "--recompute", "2", *words).code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "FOLDER"], "--model names no model"),
+        (["--model", "A=FOLDER"], "--model names no model"),
+        (["--model", "a="], "--model names no model"),
+        (["--model", "a=x", "--a", "y"], "model a is given twice"),
+    ],
+)
+def test_where_a_model_is_must_be_clear(command, child, words, message):
+    ended = command("verify", child, "--recompute", "1", *words)
+    assert ended.code == 2
+    assert ended.err.startswith(message)
+    assert "Fix: " in ended.err
+
+
+def test_models_of_a_linear_merge(command, parents, tmp_path):
+    c = write_checkpoint(tmp_path / "models/c", seed=3)
+    assert command("merge", *parents, c, "--method", "linear", "-o", tmp_path / "models/mean").code == 0
+    moved = c.rename(tmp_path / "moved")
+    assert command("verify", tmp_path / "models/mean", "--recompute", "all").code == 2
+    ended = command("verify", tmp_path / "models/mean", "--inputs", "--model", f"c={moved}", "--json")
+    assert (ended.code, ended.json["ok"]) == (0, True)
 
 
 def test_a_count_that_is_none(command, child):
@@ -110,7 +136,7 @@ def test_clean_in_json(command, interrupted, tmp_path):
 def test_a_resumed_merge_says_so(command, interrupted, parents):
     ended = command("merge", *parents, "-o", interrupted)
     assert ended.code == 0
-    assert ended.out.startswith(
-        f"Going on: 1 of 1 weight files, in {interrupted.with_name('.child.partial')}. "
-    )
+    folder = interrupted.with_name(".child.partial")
+    resumed = f"Resuming: 1 of 1 weight files, in {folder}. Verifying finished files first.\n"
+    assert ended.out.startswith(resumed)
     assert ", 1 of 1 files from an interrupted run" in ended.out

@@ -4,8 +4,10 @@ import itertools
 import threading
 
 from fusion_slerp.chunks import PAGE_NBYTES
-from fusion_slerp.engine.buffers import BufferPool, Buffers
+from fusion_slerp.engine.buffers import BufferPool
+from fusion_slerp.engine.threads import Threads
 from fusion_slerp.planning.memory import MemoryPlan
+from fusion_slerp.sources.open_files import OpenFiles
 
 
 def test_buffers_start_at_pages_and_do_not_overlap():
@@ -45,7 +47,7 @@ def test_taking_waits_until_one_is_free(somebody_waits):
 
 
 def test_there_are_as_many_as_the_plan_says():
-    memory = MemoryPlan(threads=2, kept_chunks=3, pair_nbytes=10, out_nbytes=20)
-    buffers = Buffers(memory)
-    assert buffers.pairs._free.qsize() == memory.n_pairs
-    assert buffers.outs._free.qsize() == memory.n_outs
+    memory = MemoryPlan(threads=2, kept_chunks=3, in_nbytes=10, out_nbytes=20)
+    with Threads(memory, OpenFiles({})) as threads:
+        assert threads.ins._free.qsize() == memory.n_ins
+        assert threads._outs._free.qsize() == memory.n_outs

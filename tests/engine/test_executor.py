@@ -10,6 +10,8 @@ from fusion_slerp import CheckpointError, MismatchError, OutputError, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.memory_sink import MemorySink
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.planning.amounts import nbytes_processed
 from fusion_slerp.planning.memory import MAX_BATCH
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.sources import elements
@@ -105,7 +107,8 @@ def test_neighbours_are_read_at_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(elements, "read_at", counting)
     sink = MemorySink(plan)
-    reports = execute(plan, sink)
+    reports: list[TensorReport] = []
+    execute(plan, sink, lambda file: reports.extend(file.reports))
     assert [report.name for report in reports] == [tensor.out.name for tensor in plan.tensors]
     child = sink.state_dict()
     assert all(np.array_equal(child[name].numpy(), tensor) for name, tensor in tensors.items())
@@ -174,7 +177,8 @@ def test_differing_integers_end_the_merge(tmp_path):
 def test_progress_is_told_in_the_calling_thread_and_adds_up(parents):
     plan = plan_merge(*parents, t=0.3, threads=2)
     told: list[tuple[int, int]] = []
-    execute(plan, MemorySink(plan), lambda nbytes: told.append((nbytes, threading.get_ident())))
-    assert sum(nbytes for nbytes, _ in told) == sum(tensor.out.nbytes for tensor in plan.tensors)
+    execute(plan, MemorySink(plan), on_bytes=lambda nbytes: told.append((nbytes, threading.get_ident())))
+    assert sum(nbytes for nbytes, _ in told) == sum(nbytes_processed(t, plan.settings) for t in plan.tensors)
+    assert sum(nbytes for nbytes, _ in told) > sum(tensor.out.nbytes for tensor in plan.tensors)
     assert {thread for _, thread in told} == {threading.get_ident()}
     assert len(told) > 15

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 
 from fusion_slerp import CheckpointError, MismatchError, OutputError, SettingsError, slerp
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.engine.in_memory import interpolate
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.engine.in_memory import combine_tensors
+from fusion_slerp.settings.merge_settings import make_settings
 from tests.reference import FORMATS, Format, decode, expect, round_to, ulp_error
 
 DTYPES = [getattr(torch, name) for name in FORMATS]
@@ -263,9 +263,7 @@ def test_threshold_and_epsilon_out_of_range_are_refused(name, value):
 
 
 def test_shapes_that_differ_are_refused():
-    with pytest.raises(
-        MismatchError, match=r"(?s)^the shapes differ.*first: \[2, 3\].*second: \[3, 2\].*Fix:"
-    ):
+    with pytest.raises(MismatchError, match=r"(?s)^the shapes differ.*a: \[2, 3\].*b: \[3, 2\].*Fix:"):
         slerp(0.5, torch.ones(2, 3), torch.ones(3, 2))
     with pytest.raises(MismatchError, match="the shapes differ"):
         slerp(0, np.ones(1), np.ones(()))
@@ -278,14 +276,14 @@ def test_types_that_cannot_be_interpolated_are_refused(t, swapped, dtype):
     pair = [torch.ones(3).to(dtype), torch.ones(3)]
     found = str(dtype).removeprefix("torch.")
     with pytest.raises(
-        MismatchError, match=rf"(?s)not defined on this type.*found: {found}.*bfloat16, float16"
+        MismatchError, match=rf"(?s)this type cannot be merged.*found: {found}.*bfloat16, float16"
     ):
         slerp(t, *(pair[::-1] if swapped else pair))
 
 
 def test_numpy_types_that_cannot_be_interpolated_are_refused():
     for dtype in ("int32", "complex128", ">f4", "bool"):
-        with pytest.raises(MismatchError, match="not defined on this type"):
+        with pytest.raises(MismatchError, match="this type cannot be merged"):
             slerp(0.5, np.ones(3, dtype), np.ones(3, dtype))
 
 
@@ -311,13 +309,14 @@ def test_a_result_beyond_the_type_is_refused():
 
 def test_the_error_and_the_report_of_a_named_tensor_carry_its_name():
     v0, v1 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
-    result, report = interpolate(v0, v1, 0.5, MergeSettings(dtype="float16"), "model.norm.weight")
+    name, values = "model.norm.weight", {"t": 0.5}
+    result, report = combine_tensors({"a": v0, "b": v1}, make_settings(dtype="float16"), name, values)
     assert result.dtype == torch.float16
-    assert (report.name, report.rule, report.t, report.n_elements) == ("model.norm.weight", "slerp", 0.5, 2)
-    assert (report.angle_deg, report.norm_a, report.norm_b) == (90.0, 1.0, 2.0)
+    assert (report.name, report.rule, report.values, report.n_elements) == (name, "slerp", values, 2)
+    assert (report.angle_deg, report.norms) == (90.0, {"a": 1.0, "b": 2.0})
     v1[0] = float("nan")
     with pytest.raises(CheckpointError, match=r"tensor: model\.norm\.weight"):
-        interpolate(v0, v1, 0.5, MergeSettings(), "model.norm.weight")
+        combine_tensors({"a": v0, "b": v1}, make_settings(), name, values)
 
 
 # Against FusionBench's own function.

@@ -10,11 +10,13 @@ from blake3 import blake3
 from fusion_slerp import MismatchError, OutputError, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BF16, F32
-from fusion_slerp.engine import executor as pipeline
-from fusion_slerp.engine.executor import FinishedFile, Record, execute
+from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.memory_sink import MemorySink
 from fusion_slerp.engine.output_digests import AbortedError, OutputDigests
-from fusion_slerp.planning.layout import ShardWriter, Tensor, lay_out
+from fusion_slerp.engine.report import WeightFile
+from fusion_slerp.engine.steps import Large
+from fusion_slerp.output.shard_writer import ShardWriter
+from fusion_slerp.planning.layout import Tensor, lay_out
 from fusion_slerp.planning.plan import MergePlan
 from tests.engine.test_executor import LEAST, FailingSink, finished
 from tests.models import write_checkpoint
@@ -38,8 +40,8 @@ def parents(tmp_path_factory):
     return made
 
 
-def recorded(plan: MergePlan, sink, on_file=lambda file: None) -> Record:
-    return Record(OutputDigests(plan.slots, plan.shards, "blake3"), on_file)
+def digests_of(plan: MergePlan) -> OutputDigests:
+    return OutputDigests(plan.slots, plan.shards, "blake3")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -48,20 +50,21 @@ def test_they_are_those_of_the_files_and_tensors(tmp_path, parents, threads, gra
     plan = plan_merge(
         *parents, t=0.3, threads=threads, memory_budget="110MB", max_shard_size="4MB", granularity=granularity
     )
-    files: list[FinishedFile] = []
+    files: list[WeightFile] = []
     writer = ShardWriter(tmp_path, plan.shards)
     with writer:
-        reports = execute(plan, writer, record=recorded(plan, writer, files.append))
-    assert [report.name for report in reports] == [slot.name for slot in plan.slots]
-    assert sorted(file.shard for file in files) == list(range(len(plan.shards)))
+        execute(plan, writer, files.append, digests=digests_of(plan))
+    files.sort(key=lambda file: file.name)
+    assert [report.name for file in files for report in file.reports] == [slot.name for slot in plan.slots]
+    assert [file.name for file in files] == [shard.file_name for shard in plan.shards]
     assert len(plan.shards) > 2
     by_name = {report.name: report.digest for file in files for report in file.reports}
-    for file in files:
-        shard = plan.shards[file.shard]
+    for i, (file, shard) in enumerate(zip(files, plan.shards, strict=True)):
         data = (tmp_path / shard.file_name).read_bytes()
         assert file.digest == blake3(data).hexdigest()
+        assert file.nbytes == len(data) == shard.nbytes
         for slot in plan.slots:
-            if slot.shard == file.shard:
+            if slot.shard == i:
                 part = data[len(shard.header) + slot.offset :][: slot.nbytes]
                 assert by_name.pop(slot.name) == xxhash.xxh3_128(part).hexdigest()
     assert not by_name
@@ -73,7 +76,7 @@ def test_failing_writes_end_the_merge(parents, n, threads):
     plan = plan_merge(*parents, t=0.3, threads=threads, memory_budget=LEAST[threads])
     sink = FailingSink(plan, n)
     with pytest.raises(OutputError, match="full"):
-        finished(lambda: execute(plan, sink, record=recorded(plan, sink)))
+        finished(lambda: execute(plan, sink, digests=digests_of(plan)))
 
 
 @pytest.mark.parametrize("threads", LEAST)
@@ -88,7 +91,7 @@ def test_the_first_failure_is_told_and_not_that_others_waited(tmp_path, threads,
     sink = MemorySink(plan)
     for _ in range(5):
         with pytest.raises(OutputError, match="overflow to infinity") as caught:
-            finished(lambda: execute(plan, sink, record=recorded(plan, sink)))
+            finished(lambda: execute(plan, sink, digests=digests_of(plan)))
         assert "tensor: 1" in str(caught.value)
 
 
@@ -98,10 +101,10 @@ def test_an_interrupt_in_the_calling_thread_releases_all(parents, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline.TensorWork, "decide", interrupt)
+    monkeypatch.setattr(Large, "decide", interrupt)
     sink = MemorySink(plan)
     with pytest.raises(KeyboardInterrupt):
-        finished(lambda: execute(plan, sink, record=recorded(plan, sink)))
+        finished(lambda: execute(plan, sink, digests=digests_of(plan)))
 
 
 def test_a_file_that_cannot_be_brought_to_the_disk_ends_the_merge(parents):
@@ -115,8 +118,8 @@ def test_a_file_that_cannot_be_brought_to_the_disk_ends_the_merge(parents):
     files = []
     sink = FailingFinish(plan)
     with pytest.raises(OutputError, match="failing disk"):
-        execute(plan, sink, record=recorded(plan, sink, files.append))
-    assert 1 not in {file.shard for file in files}
+        execute(plan, sink, files.append, digests=digests_of(plan))
+    assert plan.shards[1].file_name not in {file.name for file in files}
 
 
 # --- turns ----------------------------------------------------------------------------------------------
@@ -178,4 +181,4 @@ def test_of_several_failures_the_first_in_order_is_told(tmp_path):
     sink = MemorySink(plan)
     for _ in range(30):
         with pytest.raises(MismatchError, match="first at element 3\n"):
-            finished(lambda: execute(plan, sink, record=recorded(plan, sink)))
+            finished(lambda: execute(plan, sink, digests=digests_of(plan)))

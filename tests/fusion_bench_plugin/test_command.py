@@ -78,7 +78,7 @@ def test_default_config_merges_saves_and_evaluates(default_run):
 
 def test_default_config_prints_one_table_with_all_three_models(default_run):
     _, output = default_run
-    assert "model_1 is t = 0, model_2 is t = 1" in output
+    assert "slerp of a = model_1, b = model_2; t = 0.5" in output
     table = output[output.index("Loss in nats per token") :]
     assert [name in table for name in ("model_1", "model_2", "merged")] == [True] * 3
     assert "merged: lowest average loss" in table
@@ -128,17 +128,28 @@ def assert_demo_has(child, t_of, name):
 def test_a_gradient_on_the_command_line(finished, tmp_path):
     finished("--config-name", "llm_slerp", "method.t=[0,0.5,1]", "~taskpool", cwd=tmp_path)
     child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
-    assert_demo_has(child, parse_schedule([0, 0.5, 1]).entries[0].at, "mlp.up_proj.weight")
+    assert_demo_has(child, parse_schedule([0, 0.5, 1]).entries[0].value, "mlp.up_proj.weight")
 
 
 def test_a_curve_by_name(finished, tmp_path):
     method = "method=fusion_slerp/slerp_lm_attention_mlp"
     finished("--config-name", "llm_slerp", method, "~taskpool", cwd=tmp_path)
     child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
-    attention, mlp = (parse_schedule(values).entries[0].at for values in CURVE)
+    attention, mlp = (parse_schedule(values).entries[0].value for values in CURVE)
     assert_demo_has(child, attention, "self_attn.q_proj.weight")
     assert_demo_has(child, mlp, "mlp.up_proj.weight")
     assert_demo_has(child, lambda depth: 0.5, "input_layernorm.weight")
+
+
+def test_the_weighted_average_by_name(finished, tmp_path):
+    words = ("method=fusion_slerp/linear_lm", "method.weight={a:0.3,b:[0,1]}", "~taskpool")
+    output = finished("--config-name", "llm_slerp", *words, cwd=tmp_path)
+    assert "linear of a = model_1, b = model_2; weight = {'a': 0.3, 'b': [0, 1]}" in output
+    weight = {"a": 0.3, "b": [0, 1]}
+    fusion_slerp.merge(PLAYS, CODE, out=tmp_path / "same", method="linear", weight=weight)
+    child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
+    found, same = (folder / "model.safetensors" for folder in (child, tmp_path / "same"))
+    assert found.read_bytes() == same.read_bytes()
 
 
 def test_a_recipe_of_mergekit_as_a_configuration(finished, tmp_path):

@@ -23,7 +23,8 @@ from fusion_slerp import (
     slerp,
     verify,
 )
-from fusion_slerp.fusion_bench_plugin.pool_models import two_models
+from fusion_slerp.fusion_bench_plugin.pool_models import pool_models
+from fusion_slerp.methods.slerp import SLERP
 from fusion_slerp.output.staging import Staging
 
 
@@ -171,7 +172,7 @@ def test_an_entry_that_builds_a_model_is_loaded(parents, lazy, tmp_path):
     assert_same(AutoModelForCausalLM.from_pretrained(tmp_path / "child").state_dict(), wanted)
     assert "base_model" not in (tmp_path / "child" / "README.md").read_text()
     assert verify(tmp_path / "child").ok
-    with pytest.raises(CheckpointError, match="the parents were no checkpoints"):
+    with pytest.raises(CheckpointError, match="the source models were not checkpoints"):
         verify(tmp_path / "child", inputs=True)
 
 
@@ -189,7 +190,7 @@ def test_an_interrupted_merge_goes_on_when_the_method_runs_again(parents, tmp_pa
         method.run(make_pool(parents))
     monkeypatch.undo()
     assert_same(method.run(make_pool(parents)).state_dict(), expected(parents, 0.3))
-    assert verify(tmp_path / "child", recompute="all", a=parents[0], b=parents[1]).ok
+    assert verify(tmp_path / "child", recompute="all", models=dict(zip("ab", parents, strict=True))).ok
 
 
 @pytest.mark.parametrize("call", ["", ".from_pretrained"])
@@ -212,7 +213,7 @@ def test_a_revision_of_the_pool_pins_the_source():
     entries["y"] |= {"pretrained_model_name_or_path": "owner/b", "revision": "v2"}
     kwargs = DictConfig({"revision": "v1"})
     pool = CausalLMPool(OmegaConf.create(entries), tokenizer=None, model_kwargs=kwargs)
-    assert [model.source for model in two_models(pool)] == ["owner/a@v1", "owner/b@v2"]
+    assert [model.source for model in pool_models(pool, SLERP).values()] == ["owner/a@v1", "owner/b@v2"]
 
 
 def test_the_pools_tokenizer_is_the_childs(parents, tmp_path):

@@ -1,6 +1,6 @@
 """The compiled loops against the reference: all combinations of types, and every word of the 16-bit ones."""
 
-import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from itertools import product
@@ -14,7 +14,7 @@ from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import compiler, elements
-from fusion_slerp.kernels.loops import LANES, ROWS
+from fusion_slerp.kernels.building import LANES, ROWS
 from tests.reference import (
     BF16,
     F16,
@@ -115,42 +115,42 @@ def in_lanes(*terms: np.ndarray) -> list[float]:
 
 @named("format_b", ALL, **by_name)
 @named("format_a", ALL, **by_name)
-def test_measure_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
+def test_gram_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
     a, b = ordinary(format_a, 1301, seed=3), ordinary(format_b, 1301, seed=4)
     x, y = decode(a, format_a), decode(b, format_b)
-    assert list(kernels.measure(a, b)) == in_lanes(x * x, y * y, x * y)
+    assert kernels.gram((a, b)).tolist() == in_lanes(x * x, x * y, y * y)
 
 
 @named("format_b", ALL, **by_name)
 @named("format_a", ALL, **by_name)
-def test_measure_chords_sums_exactly_in_lanes(format_a, format_b):
+def test_chords_sums_exactly_in_lanes(format_a, format_b):
     a, b = ordinary(format_a, 1301, seed=5), ordinary(format_b, 1301, seed=6)
     inverse_a, inverse_b = 1 / 0.6421, 1 / 0.6377
     u, v = decode(a, format_a) * inverse_a, decode(b, format_b) * inverse_b
     expected = in_lanes((u - v) * (u - v), (u + v) * (u + v))
-    assert list(kernels.measure_chords(a, b, inverse_a, inverse_b)) == expected
+    assert kernels.chords(a, b, inverse_a, inverse_b).tolist() == expected
 
 
 @named("n", [0, 1, 255, 256, 257, 511, 512, 513, 4099])
-def test_measure_is_close_to_the_exact_sums_at_every_length(n):
+def test_gram_is_close_to_the_exact_sums_at_every_length(n):
     a, b = ordinary(BF16, n, seed=7), ordinary(BF16, n, seed=8)
     x, y = decode(a, BF16), decode(b, BF16)
-    for found, (p, q) in zip(kernels.measure(a, b), [(x, x), (y, y), (x, y)], strict=True):
+    for found, (p, q) in zip(kernels.gram((a, b)), [(x, x), (x, y), (y, y)], strict=True):
         steps = -(-n // (ROWS * LANES)) + ROWS + LANES.bit_length()
         assert abs(found - exact_dot(p, q)) <= steps * 2.0**-53 * exact_dot(abs(p), abs(q))
-    chords = kernels.measure_chords(a, b, 1.0, 1.0)
-    assert chords == pytest.approx((np.sum((x - y) ** 2), np.sum((x + y) ** 2)), rel=1e-14)
+    chords = kernels.chords(a, b, 1.0, 1.0)
+    assert chords == pytest.approx([np.sum((x - y) ** 2), np.sum((x + y) ** 2)], rel=1e-14)
 
 
 def test_sums_of_chunks_add_up_in_any_order():
     n = 2 * CHUNK_ELEMENTS + 12345
     a, b = ordinary(F32, n, seed=9), ordinary(F32, n, seed=10)
     starts = [0, CHUNK_ELEMENTS, 2 * CHUNK_ELEMENTS]
-    sums = [kernels.measure(a[s : s + CHUNK_ELEMENTS], b[s : s + CHUNK_ELEMENTS]) for s in starts]
+    sums = [kernels.gram((a[s : s + CHUNK_ELEMENTS], b[s : s + CHUNK_ELEMENTS])) for s in starts]
     totals = {tuple(fsum(sums[i][k] for i in order) for k in range(3)) for order in ([0, 1, 2], [2, 0, 1])}
     assert len(totals) == 1
     x, y = a.astype(np.float64), b.astype(np.float64)  # products of two float32 are exact in float64
-    exact = fsum(x * x), fsum(y * y), fsum(x * y)
+    exact = fsum(x * x), fsum(x * y), fsum(y * y)
     assert totals.pop() == pytest.approx(exact, rel=1e-14, abs=1e-14 * exact[0])
 
 
@@ -162,9 +162,10 @@ def test_one_element_that_is_not_finite_makes_the_sums_not_finite(format, side, 
     for place in (0, 300, 599):
         spoilt = (a if side == "a" else b).copy()
         spoilt.view(format.word)[place] = encode(np.array([bad]), format)[0]
-        sums = kernels.measure(spoilt, b) if side == "a" else kernels.measure(a, spoilt)
-        assert not np.isfinite(sums[0 if side == "a" else 1])
-        assert np.isfinite(sums[1 if side == "a" else 0])
+        aa, ab, bb = kernels.gram((spoilt, b) if side == "a" else (a, spoilt))
+        assert not np.isfinite(ab)
+        assert not np.isfinite(aa if side == "a" else bb)
+        assert np.isfinite(bb if side == "a" else aa)
 
 
 # Combining.
@@ -175,14 +176,14 @@ def test_one_element_that_is_not_finite_makes_the_sums_not_finite(format, side, 
     list(product(ALL, ALL, ALL)),
     ids=lambda format: format.name,
 )
-def test_combine_rounds_the_float64_formula_once(format_a, format_b, format_out):
+def test_a_weighted_sum_of_two_rounds_the_float64_formula_once(format_a, format_b, format_out):
     a, b = ordinary(format_a, 800, seed=13), ordinary(format_b, 800, seed=14)
     rare_a, rare_b = all_sorts(format_a, 400, seed=15), all_sorts(format_b, 400, seed=16)
     a, b = np.concatenate([a, rare_a]), np.concatenate([b, rare_b])
     kept = a.copy(), b.copy()
     out = empty_like(a, format_out)
     s0, s1 = 0.8137, 0.2961
-    overflowed = kernels.combine(a, b, s0, s1, out)
+    overflowed = kernels.weighted_sum((a, b), (s0, s1), out)
     with np.errstate(over="ignore"):
         exact = s0 * decode(a, format_a) + s1 * decode(b, format_b)
     expected = round_to(exact, format_out)
@@ -192,9 +193,10 @@ def test_combine_rounds_the_float64_formula_once(format_a, format_b, format_out)
     np.testing.assert_array_equal(b, kept[1])
 
 
-def test_combine_of_nothing_writes_nothing():
+def test_a_weighted_sum_of_nothing_writes_nothing():
     none = np.empty(0, np.uint16)
-    assert kernels.combine(none, none, 0.5, 0.5, none) == 0
+    for n in (1, 2, 3):
+        assert kernels.weighted_sum([none] * n, [0.5] * n, none) == 0
 
 
 @named("format", HALVES, **by_name)
@@ -203,10 +205,10 @@ def test_overflow_is_counted_element_by_element(format):
     values = np.array([largest, largest, -largest, 1.0, 0.0, largest])
     a = words_for_kernels(encode(values, format), format)
     out = empty_like(a, format)
-    assert kernels.combine(a, a, 0.6, 0.6, out) == 4
+    assert kernels.weighted_sum((a, a), (0.6, 0.6), out) == 4
     expected = [np.inf, np.inf, -np.inf, 1.2, 0.0, np.inf]
     np.testing.assert_array_equal(decode(out, format), round_to(np.array(expected), format))
-    assert kernels.combine(a, a, 0.5, 0.5, out) == 0
+    assert kernels.weighted_sum((a, a), (0.5, 0.5), out) == 0
 
 
 # Rounding.
@@ -301,13 +303,21 @@ def test_rounding_agrees_with_numpy_and_torch_where_those_round_once():
     assert_same_values(decode(out, BF16), theirs)
 
 
+@pytest.fixture
+def nothing_compiled() -> Iterator[None]:
+    """Kernels are compiled again at their next use, in this test and after it."""
+    compiler._compiled.cache_clear()
+    yield
+    compiler._compiled.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_compiled")
 def test_float16_is_read_the_same_without_the_processor_s_help(monkeypatch):
     words = np.arange(1 << 16, dtype=np.uint16).view(np.int16)
-    monkeypatch.setattr(elements, "has_float16", lambda: False)
-    convert = compiler._compiled.__wrapped__("convert", ("int16", "float64"))
-    values = np.empty(words.size)
-    convert(words.size, words.ctypes.data, values.ctypes.data)
-    assert_same_values(values, decode(words, F16))
+    asked = []
+    monkeypatch.setattr(elements, "has_float16", lambda: asked.append(1))
+    assert_same_values(kernels.values_of(words), decode(words, F16))
+    assert asked
 
 
 # The border between numpy and the compiled code.
@@ -317,48 +327,15 @@ def test_float16_is_read_the_same_without_the_processor_s_help(monkeypatch):
 def test_arrays_that_the_compiled_code_would_overrun_are_refused(spoil):
     a = ordinary(BF16, 600, seed=20)
     with pytest.raises(ValueError, match="contiguous"):
-        kernels.combine(a, a, 0.5, 0.5, spoil(np.zeros_like(a)))
+        kernels.weighted_sum((a, a), (0.5, 0.5), spoil(np.zeros_like(a)))
     with pytest.raises(ValueError, match="contiguous"):
-        kernels.measure(a, spoil(a))
+        kernels.gram((a, spoil(a)))
 
 
+@pytest.mark.usefixtures("nothing_compiled")
 def test_many_threads_may_be_the_first_to_need_a_kernel():
-    kernels._function.cache_clear()
-    compiler._compiled.cache_clear()
     a, b = ordinary(F16, 5000, seed=21), ordinary(F32, 5000, seed=22)
     with ThreadPoolExecutor(8) as pool:
-        found = {future.result() for future in [pool.submit(kernels.measure, a, b) for _ in range(32)]}
-    assert found == {kernels.measure(a, b)}
+        asked = [pool.submit(kernels.gram, (a, b)) for _ in range(32)]
+    assert {future.result().tobytes() for future in asked} == {kernels.gram((a, b)).tobytes()}
     assert compiler._compiled.cache_info().misses == 1
-
-
-# Reading many pieces of a file.
-
-
-def columns(*pieces):
-    return [np.array(column, np.int64) for column in zip(*pieces, strict=True)]
-
-
-@pytest.mark.skipif(not hasattr(os, "pread"), reason="the system has no positioned reads")
-def test_pieces_are_read_to_their_places(tmp_path):
-    content = np.random.default_rng(0).integers(0, 256, 5000, np.uint8)
-    (tmp_path / "file").write_bytes(content.tobytes())
-    out = np.zeros(300, np.uint8)
-    places, counts, offsets = columns((0, 100, 4900), (250, 50, 0), (100, 0, 17), (120, 1, 4999))
-    with (tmp_path / "file").open("rb") as stream:
-        assert kernels.read(stream.fileno(), places, counts, offsets, out) == 4
-        expected = np.zeros(300, np.uint8)
-        expected[:100], expected[250:], expected[120] = content[4900:], content[:50], content[4999]
-        assert np.array_equal(out, expected)
-        for late in (4901, 6000):  # the second of three ends behind the file
-            pieces = columns((0, 100, 0), (100, 100, late), (200, 100, late))
-            assert kernels.read(stream.fileno(), *pieces, out) == 1
-    assert kernels.read(-1, places, counts, offsets, out) == 0  # not open: no byte comes
-
-
-@pytest.mark.parametrize(
-    "pieces", [[(0, 11, 0)], [(8, 3, 0)], [(-1, 2, 0)]], ids=["longer", "beyond the end", "before the start"]
-)
-def test_no_piece_is_read_outside_the_buffer(pieces):
-    with pytest.raises(ValueError, match="read: pieces end at byte"):
-        kernels.read(0, *columns(*pieces), np.zeros(10, np.uint8))

@@ -1,20 +1,27 @@
-"""merge_manifest.json and merge_report.json: what they say, and that they say it of every byte."""
+"""merge_manifest.json: what it says, and that it says it of every byte."""
 
 import hashlib
 import json
-import re
 import shutil
 
-import numpy as np
 import pytest
 import xxhash
 from blake3 import blake3
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 import fusion_slerp
-from fusion_slerp import MergeSettings, merge
-from fusion_slerp.output.manifest import ManifestError, manifest_text, read_manifest
-from tests.models import contents, tiny_tensors, write_checkpoint
+from fusion_slerp import merge
+from fusion_slerp.output.manifest import (
+    FORMAT,
+    ManifestError,
+    NewerManifestError,
+    manifest_text,
+    read_manifest,
+)
+from fusion_slerp.planning.rules import RULES
+from fusion_slerp.settings.merge_settings import make_settings
+from tests.models import contents, write_checkpoint
+from tests.samples.merges import FORMAT1
 
 HASHES = {"blake3": blake3, "sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_128}
 
@@ -44,14 +51,14 @@ def test_every_tensor_has_its_place_and_digest(tmp_path, parents):
         assert row["xxh3_128"] == xxhash.xxh3_128(data).hexdigest()
 
 
-def test_parents_are_told_without_their_paths(tmp_path, parents):
+def test_source_models_are_named_without_their_paths(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", tokenizer=str(parents[1]))
     text = (tmp_path / "child/merge_manifest.json").read_text()
     assert str(tmp_path) not in text
     found = read_manifest(tmp_path / "child")
     assert found["settings"]["tokenizer"] == "b"
-    for side, folder in zip("ab", parents, strict=True):
-        parent = found["parents"][side]
+    for label, folder in zip("ab", parents, strict=True):
+        parent = found["parents"][label]
         assert parent["model"] == folder.name
         assert parent["beside"] == {
             name: {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -77,63 +84,31 @@ def test_files_of_the_hubs_cache_are_known_by_their_sha256(tmp_path, parents):
 def test_settings_are_the_whole_configuration(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", t=[0.2, 0.8], dtype="bfloat16")
     found = read_manifest(tmp_path / "child")
-    assert found["settings"]["t"] == [0.2, 0.8]
+    assert list(found["settings"])[:2] == ["method", "t"]
+    assert (found["settings"]["method"], found["settings"]["t"]) == ("slerp", [0.2, 0.8])
     assert {"DOT_THRESHOLD", "epsilon", "slices", "vocab_fill", "granularity"} <= found["settings"].keys()
+    assert not {"threads", "overwrite", "checksum", "show_pbar"} & found["settings"].keys()
     assert found["made_by"]["fusion_slerp"] == fusion_slerp.__version__
+    assert (found["format"], found["rules"]) == (FORMAT, RULES)
+
+
+def test_three_models_stand_under_their_labels(tmp_path, parents):
+    c = write_checkpoint(tmp_path / "models/third", seed=3)
+    merge(*parents, c, out=tmp_path / "child", method="linear", weight={"a": 0.5, "b": [0, 1]})
+    found = read_manifest(tmp_path / "child")
+    assert {label: row["model"] for label, row in found["parents"].items()} == {
+        "a": "a",
+        "b": "b",
+        "c": "third",
+    }
+    assert list(found["settings"])[:3] == ["method", "weight", "normalize"]
+    assert found["settings"]["weight"] == {"a": 0.5, "b": [0, 1]}
 
 
 def test_the_same_merge_makes_the_same_manifest(tmp_path, parents):
     for place in ("one", "two"):
         merge(*parents, out=tmp_path / place / "child")
     assert contents(tmp_path / "one/child") == contents(tmp_path / "two/child")
-
-
-# --- the report -----------------------------------------------------------------------------------------
-
-
-def test_the_report_tells_what_happened_to_each_tensor_and_why(tmp_path):
-    base = tiny_tensors(1)
-    other = tiny_tensors(2) | {
-        "lm_head.weight": base["lm_head.weight"] * np.float32(1.5),
-        "model.embed_tokens.weight": -base["model.embed_tokens.weight"],
-        "model.norm.weight": np.zeros(4, np.float32),
-    }
-    a, b = (write_checkpoint(tmp_path / n, tensors=t) for n, t in (("a", base), ("b", other)))
-    result = merge(a, b, out=tmp_path / "child", t=0.25)
-    rows = {
-        row["name"]: row for row in json.loads((tmp_path / "child/merge_report.json").read_text())["tensors"]
-    }
-    told = {name: (row["action"], row.get("why")) for name, row in rows.items()}
-    assert told == {
-        "lm_head.weight": ("lerp", "nearly parallel"),
-        "model.embed_tokens.weight": ("lerp", "nearly opposite"),
-        "model.layers.0.mlp.up_proj.weight": ("slerp", None),
-        "model.norm.weight": ("lerp", "null vector"),
-    }
-    for report in result.report:
-        row = rows[report.name]
-        assert (row["t"], row["n_elements"]) == (0.25, report.n_elements)
-        assert (row["norm_a"], row["norm_b"]) == (report.norm_a, report.norm_b)
-        assert row.get("angle_deg") == report.angle_deg
-
-
-def test_copies_are_told_with_whose_they_are_and_why(tmp_path, parents):
-    for seed, folder in enumerate(parents):
-        more = {"ids": np.arange(4, dtype=np.int32)} | (
-            {"only.b.weight": np.ones(2, np.float32)} if seed else {}
-        )
-        save_file(tiny_tensors(seed) | more, folder / "model.safetensors", {"format": "pt"})
-    t = [{"filter": "norm", "value": 1}, {"filter": "head", "value": 0}, {"value": 0.5}]
-    merge(*parents, out=tmp_path / "child", t=t, missing="copy")
-    rows = json.loads((tmp_path / "child/merge_report.json").read_text())["tensors"]
-    assert {row["name"]: (row["action"], row.get("why")) for row in rows} == {
-        "ids": ("copy if equal", "integer"),
-        "lm_head.weight": ("copy a", "t end"),
-        "model.embed_tokens.weight": ("slerp", None),
-        "model.layers.0.mlp.up_proj.weight": ("slerp", None),
-        "model.norm.weight": ("copy b", "t end"),
-        "only.b.weight": ("copy b", "owner"),
-    }
 
 
 # --- reading --------------------------------------------------------------------------------------------
@@ -171,27 +146,83 @@ TENSOR = {"file": "x", "offset": 0, "nbytes": 1, "xxh3_128": "0"}
     ],
 )
 def test_a_manifest_of_a_stranger_is_checked(tmp_path, files, tensors):
-    parents = {side: {"model": side} for side in ("a", "b")}
-    text = manifest_text(parents, MergeSettings(), files, tensors)
+    parents = {label: {"model": label} for label in ("a", "b")}
+    text = manifest_text(parents, make_settings(), files, tensors)
     (tmp_path / "merge_manifest.json").write_text(text)
     with pytest.raises(ManifestError, match="not of the form that a merge writes"):
         read_manifest(tmp_path)
 
 
+CHECKPOINT = {"model": "a", "files": {}, "beside": {}}
+
+
 @pytest.mark.parametrize(
-    "parent",
-    [{}, {"model": 1}, {"model": "x", "files": {}}, {"model": "x", "files": [], "beside": {}}, ["model"]],
+    "parents",
+    [
+        {},
+        {"a": {}},
+        {"a": {"model": 1}},
+        {"a": {"model": "x", "files": {}}},
+        {"a": {"model": "x", "files": [], "beside": {}}},
+        {"a": ["model"]},
+        {"a": CHECKPOINT, "t": CHECKPOINT},
+        {"a": CHECKPOINT, "../b": CHECKPOINT},
+        {"A": CHECKPOINT},
+    ],
 )
-def test_so_are_the_parents_in_it(tmp_path, parent):
-    parents = {"a": {"model": "a", "files": {}, "beside": {}}, "b": parent}
-    (tmp_path / "merge_manifest.json").write_text(manifest_text(parents, MergeSettings(), {}, {}))
+def test_so_are_the_source_models_in_it(tmp_path, parents):
+    (tmp_path / "merge_manifest.json").write_text(manifest_text(parents, make_settings(), {}, {}))
     with pytest.raises(ManifestError, match="not of the form that a merge writes"):
         read_manifest(tmp_path)
 
 
-def test_a_newer_manifest_is_named_as_such(tmp_path, monkeypatch):
-    monkeypatch.setattr("fusion_slerp.output.manifest.FORMAT", 2)
-    (tmp_path / "merge_manifest.json").write_text(manifest_text({}, MergeSettings(), {}, {}))
-    monkeypatch.undo()
-    with pytest.raises(ManifestError, match=re.escape("of format 2; this version reads format 1")):
+@pytest.mark.parametrize("labels", [("a",), ("a", "b", "c"), ("a", "b", "base"), ("a", "zz")])
+def test_any_labels_are_read(tmp_path, labels):
+    parents = dict.fromkeys(labels, CHECKPOINT)
+    (tmp_path / "merge_manifest.json").write_text(manifest_text(parents, make_settings(), {}, {}))
+    assert list(read_manifest(tmp_path)["parents"]) == list(labels)
+
+
+@pytest.mark.parametrize("rules", [None, -1, "2", True])
+def test_rules_are_a_number(tmp_path, monkeypatch, rules):
+    monkeypatch.setattr("fusion_slerp.output.manifest.RULES", rules)
+    (tmp_path / "merge_manifest.json").write_text(manifest_text({"a": CHECKPOINT}, make_settings(), {}, {}))
+    with pytest.raises(ManifestError, match="not of the form that a merge writes"):
         read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMAT1.merges)
+def test_format_1_is_read_in_the_present_form(name):
+    child = FORMAT1.folder / "models" / name
+    content = read_manifest(child)
+    stored = json.loads((child / "merge_manifest.json").read_text())
+    assert (stored["format"], content["format"], content["rules"]) == (1, 1, 1)
+    assert content["settings"] == {"method": "slerp", **stored["settings"]}
+    for key in ("parents", "files", "tensors"):
+        assert content[key] == stored[key]
+
+
+def test_every_flipped_bit_of_format_1_is_noticed(tmp_path):
+    data = (FORMAT1.folder / "models/merged/merge_manifest.json").read_bytes()
+    for i in range(0, 8 * len(data), 41):
+        flipped = bytearray(data)
+        flipped[i // 8] ^= 1 << i % 8
+        (tmp_path / "merge_manifest.json").write_bytes(flipped)
+        with pytest.raises(ManifestError):
+            read_manifest(tmp_path)
+
+
+def test_a_newer_manifest_is_named_as_such(tmp_path, monkeypatch):
+    monkeypatch.setattr("fusion_slerp.output.manifest.FORMAT", 3)
+    monkeypatch.setattr("fusion_slerp.output.manifest.__version__", "9.8.7")
+    text = manifest_text({}, make_settings(), {}, {})
+    monkeypatch.undo()
+    (tmp_path / "merge_manifest.json").write_text(text)
+    message = "of format 3, written by fusion_slerp 9.8.7; this version reads formats 1 and 2"
+    with pytest.raises(NewerManifestError) as caught:
+        read_manifest(tmp_path)
+    assert str(caught.value) == message
+    (tmp_path / "merge_manifest.json").write_text(text.replace("slerp", "plerp", 1))
+    with pytest.raises(ManifestError, match="does not fit its content") as caught:
+        read_manifest(tmp_path)
+    assert "of format 3" in str(caught.value)

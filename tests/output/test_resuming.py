@@ -1,4 +1,4 @@
-"""A merge that was interrupted goes on with what is finished; another one does not take its place."""
+"""An interrupted merge resumes from its finished files; another one does not take its place."""
 
 import itertools
 import json
@@ -39,7 +39,7 @@ def interrupted(tmp_path, parents, monkeypatch):
     return finished, contents(tmp_path / "other/child")
 
 
-def test_the_same_call_goes_on_and_makes_the_same_bytes(tmp_path, parents, interrupted):
+def test_the_same_call_resumes_and_makes_the_same_bytes(tmp_path, parents, interrupted):
     finished, expected = interrupted
     before = {name: (tmp_path / ".child.partial/files" / name).stat().st_ino for name in finished}
     result = merge(*parents, out=tmp_path / "child", max_shard_size=100)
@@ -120,7 +120,7 @@ def test_a_parent_that_was_written_to_is_another_parent(tmp_path, parents, inter
 def test_a_parents_tokenizer_decides_on_rows_and_must_be_the_same(tmp_path, parents, interrupted):
     file = parents[1] / "tokenizer.json"
     file.write_text(file.read_text().replace("to", "ot"))
-    with pytest.raises(OutputError, match=r"b\.beside\.tokenizer\.json\.sha256: '"):
+    with pytest.raises(OutputError, match=r"parents\.b\.beside\.tokenizer\.json\.sha256: '"):
         merge(*parents, out=tmp_path / "child", max_shard_size=100, tokenizer="a")
 
 
@@ -178,7 +178,7 @@ def test_a_target_that_another_process_made_meanwhile_is_left_alone(tmp_path):
             (tmp_path / "child").mkdir()
             mine.publish("", overwrite=False)
 
-    with pytest.raises(OutputError, match="child could not be written") as caught:
+    with pytest.raises(OutputError, match="merged model could not be written") as caught:
         second_wins()
     assert "File exists" in str(caught.value)
     assert names_in(tmp_path) == ["child"]

@@ -1,4 +1,4 @@
-"""How the child appears: at once or not at all, and what is left beside it when a merge fails."""
+"""How the merged model appears: at once or not at all, and what is kept next to it when a merge fails."""
 
 import os
 import threading
@@ -78,7 +78,7 @@ def test_nothing_appears_before_all_is_written(tmp_path, parents, monkeypatch):
 
 
 def test_an_old_output_that_cannot_be_removed_is_no_failure(tmp_path, parents, monkeypatch):
-    """The child is there by then; an error would say that nothing was written."""
+    """The merged model is there by then; an error would say that nothing was written."""
     merge(*parents, out=tmp_path / "child", t=1)
 
     def stubborn(path, ignore_errors=False):
@@ -148,7 +148,7 @@ def test_a_full_disk_before_anything_is_finished_leaves_nothing(
     assert "  found: No space left on device" in lines
     assert "  written: nothing: the unfinished folder is removed" in lines
     assert "None" not in str(caught.value)
-    assert lines[-1] == "Fix: free space or choose another output folder, then run the same again"
+    assert lines[-1] == "Fix: free space or choose another output folder, then run the same call again"
     assert contents(tmp_path) == before
     assert names_in(tmp_path) == (["deep", "models"] if existing else ["models"])
 
@@ -188,7 +188,7 @@ def test_a_link_in_the_place_of_the_staging_folder_is_not_followed(tmp_path, par
     assert names_in(tmp_path) == ["child", "models", "precious"]
 
 
-# --- failure after it: the folder stays, and the same call goes on ---------------------------------------
+# --- failure after it: the folder stays, and the same call resumes --------------------------------------
 
 LATE = {
     "side files": "fusion_slerp.output.side_files.shutil.copyfile",
@@ -211,7 +211,7 @@ def test_a_full_disk_after_a_finished_file(tmp_path, parents, monkeypatch, where
     lines = str(caught.value).splitlines()
     assert f"  kept: 1 of 1 weight files, in {tmp_path / '.child.partial'}" in lines
     assert lines[-1] == (
-        "Fix: free space or choose another output folder, then run the same again, which goes on from there; "
+        "Fix: free space or choose another output folder, then run the same call again, which resumes there; "
         f"or remove it: fusion_slerp clean {tmp_path / 'child'}"
     )
     now = {name: data for name, data in contents(tmp_path).items() if not name.startswith(".child.partial")}
@@ -230,7 +230,7 @@ def test_an_interrupt_leaves_the_target_as_it_was(tmp_path, parents, monkeypatch
         merge(*parents, out=tmp_path / "child", t=1)
     before = contents(tmp_path)
     places = {
-        "weights": "fusion_slerp.planning.layout.ShardWriter.write",
+        "weights": "fusion_slerp.output.shard_writer.ShardWriter.write",
         "manifest": "fusion_slerp.api.write_manifest",
         "publishing": f"fusion_slerp.output.staging.{'exchange' if existing else 'rename_new'}",
     }

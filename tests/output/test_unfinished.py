@@ -1,17 +1,21 @@
-"""What an interrupted merge left: described, compared, removed."""
+"""What an interrupted merge left: described, compared with another merge, removed."""
 
+import hashlib
 import itertools
 import json
 import os
+import shutil
 
 import pytest
 
 import fusion_slerp
-from fusion_slerp import OutputError, merge
+from fusion_slerp import OutputError, __version__, merge
+from fusion_slerp.output.journal import FORMAT
 from fusion_slerp.output.lock import FolderLock
-from fusion_slerp.output.staging import Staging
-from fusion_slerp.output.unfinished import differences, find_unfinished
+from fusion_slerp.output.staging import Staging, staging
+from fusion_slerp.output.unfinished import check_unfinished, differences, find_unfinished
 from tests.models import contents, names_in
+from tests.samples.merges import FORMAT1
 
 
 @pytest.fixture
@@ -85,6 +89,96 @@ def test_a_journal_that_says_nothing(interrupted, content, parents):
     assert merge(*parents, out=interrupted, t=0.3).n_resumed == 0
 
 
+# --- of another version ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def of_format_1(tmp_path):
+    """The target of a merge that fusion_slerp interrupted when it wrote journals of format 1."""
+    left = FORMAT1.folder / "unfinished/.sharded.partial"
+    shutil.copytree(left, tmp_path / ".child.partial", ignore=shutil.ignore_patterns("lock"))
+    return tmp_path / "child"
+
+
+def refusals(target):
+    """What a merge to a target meets before it starts, and when it takes the folder."""
+    identity = {"fusion_slerp": __version__, "files": {}}
+    (problem,) = check_unfinished(target, identity, overwrite=True)
+    yield str(problem)
+    with pytest.raises(OutputError) as caught, staging(target, identity, "xxh3_128"):
+        pass
+    yield str(caught.value)
+
+
+def test_finished_files_of_another_format_are_left_alone(of_format_1, tmp_path):
+    before = contents(tmp_path)
+    for message in refusals(of_format_1):
+        assert message.splitlines() == [
+            "an unfinished merge of another version is in the way",
+            f"  out: {of_format_1}",
+            f"  unfinished: 2 finished weight files in {tmp_path / '.child.partial'}",
+            "  found: fusion_slerp 0.1.0, journal format 1",
+            f"  needed: fusion_slerp {__version__}, journal format 2",
+            f"Fix: finish it with fusion_slerp 0.1.0, or remove it: fusion_slerp clean {of_format_1}",
+        ]
+    assert {name: data for name, data in contents(tmp_path).items() if not name.endswith("/lock")} == before
+
+
+def test_so_are_those_of_a_format_to_come(of_format_1, tmp_path):
+    journal = tmp_path / ".child.partial/journal.jsonl"
+    lines = [
+        {"journal": 7, "identity": {"fusion_slerp": "9.8.7"}, "more": 1},
+        {"what": "nobody knows yet"},
+        {"file": "x"},
+    ]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for message in refusals(of_format_1):
+        assert "  unfinished: 1 finished weight files in" in message
+        assert "  found: fusion_slerp 9.8.7, journal format 7" in message
+
+
+def test_so_are_those_of_another_version_with_the_same_format(of_format_1, tmp_path):
+    journal = tmp_path / ".child.partial/journal.jsonl"
+    lines = [
+        {"journal": FORMAT, "identity": {"fusion_slerp": "0.0.1", "files": {}}},
+        {"file": "x", "nbytes": 1, "digest": "", "tensors": []},
+    ]
+    journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for message in refusals(of_format_1):
+        assert f"  found: fusion_slerp 0.0.1, journal format {FORMAT}" in message
+
+
+def test_another_format_without_finished_files_is_cleared(of_format_1, tmp_path):
+    journal = tmp_path / ".child.partial/journal.jsonl"
+    journal.write_text(journal.read_text().splitlines(keepends=True)[0])
+    assert check_unfinished(of_format_1, {"files": {}}, overwrite=True) == []
+    with staging(of_format_1, {"files": {}}, "xxh3_128") as staged:
+        assert (staged.finished, names_in(staged.files)) == ({}, [])
+    assert names_in(tmp_path) == []
+
+
+def test_another_format_whose_model_was_published_is_cleared(of_format_1, tmp_path):
+    of_format_1.mkdir()
+    (of_format_1 / "merge_manifest.json").write_bytes(b"{}")
+    published = json.dumps({"published": hashlib.sha256(b"{}").hexdigest()})
+    with (tmp_path / ".child.partial/journal.jsonl").open("a") as journal:
+        journal.write(published + "\n")
+    assert check_unfinished(of_format_1, {"files": {}}, overwrite=True) == []
+    with staging(of_format_1, {"files": {}}, "xxh3_128"):
+        pass
+    assert names_in(tmp_path) == ["child"]
+
+
+def test_clean_removes_another_format(of_format_1, tmp_path):
+    removed = fusion_slerp.clean(of_format_1)
+    assert removed is not None
+    assert str(removed) == f"2 of 4 weight files, in {tmp_path / '.child.partial'}"
+    assert names_in(tmp_path) == []
+
+
+# --- the journal and the comparison ---------------------------------------------------------------------
+
+
 def test_a_journal_line_of_another_form_ends_it(interrupted, parents, tmp_path):
     journal = tmp_path / ".child.partial/journal.jsonl"
     first, second = journal.read_text().splitlines()
@@ -94,11 +188,11 @@ def test_a_journal_line_of_another_form_ends_it(interrupted, parents, tmp_path):
     assert merge(*parents, out=interrupted, max_shard_size=100).n_resumed == 0
 
 
-def test_differences_are_told_by_their_place():
-    before = {"settings": {"t": 0.3, "dtype": None}, "a": {"files": {"x": 1}}}
-    now = {"settings": {"t": 0.5, "dtype": None}, "a": {"files": {"y": 1}}}
+def test_differences_are_named_by_where_they_are():
+    before = {"settings": {"t": 0.3, "dtype": None}, "parents": {"a": {"files": {"x": 1}}}}
+    now = {"settings": {"t": 0.5, "dtype": None}, "parents": {"a": {"files": {"y": 1}}}}
     assert differences(before, now) == [
         "settings.t: 0.3 before, 0.5 now",
-        "a.files.x: 1 before, None now",
-        "a.files.y: None before, 1 now",
+        "parents.a.files.x: 1 before, None now",
+        "parents.a.files.y: None before, 1 now",
     ]

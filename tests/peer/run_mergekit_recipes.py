@@ -3,12 +3,14 @@
     python run_mergekit_recipes.py JOBS.json
 
 JOBS.json maps the folder of each child to its recipe; a name that starts with "plan " is only planned.
-Prints, as the last line, JSON: for each child, t of every tensor as mergekit's planner has it.
+Prints, as the last line, JSON: for each child, t of every tensor as mergekit's planner has it; of linear,
+the weights by model.
 """
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit.architecture import get_architecture_info
@@ -21,27 +23,30 @@ from mergekit.plan import MergePlanner
 OPTIONS = MergeOptions(quiet=True, write_model_card=False)
 
 
-def t_of_tensors(recipe: dict) -> dict[str, float]:
+def values_of_tensors(recipe: dict) -> dict[str, Any]:
     config = MergeConfiguration.model_validate(recipe)
     architecture = get_architecture_info(config, OPTIONS)
     LoaderCache().setup(options=OPTIONS)
     planner = MergePlanner(config, architecture, OPTIONS, _model_out_config(config, architecture))
     planner._plan()
-    return {weight.name: _t(task) for weight, task in planner._tensors}
+    return {weight.name: _value(task, recipe["merge_method"]) for weight, task in planner._tensors}
 
 
-def _t(task) -> float:
+def _value(task: Any, method: str) -> Any:
     if "t" in task.parameters:
         return float(task.parameters["t"])
-    weights = [task.input_parameters[model]["weight"] for model in task.model_order]  # nuslerp
-    return weights[1] / sum(weights)
+    weights = {str(model): task.input_parameters[model]["weight"] for model in task.model_order}
+    if method == "linear":
+        return weights
+    _, of_the_second = weights.values()  # nuslerp
+    return of_the_second / sum(weights.values())
 
 
 def main() -> None:
     torch.set_num_threads(1)
     found = {}
     for out, recipe in json.loads(Path(sys.argv[1]).read_text()).items():
-        found[out] = t_of_tensors(recipe)
+        found[out] = values_of_tensors(recipe)
         if not out.startswith("plan "):
             run_merge(MergeConfiguration.model_validate(recipe), out, OPTIONS)
     print(json.dumps(found))

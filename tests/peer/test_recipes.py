@@ -1,9 +1,7 @@
 """Recipes as mergekit runs them: t of every tensor, and every weight, beside mergekit's own."""
 
 import json
-import os
 import re
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import yaml
 from fusion_slerp import merge
 from fusion_slerp.recipes import Recipe, parse_recipe, to_mergekit
 from tests.models import tokenizer_json, write_json
-from tests.peer import mergekit_command
+from tests.peer.mergekit_command import filled, read, run_recipes
 from tests.reference import FORMATS, last_place, round_to
 
 pytestmark = pytest.mark.peer
@@ -22,8 +20,6 @@ pytestmark = pytest.mark.peer
 READ_NARROWER = "read narrower"
 FLOAT32_UNITS = 4
 """Of the last place of SLERP's two terms together: where they cancel, the sum has few digits left."""
-
-DRIVER = Path(__file__).with_name("run_mergekit_recipes.py")
 
 LAZY_T = """[{filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}, {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]},
       {value: 0.5}]"""
@@ -178,15 +174,6 @@ class Case:
     t_of_ours: dict[str, float]
 
 
-def filled(value, models):
-    """A recipe with folders for A and B."""
-    if isinstance(value, dict):
-        return {key: filled(each, models) for key, each in value.items()}
-    if isinstance(value, list):
-        return [filled(each, models) for each in value]
-    return models.get(value, value) if isinstance(value, str) else value
-
-
 @pytest.fixture(scope="module")
 def cases(pairs, tmp_path_factory) -> dict[str, Case]:
     """All recipes, run by both programs."""
@@ -197,41 +184,21 @@ def cases(pairs, tmp_path_factory) -> dict[str, Case]:
         base = {} if "merge_method" in given else {"merge_method": "slerp", "base_model": "A"}
         jobs[str(folder / f"{i}-theirs")] = filled(base | given, pairs[pair])
     rewritten = {f"plan {out}": yaml.safe_load(to_mergekit(parse_recipe(jobs[out]))) for out in jobs}
-    their_t = run_mergekit(jobs | rewritten, folder / "jobs.json")
+    their_t = run_recipes(jobs | rewritten, folder / "jobs.json")
     found = {}
     for name, (theirs, given) in zip(RECIPES, jobs.items(), strict=True):
         ours = Path(theirs.replace("theirs", "ours"))
         recipe = parse_recipe(given, name)
-        result = merge(recipe.a, recipe.b, out=ours, **recipe.options)
-        our_t = {row.name: row.t for row in result.report}
+        result = merge(*recipe.models, out=ours, **recipe.options)
+        our_t = {row.name: row.values["t"] for row in result.report}
         made = child(ours, our_t), child(Path(theirs), their_t[theirs])
         found[name] = Case(recipe, *made, their_t[f"plan {theirs}"])
     return found
 
 
-def run_mergekit(jobs, file: Path) -> dict[str, dict[str, float]]:
-    write_json(file, jobs)
-    python = mergekit_command.command().with_name("python")
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONPATH", None)
-    done = subprocess.run([python, DRIVER, file], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def child(folder: Path, t: dict[str, float]) -> Child:
     config = json.loads((folder / "config.json").read_text())
     return Child(t, *read(folder), config["num_hidden_layers"])
-
-
-def read(folder: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    from safetensors.torch import load_file
-
-    tensors = {}
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        tensors |= load_file(file)
-    weights = {name: tensor.double().numpy() for name, tensor in tensors.items()}
-    return weights, {name: str(tensor.dtype).removeprefix("torch.") for name, tensor in tensors.items()}
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -302,7 +269,7 @@ def test_what_is_read_narrower_differs(cases):
 
 def slerps(recipe: Recipe, t: dict[str, float], rounded=None):
     """SLERP's two terms and their sum for every tensor of the child, in float64 from the parents' files."""
-    a, b = (read(folder)[0] for folder in (recipe.a, recipe.b))
+    a, b = (read(folder)[0] for folder in recipe.models)
     if rounded:
         a, b = ({key: round_to(value, rounded) for key, value in model.items()} for model in (a, b))
     parts = recipe.options.get("slices") or [{"a": [0, 6], "b": [0, 6]}]

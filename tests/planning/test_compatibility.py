@@ -7,7 +7,8 @@ import pytest
 from fusion_slerp.dtypes import BY_CODE
 from fusion_slerp.errors import CheckpointError, MismatchError
 from fusion_slerp.planning.compatibility import compare_configs, compare_tensors
-from fusion_slerp.planning.matching import pair_tensors
+from fusion_slerp.planning.matching import match_tensors
+from fusion_slerp.planning.view import View, whole
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.header import TensorEntry
 
@@ -22,18 +23,22 @@ def checkpoint(name: str, config: dict | None = None, tensors: dict | None = Non
     return Checkpoint(name, folder, None, config or {}, entries)
 
 
+def views(*parents: Checkpoint) -> dict[str, View]:
+    return {parent.source: whole(parent.source, parent) for parent in parents}
+
+
 def of_configs(a: dict, b: dict) -> tuple[list[str], list[str]]:
     """The headlines of the problems, and the warnings."""
-    problems, warnings = compare_configs(checkpoint("a", a), checkpoint("b", b))
+    problems, warnings = compare_configs(views(checkpoint("a", a), checkpoint("b", b)))
     assert all(problem.kind is MismatchError for problem in problems)
     assert all(problem.fix for problem in problems)
     return [problem.headline for problem in problems], warnings
 
 
 def of_tensors(a: dict, b: dict, config_a: dict | None = None, config_b: dict | None = None) -> list:
-    parents = checkpoint("a", config_a, a), checkpoint("b", config_b, b)
-    pairing = pair_tensors(*parents)
-    return [*pairing.problems, *compare_tensors(*parents, pairing.pairs)]
+    both = views(checkpoint("a", config_a, a), checkpoint("b", config_b, b))
+    matching = match_tensors(both)
+    return [*matching.problems, *compare_tensors(both, matching.matches)]
 
 
 # --- configs --------------------------------------------------------------------------------------------
@@ -61,7 +66,7 @@ def test_what_must_agree(key, a, b):
 
 
 def test_message_names_both_values_and_files():
-    problems, _ = compare_configs(checkpoint("a", {"n_head": 4}), checkpoint("b", {"n_head": 8}))
+    problems, _ = compare_configs(views(checkpoint("a", {"n_head": 4}), checkpoint("b", {"n_head": 8})))
     assert str(problems[0]).splitlines() == [
         "the models differ in n_head",
         "  key: n_head",

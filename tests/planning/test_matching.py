@@ -1,12 +1,14 @@
 """Parents whose tensors do not quite match: tied and untied heads, prefixes, tensors that one lacks."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fusion_slerp import MismatchError, merge, plan_merge, slerp
+from fusion_slerp import MismatchError, make_settings, merge, plan_merge, slerp
+from fusion_slerp.engine.in_memory import combine_tensors
 from tests.models import tiny_tensors, write_checkpoint
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
@@ -150,3 +152,143 @@ def test_strict_makes_errors_of_what_is_else_a_warning(tmp_path):
     assert told in str(caught.value)
     assert "Fix: set strict: false" in str(caught.value)
     assert plan_merge(a, a, strict=True).warnings == ()
+
+
+# --- three models ---------------------------------------------------------------------------------------
+
+WEIGHT = {"a": 0.5, "b": 0.25, "c": 0.25}
+
+
+def average(**tensors: np.ndarray) -> np.ndarray:
+    """By label: as a merge makes it, of the models that have it."""
+    values = {"weight": {label: WEIGHT[label] for label in tensors}}
+    return combine_tensors(tensors, make_settings(method="linear"), "w", values)[0]
+
+
+def averaged(tmp_path, *folders, **options):
+    """The child's tensors, its config, and the plan."""
+    result = merge(*folders, out=tmp_path / "child", method="linear", weight=WEIGHT, **options)
+    config = json.loads((tmp_path / "child/config.json").read_text())
+    return load_file(tmp_path / "child/model.safetensors"), config, result.plan
+
+
+@pytest.mark.parametrize("tied", ["a", "b", "c", "ab", "bc", "ac"])
+def test_tied_models_among_three_lend_their_embedding(tmp_path, tied):
+    folders = [checkpoint(tmp_path / label, i, tied=label in tied) for i, label in enumerate("abc")]
+    child, config, plan = averaged(tmp_path, *folders)
+    of = {label: tiny_tensors(i) for i, label in enumerate("abc")}
+    heads = {label: of[label][EMBEDDING if label in tied else HEAD] for label in "abc"}
+    assert np.array_equal(child[HEAD], average(**heads))
+    assert np.array_equal(child[EMBEDDING], average(**{label: of[label][EMBEDDING] for label in "abc"}))
+    assert config["tie_word_embeddings"] is False
+    told = [warning for warning in plan.warnings if f"ties {HEAD} to {EMBEDDING}" in warning]
+    assert [warning.split(" ties ")[0] for warning in told] == [str(tmp_path / label) for label in tied]
+    assert all("not all others do; the child does not" in warning for warning in told)
+
+
+def test_three_tied_models_have_one_tensor(tmp_path):
+    folders = [checkpoint(tmp_path / label, i, tied=True) for i, label in enumerate("abc")]
+    child, config, plan = averaged(tmp_path, *folders)
+    assert HEAD not in child
+    assert config["tie_word_embeddings"] is True
+    assert plan.warnings == ()
+
+
+@pytest.mark.parametrize("longer", ["a", "b", "c", "bc", "ac"])
+def test_prefixes_of_three_models_are_matched(tmp_path, longer):
+    names = {"embed_tokens.weight": (6, 4), "layers.0.up.weight": (8, 4), "norm.weight": (4,)}
+    rng = np.random.default_rng(0)
+    of, folders = {}, []
+    for label in "abc":
+        of[label] = {name: rng.normal(size=shape).astype("f4") for name, shape in names.items()}
+        saved = {("model." if label in longer else "") + name: each for name, each in of[label].items()}
+        folders.append(write_checkpoint(tmp_path / label, tensors=saved, config=TIED))
+    child, _, plan = averaged(tmp_path, *folders)
+    before = "model." if "a" in longer else ""
+    for name in names:
+        assert np.array_equal(child[before + name], average(**{label: of[label][name] for label in "abc"}))
+    assert child.keys() == {before + name for name in names}
+    others = [label for label in "bc" if (label in longer) != ("a" in longer)]
+    told = [warning for warning in plan.warnings if "names 3 tensors" in warning]
+    assert [warning.split(" names ")[0] for warning in told] == [str(tmp_path / label) for label in others]
+
+
+def lacking(tmp_path) -> tuple[list, dict[str, np.ndarray]]:
+    """Models of which some have a tensor that the others lack, named after its owners."""
+    extra = {
+        owners: np.arange(4, dtype="f4") + i for i, owners in enumerate(("a", "b", "c", "ab", "bc", "ac"))
+    }
+    folders = [
+        checkpoint(
+            tmp_path / label,
+            i,
+            tied=False,
+            **{f"model.of_{owners}": each * (i + 1) for owners, each in extra.items() if label in owners},
+        )
+        for i, label in enumerate("abc")
+    ]
+    return folders, extra
+
+
+def test_what_some_of_three_models_lack_is_an_error_that_names_the_owners(tmp_path):
+    folders, _ = lacking(tmp_path)
+    with pytest.raises(MismatchError) as caught:
+        averaged(tmp_path, *folders)
+    message = str(caught.value)
+    assert message.startswith("the tensor names differ\n")
+    found = re.findall(r"only in ([\w, ]+): (\d): (model\.\w+)", message)
+    assert {(owners.replace(", ", ""), n, name) for owners, n, name in found} == {
+        (owners, "1", f"model.of_{owners}") for owners in ("a", "b", "c", "ab", "bc", "ac")
+    }
+
+
+def test_or_is_copied_from_its_only_owner_and_merged_of_several(tmp_path):
+    folders, extra = lacking(tmp_path)
+    child, _, plan = averaged(tmp_path, *folders, missing="copy")
+    scale = {"a": 1, "b": 2, "c": 3}
+    for owners, each in extra.items():
+        of = {label: each * np.float32(scale[label]) for label in owners}
+        expected = of[owners] if len(owners) == 1 else average(**of)
+        assert np.array_equal(child[f"model.of_{owners}"], expected), owners
+    works = {tensor.out.name: str(tensor.work) for tensor in plan.tensors}
+    assert {owners: works[f"model.of_{owners}"] for owners in extra} == {
+        owners: f"copy {owners}" if len(owners) == 1 else "merge" for owners in extra
+    }
+    a, b, c = folders
+    assert set(plan.warnings) == {
+        f"only in {a}, copied: model.of_a",
+        f"only in {b}, copied: model.of_b",
+        f"only in {c}, copied: model.of_c",
+        f"only in {a} and {b}, merged: model.of_ab",
+        f"only in {b} and {c}, merged: model.of_bc",
+        f"only in {a} and {c}, merged: model.of_ac",
+    }
+
+
+def test_the_fix_for_missing_tensors_of_three_models(tmp_path):
+    """Where one model alone has more, that is all that is wrong."""
+    folders = [
+        checkpoint(
+            tmp_path / label, i, tied=False, **({"model.bias": np.ones(4, "f4")} if label == "c" else {})
+        )
+        for i, label in enumerate("abc")
+    ]
+    with pytest.raises(MismatchError) as caught:
+        averaged(tmp_path, *folders)
+    assert "only in c: 1: model.bias" in str(caught.value)
+    assert "missing: copy" in str(caught.value).splitlines()[-1]
+
+
+def test_types_and_shapes_are_those_of_the_first_model_that_has_the_tensor(tmp_path):
+    folders = [
+        checkpoint(tmp_path / label, i, tied=False, **more)
+        for i, (label, more) in enumerate(
+            {
+                "a": {},
+                "b": {"model.late": np.ones(3, "f2")},
+                "c": {"model.late": np.ones(3, "f8")},
+            }.items()
+        )
+    ]
+    child, _, _ = averaged(tmp_path, *folders, missing="copy")
+    assert (child["model.late"].dtype, child["model.late"].shape) == (np.float16, (3,))

@@ -5,31 +5,31 @@ import pytest
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.errors import SettingsError
 from fusion_slerp.planning.memory import KEPT_CHUNKS, MAX_NBYTES, MemoryPlan, plan_memory
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.settings.merge_settings import make_settings
 
 BF16_PAIR = 4
 """Bytes per element of two bfloat16 parents together."""
 
 
-def plan(longest=10**6, pair=BF16_PAIR, out=2, **settings) -> MemoryPlan:
-    return plan_memory(MergeSettings(**settings), {pair}, {out}, longest)
+def plan(longest=10**6, width=BF16_PAIR, out=2, n_models=2, **settings) -> MemoryPlan:
+    return plan_memory(make_settings(**settings), {width}, {out}, longest, n_models)
 
 
 @pytest.mark.parametrize("budget", ["50MB", "200MB", "1GB", 3 * 10**9])
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_budget_is_used_and_never_exceeded(budget, threads):
     memory = plan(threads=threads, memory_budget=budget)
-    asked = MergeSettings(memory_budget=budget).memory_nbytes
-    assert asked - memory.pair_nbytes < memory.nbytes <= asked
+    asked = make_settings(memory_budget=budget).memory_nbytes
+    assert asked - memory.in_nbytes < memory.nbytes <= asked
     assert memory.workers > threads
-    assert memory.n_pairs > memory.kept_chunks + memory.workers
+    assert memory.n_ins > memory.kept_chunks + memory.workers
     assert memory.n_outs > memory.workers
 
 
 def test_without_a_budget_little_is_kept_and_every_type_has_room():
     assert plan(threads=2).kept_chunks == KEPT_CHUNKS
     assert plan(threads=2).nbytes < 70e6
-    assert plan(pair=16, out=8, threads=4).nbytes > MAX_NBYTES  # four threads were asked for
+    assert plan(width=16, out=8, threads=4).nbytes > MAX_NBYTES  # four threads were asked for
 
 
 def test_no_more_is_kept_than_the_longest_tensor_has():
@@ -38,10 +38,10 @@ def test_no_more_is_kept_than_the_longest_tensor_has():
 
 
 def test_wider_elements_need_longer_buffers_and_the_widest_counts():
-    narrow, wide = plan(threads=1), plan(pair=16, out=8, threads=1)
-    assert wide.pair_nbytes > 3.9 * narrow.pair_nbytes
+    narrow, wide = plan(threads=1), plan(width=16, out=8, threads=1)
+    assert wide.in_nbytes > 3.9 * narrow.in_nbytes
     assert wide.out_nbytes >= CHUNK_ELEMENTS * 8
-    mixed = plan_memory(MergeSettings(threads=1), {2, 16, 4}, {1, 8}, 10**6)
+    mixed = plan_memory(make_settings(threads=1), {2, 16, 4}, {1, 8}, 10**6, 2)
     assert mixed == wide
 
 
@@ -68,4 +68,4 @@ def test_a_budget_too_small_for_the_threads_asked_for(monkeypatch):
 
 
 def test_a_model_without_tensors():
-    assert plan_memory(MergeSettings(threads=1), [], [], 0).kept_chunks == 0
+    assert plan_memory(make_settings(threads=1), [], [], 0, 2).kept_chunks == 0

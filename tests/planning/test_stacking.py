@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fusion_slerp import MergeSettings, MismatchError, SettingsError, merge, plan_merge, slerp
+from fusion_slerp import MismatchError, SettingsError, merge, plan_merge, slerp
+from fusion_slerp.settings.merge_settings import make_settings
 from tests.settings.test_schedule import deep
 
 PARTS = ("self_attn.q_proj", "mlp.up_proj", "input_layernorm")
@@ -24,7 +25,7 @@ def test_layers_are_taken_from_the_ranges(tmp_path):
             pair = of_a[f"model.layers.{in_a}.{part}.weight"], of_b[f"model.layers.{in_b}.{part}.weight"]
             assert np.array_equal(child[f"model.layers.{i}.{part}.weight"], slerp(t, *pair)), (i, part)
     assert len([name for name in child if ".layers." in name]) == 4 * len(PARTS)
-    t = {row.name: row.t for row in result.report}
+    t = {row.name: row.values["t"] for row in result.report}
     assert t["model.embed_tokens.weight"] == 0.1  # of the whole model, as the first slice has none
     assert t["model.norm.weight"] == t["lm_head.weight"] == 0.25  # of the last slice
     config = json.loads((tmp_path / "child/config.json").read_text())
@@ -59,11 +60,21 @@ def test_layers_beyond_the_model(tmp_path):
     assert "needed: layers below 2" in message
 
 
+@pytest.mark.parametrize("labels", ["a", "b", "abc", "ac"])
+def test_a_slice_needs_a_range_of_every_model(tmp_path, labels):
+    (a, _), (b, _) = deep(tmp_path / "a", 1, 3), deep(tmp_path / "b", 2, 3)
+    slices = [{"a": [0, 1], "b": [0, 1]}, {label: [1, 3] for label in labels}]
+    with pytest.raises(MismatchError) as caught:
+        plan_merge(a, b, slices=slices)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "slices[1] does not fit the models"
+    assert lines[1:3] == [f"  found: {', '.join(labels)}", "  needed: a range of every model: a, b"]
+
+
 @pytest.mark.parametrize(
     ("slices", "headline", "found"),
     [
         ([{"a": [0, 2], "b": [0, 3]}], "slices[0]", "2 layers of a, 3 of b"),
-        ([{"a": [0, 2]}], "slices[0].b", "None (NoneType)"),
         ([{"a": [2, 0], "b": [2, 0]}], "slices[0].a", "[2, 0] (list)"),
         ([{"a": [0, 2], "b": [0, 2], "T": 1}], "slices[0]", "the key 'T' (did you mean 't'?)"),
         ([{"a": [0, 2], "b": [0, 2], "t": 3}], "slices[0].t", "3 (int)"),
@@ -72,7 +83,7 @@ def test_layers_beyond_the_model(tmp_path):
 )
 def test_wrong_slices(slices, headline, found):
     with pytest.raises(SettingsError) as caught:
-        MergeSettings(slices=slices)
+        make_settings(slices=slices)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{headline} is not usable"
     assert lines[1] == f"  found: {found}"

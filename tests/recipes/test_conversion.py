@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_slerp import SettingsError
+from fusion_slerp.options import declaration
 from fusion_slerp.recipes import Recipe, from_hydra, parse_recipe, read_recipe, to_hydra, to_mergekit
+from fusion_slerp.settings.merge_settings import option_fields
 from fusion_slerp.settings.schedule import parse_schedule
 
 # --- there and back ---------------------------------------------------------------------------------------
@@ -55,7 +57,7 @@ def recipes(draw):
             "pad_vocab_to_multiple_of": st.integers(1, 128),
         },
     )
-    return Recipe(*(f"org/{name}" for name in models), draw(options))
+    return Recipe(tuple(f"org/{name}" for name in models), draw(options))
 
 
 @given(recipes())
@@ -93,16 +95,35 @@ def test_what_mergekit_cannot_say():
         ),
     ):
         with pytest.raises(SettingsError) as caught:
-            to_mergekit(Recipe("A", "B", base | option))
+            to_mergekit(Recipe(("A", "B"), base | option))
         assert str(caught.value).startswith(headline)
-        assert from_hydra(yaml.safe_load(to_hydra(Recipe("A", "B", base | option)))).a == "A"
-    text = to_mergekit(Recipe("A", "B", base | {"threads": 3}))
+        assert from_hydra(yaml.safe_load(to_hydra(Recipe(("A", "B"), base | option)))).models == ("A", "B")
+    text = to_mergekit(Recipe(("A", "B"), base | {"threads": 3}))
     assert text.startswith("# Without a form in mergekit: threads=3\n")
+
+
+def test_how_a_merge_is_run_is_left_out_and_said():
+    """All options that do not change the merged model, as they are declared; and the size of its files."""
+    given = {
+        "threads": 3,
+        "checksum": "sha256",
+        "follow_links": True,
+        "max_shard_size": "1GB",
+        "overwrite": True,
+    }
+    text = to_mergekit(Recipe(("A", "B"), {"t": 0.5, "tokenizer": "a"} | given))
+    assert text.startswith("# Without a form in mergekit: ")
+    said = text.splitlines()[0].partition(": ")[2].split(", ")
+    assert sorted(said) == sorted(f"{name}={value!r}" for name, value in given.items())
+    assert parse_recipe(yaml.safe_load(text)).options == {"t": 0.5, "tokenizer": "a"}
+    for name, each in option_fields().items():
+        if not declaration(each).changes_child:
+            to_mergekit(Recipe(("A", "B"), {name: yaml.safe_load(declaration(each).example)}))
 
 
 # --- our form for Hydra -----------------------------------------------------------------------------------
 
-HYDRA = yaml.safe_load(to_hydra(Recipe("A", "B", {"t": 0.5, "tokenizer": "b"})))
+HYDRA = yaml.safe_load(to_hydra(Recipe(("A", "B"), {"t": 0.5, "tokenizer": "b"})))
 
 
 def changed(key: str, value: object) -> dict:
@@ -118,7 +139,7 @@ def changed(key: str, value: object) -> dict:
         ("modelpool", None, "modelpool is not ours to run"),
         ("method.tt", 1, "method.tt is not a key of a recipe (did you mean 't'?)"),
         ("method.t", "${x}", "method.t is filled in by Hydra alone"),
-        ("modelpool.models", {"x": "A"}, "modelpool.models is not a pair"),
+        ("modelpool.models", {"x": "A"}, "modelpool.models does not fit slerp"),
         ("modelpool.models", {"x": "A", "y": {"_target_": "f"}}, "modelpool.models.y is not a model"),
         ("modelpool.tokeniser", "A", "(did you mean 'tokenizer'?)"),
     ],
@@ -134,7 +155,7 @@ def test_configurations_of_other_shapes():
     entry = {"_target_": "transformers.AutoModelForCausalLM", "pretrained_model_name_or_path": "A"}
     models = {"one": entry | {"revision": "v1"}, "two": "B"}
     recipe = from_hydra(changed("modelpool.models", models))
-    assert recipe == Recipe("A@v1", "B", {"t": 0.5, "tokenizer": "b"})
+    assert recipe == Recipe(("A@v1", "B"), {"t": 0.5, "tokenizer": "b"})
     assert from_hydra(changed("modelpool.tokenizer", None)).options["tokenizer"] == "union"
     assert from_hydra(changed("method.t", {"filter": "x", "value": "1e-3"})).options["t"] == [
         {"filter": "x", "value": 0.001}
@@ -143,14 +164,14 @@ def test_configurations_of_other_shapes():
 
 
 def test_what_is_left_open_is_written_as_the_default():
-    assert from_hydra(yaml.safe_load(to_hydra(Recipe("A", "B", {})))).options == {
+    assert from_hydra(yaml.safe_load(to_hydra(Recipe(("A", "B"), {})))).options == {
         "t": 0.5,
         "tokenizer": "union",
     }
-    assert parse_recipe(yaml.safe_load(to_mergekit(Recipe("A", "B", {})))).options["tokenizer"] == "union"
+    assert parse_recipe(yaml.safe_load(to_mergekit(Recipe(("A", "B"), {})))).options["tokenizer"] == "union"
 
 
 def test_numbers_as_hydra_reads_them(tmp_path):
-    text = to_hydra(Recipe("A", "B", {"t": 0.5, "epsilon": 1e-8}))
+    text = to_hydra(Recipe(("A", "B"), {"t": 0.5, "epsilon": 1e-8}))
     (tmp_path / "recipe.yaml").write_text(text.replace("1.0e-08", "1e-8"))
     assert read_recipe(tmp_path / "recipe.yaml").options["epsilon"] == 1e-8

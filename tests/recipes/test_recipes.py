@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_slerp import MergeSettings, SettingsError
+from fusion_slerp import SettingsError
 from fusion_slerp.recipes import Recipe, parse_recipe, read_recipe, to_hydra
+from fusion_slerp.settings.merge_settings import make_settings
 
 LAZY = """
 slices:
@@ -66,8 +67,7 @@ def test_the_recipe_of_lazymergekit(tmp_path):
     (tmp_path / "config.yaml").write_text(LAZY)
     recipe = read_recipe(tmp_path / "config.yaml")
     assert recipe == Recipe(
-        "OpenPipe/mistral-ft-optimized-1218",
-        "mlabonne/NeuralHermes-2.5-Mistral-7B",
+        ("OpenPipe/mistral-ft-optimized-1218", "mlabonne/NeuralHermes-2.5-Mistral-7B"),
         {"t": LAZY_T, "slices": [{"a": [0, 32], "b": [0, 32]}], "dtype": "bfloat16", "tokenizer": "a"},
     )
     assert [note.partition(":")[0] for note in recipe.notes] == ["dtype"]
@@ -76,7 +76,7 @@ def test_the_recipe_of_lazymergekit(tmp_path):
 @pytest.mark.parametrize("models", ["[{model: A}, {model: B}]", "[{model: B}, {model: A}]", "[{model: B}]"])
 def test_models_in_any_order_and_with_the_base_left_out(models):
     recipe = recipe_of(f"{{merge_method: slerp, base_model: A, models: {models}, parameters: {{t: 0.3}}}}")
-    assert recipe == Recipe("A", "B", {"t": 0.3, "tokenizer": "a"})
+    assert recipe == Recipe(("A", "B"), {"t": 0.3, "tokenizer": "a"})
     assert recipe.notes == ()
 
 
@@ -98,7 +98,7 @@ def test_the_order_of_a_list_never_changes_the_meaning():
         for second in permutations(slices[1])
     ]
     expected = [{"a": [0, 2], "b": [1, 3]}, {"a": [1, 4], "b": [2, 5]}]
-    assert found == [Recipe("A", "B", {"t": [0, 1], "slices": expected, "tokenizer": "a"})] * 4
+    assert found == [Recipe(("A", "B"), {"t": [0, 1], "slices": expected, "tokenizer": "a"})] * 4
 
 
 def test_a_slice_has_its_own_t():
@@ -111,7 +111,7 @@ def test_a_slice_has_its_own_t():
 def test_t_in_every_slice_is_enough():
     recipe = sliced(", parameters: {t: 0.2}", top="dtype: float32")
     assert recipe.options["slices"][0]["t"] == 0.2
-    MergeSettings(**recipe.options)
+    make_settings(**recipe.options)
 
 
 def test_a_base_in_the_slices_alone():
@@ -119,7 +119,7 @@ def test_a_base_in_the_slices_alone():
         "{merge_method: slerp, parameters: {t: 0.1}, slices: [{base_model: B, sources: "
         "[{model: A, layer_range: [0, 1]}, {model: B, layer_range: [3, 4]}]}]}"
     )
-    assert recipe == Recipe("B", "A", {"t": 0.1, "slices": [{"a": [3, 4], "b": [0, 1]}], "tokenizer": "a"})
+    assert recipe == Recipe(("B", "A"), {"t": 0.1, "slices": [{"a": [3, 4], "b": [0, 1]}], "tokenizer": "a"})
 
 
 def test_a_slice_that_counts_from_the_other_model():
@@ -127,7 +127,7 @@ def test_a_slice_that_counts_from_the_other_model():
         ", base_model: B, parameters: {t: [{filter: mlp, value: [0, 0.25]}]}",
         top="parameters: {t: [{filter: '*', value: 0.25}]}",
     )
-    assert recipe.a == "A"
+    assert recipe.models[0] == "A"
     turned = [{"filter": "mlp", "value": [1, 0.75]}, {"value": 0.75}]
     assert recipe.options["slices"] == [{"a": [0, 4], "b": [0, 4], "t": turned}]
 
@@ -147,7 +147,7 @@ def test_forms_of_t(given_t, t):
 
 
 def test_a_zero_length_slice_is_kept():
-    assert MergeSettings(**sliced("").options)
+    assert make_settings(**sliced("").options)
     recipe = recipe_of(
         "{merge_method: slerp, base_model: A, parameters: {t: 0.5}, slices: ["
         "{sources: [{model: A, layer_range: [0, 4]}, {model: B, layer_range: [0, 4]}]}, "
@@ -213,7 +213,7 @@ base_model: {model: {path: org/A, revision: main}, lora: null}
 models: [{model: org/B@v2}, {model: org/A@main}]
 parameters: {t: 0.5}
 """)
-    assert (recipe.a, recipe.b) == ("org/A@main", "org/B@v2")
+    assert recipe.models == ("org/A@main", "org/B@v2")
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ parameters: {t: 0.5}
         ("name: my-merge", "name: has no effect in mergekit, nor here"),
         (
             "chat_template: auto",
-            "chat_template: auto: the child has the chat template of the tokenizer it gets",
+            "chat_template: auto: the merged model has the chat template of the tokenizer it gets",
         ),
     ],
 )
@@ -273,7 +273,7 @@ def test_nuslerp_of_two_models(first, second, t):
         f"{{merge_method: nuslerp, models: [{{model: B, parameters: {{weight: {first}}}}}, "
         f"{{model: A, parameters: {{weight: {second}}}}}]}}"
     )
-    assert recipe == Recipe("B", "A", {"t": t, "DOT_THRESHOLD": 1.0, "tokenizer": "a"})
+    assert recipe == Recipe(("B", "A"), {"t": t, "DOT_THRESHOLD": 1.0, "tokenizer": "a"})
 
 
 NUSLERP = """merge_method: nuslerp
@@ -452,7 +452,7 @@ WRONG = {
     ),
     "token of a stranger": (
         f"{T}tokenizer: {{tokens: {{x: {{source: C}}}}}}",
-        "tokenizer.tokens.x.source is none of the two models",
+        "tokenizer.tokens.x.source is none of the models",
         "A, or B",
     ),
     "token without source": (
@@ -462,12 +462,12 @@ WRONG = {
     ),
     "token of a kind": (
         f"{T}tokenizer: {{tokens: {{x: {{source: {{kind: one}}}}}}}}",
-        "tokenizer.tokens.x is not usable",
+        "tokenizer.tokens.x is invalid",
         "{source: A}",
     ),
     "padding": (
         f"{T}tokenizer: {{pad_to_multiple_of: 0}}",
-        "tokenizer.pad_to_multiple_of is not usable",
+        "tokenizer.pad_to_multiple_of is invalid",
         "64",
     ),
 }
@@ -552,6 +552,25 @@ MODELS = {
     "parameters": {"nuslerp_flatten": True, "nuslerp_row_wise": False},
     "tokenizer_source": "base",
 }
+LINEAR = {
+    "merge_method": "linear",
+    "base_model": "B",
+    "slices": [
+        {
+            "sources": [
+                {
+                    "model": "A",
+                    "layer_range": [0, 2],
+                    "parameters": {"weight": [{"filter": "x", "value": 1}]},
+                },
+                {"model": "B", "layer_range": [2, 4], "parameters": {"weight": [0, 1]}},
+                {"model": "C", "layer_range": [0, 2]},
+            ],
+            "parameters": {"weight": 0.5, "normalize": True},
+        }
+    ],
+    "parameters": {"weight": 1.5, "normalize": True},
+}
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (
@@ -577,10 +596,13 @@ def replaced(value, path, by):
     return copy
 
 
-@pytest.mark.parametrize("valid", [FULL, MODELS, yaml.safe_load(to_hydra(parse_recipe(FULL)))])
+@pytest.mark.parametrize(
+    "valid",
+    [FULL, MODELS, LINEAR, *(yaml.safe_load(to_hydra(parse_recipe(each))) for each in (FULL, LINEAR))],
+)
 @given(st.data())
 def test_nonsense_in_any_place_is_an_error_of_ours_or_harmless(valid, data):
     assert isinstance(parse_recipe(valid), Recipe)
     broken = replaced(valid, data.draw(st.sampled_from(places_in(valid))), data.draw(ANY))
     with suppress(SettingsError):
-        MergeSettings(**parse_recipe(broken).options)
+        make_settings(**parse_recipe(broken).options)

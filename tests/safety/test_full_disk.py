@@ -40,7 +40,7 @@ def test_disks_of_every_size_too_small(mount, tmp_path, monkeypatch, figure):
     expected = contents(tmp_path / "child")
     needed = sum(os.stat(tmp_path / "child" / name).st_blocks * 512 for name in expected)
     disk = mount("disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    monkeypatch.setattr("fusion_slerp.api.check_room", lambda target, nbytes: [])  # which would foresee it
+    monkeypatch.setattr("fusion_slerp.api.check_room", lambda target, nbytes: [])  # which would predict it
     sizes = [needed * i // trials(60, 6) for i in range(1, trials(60, 6))]
     sizes += [needed + 4096 * pages for pages in range(-trials(30, 3), 3)]  # at the end: side files, manifest
     states = []
@@ -83,6 +83,7 @@ def test_a_read_only_disk_holds_inputs_and_no_output(mount, tmp_path):
     with pytest.raises(OutputError, match=r"cannot be made\n  out: .*\n  folder: .*\n  found: not writable"):
         merge(disk / "a", disk / "b", out=disk / "child")
     merge(disk / "a", disk / "b", out=tmp_path / "child")
-    assert verify(tmp_path / "child", inputs=True, recompute="all", a=disk / "a", b=disk / "b").ok
+    models = {"a": disk / "a", "b": disk / "b"}
+    assert verify(tmp_path / "child", inputs=True, recompute="all", models=models).ok
     assert contents(tmp_path / "models") == before
     assert parents[0].is_dir()

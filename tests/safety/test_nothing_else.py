@@ -9,7 +9,7 @@ import pytest
 
 from fusion_slerp import CheckpointError, OutputError, merge
 from fusion_slerp.output import side_files
-from fusion_slerp.sources.open_files import InputFiles
+from fusion_slerp.sources.open_files import OpenFiles
 from tests.models import contents, names_in
 
 AUDITED = """
@@ -59,14 +59,14 @@ def after_opening(monkeypatch):
     """Runs something once the files are open and were compared with the plan."""
 
     def install(happens):
-        real, calls = InputFiles.check_unchanged, []
+        real, calls = OpenFiles.check_unchanged, []
 
         def check(files):
             calls.append(real(files))
             if len(calls) == 1:
                 happens()
 
-        monkeypatch.setattr(InputFiles, "check_unchanged", check)
+        monkeypatch.setattr(OpenFiles, "check_unchanged", check)
 
     return install
 
@@ -90,7 +90,7 @@ def test_weights_written_to_while_they_are_read(tmp_path, parents, after_opening
 @pytest.mark.parametrize("how", ["written to", "replaced", "longer"])
 def test_weights_changed_between_plan_and_merge(tmp_path, parents, monkeypatch, how):
     file = parents[0] / "model.safetensors"
-    real = InputFiles.__enter__
+    real = OpenFiles.__enter__
 
     def change_first(self):
         if how == "written to":
@@ -102,7 +102,7 @@ def test_weights_changed_between_plan_and_merge(tmp_path, parents, monkeypatch, 
             (tmp_path / "new").rename(file)
         return real(self)
 
-    monkeypatch.setattr(InputFiles, "__enter__", change_first)
+    monkeypatch.setattr(OpenFiles, "__enter__", change_first)
     with pytest.raises(CheckpointError, match="a model changed while it was read"):
         merge(*parents, out=tmp_path / "child")
     assert names_in(tmp_path) == ["models"]

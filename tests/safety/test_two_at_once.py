@@ -16,7 +16,7 @@ def run(together, answers, a, b, out, t):
     together.wait(HANG_S)
     try:
         result = merge(a, b, out=out, t=t, max_shard_size=SHARD_SIZE, threads=1)
-        answers.put(str(result.plan.settings.t))
+        answers.put(str(result.plan.settings.parameters.t))
     except OutputError as error:
         answers.put(str(error).splitlines()[0])
 

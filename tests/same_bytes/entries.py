@@ -123,12 +123,23 @@ def of_report(folder: Path) -> Found:
 
 def _row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Name, rule, and numbers of a tensor in merge_report.json."""
-    keys = ("t", "n_elements", "angle_deg", "norm_a", "norm_b", "rows")
-    numbers = json.dumps({key: row.get(key) for key in keys}, sort_keys=True)
-    if "rule" in row:
-        return row["name"], row["rule"], numbers
+    numbers = json.dumps(_numbers(row), sort_keys=True)
     why = row.get("why") if row["action"] == "lerp" else None
     return row["name"], f"{row['action']}: {why}" if why else row["action"], numbers
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a row in the form of format 1, in which they were recorded."""
+    norms, rows = row.get("norms", {}), row.get("rows")
+    if rows is not None:
+        copied = {f"from_{label}": rows["copied"].get(label, 0) for label in "ab"}
+        rows = {"merged": rows["merged"], **copied, "filled": rows["filled"]}
+    return {
+        "t": row.get("t", 0.0) or 0.0,  # no entry of a schedule matches: it keeps the first model
+        **{key: row.get(key) for key in ("n_elements", "angle_deg")},
+        **{f"norm_{label}": norms.get(label) for label in "ab"},
+        "rows": rows,
+    }
 
 
 def of_tensors(tensors: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from fusion_slerp import OutputError, merge
 from tests.same_bytes.parents import write_parent
 from tests.same_bytes.weights import Weight, Weights, llama, uniform, weight
-from tests.samples.merges import FAKE_FOLDER, MERGES, SAMPLES, UNFINISHED, WRITTEN_NS
+from tests.samples.merges import FAKE_FOLDER, FORMAT1, WRITTEN_NS
 
 SONGS = ("<unk>", "be", "to", "sing", "not", "la")
 """The tokens of the parent with another vocabulary."""
@@ -46,7 +46,7 @@ def write_parents(models: Path) -> None:
 
 def interrupt(models: Path, out: Path) -> None:
     """Begins a merge whose disk fails when the third weight file is noted."""
-    from fusion_slerp.output.staging import Staging
+    from fusion_slerp.publish.staging import Staging
 
     add, noted = Staging.add, []
 
@@ -56,7 +56,7 @@ def interrupt(models: Path, out: Path) -> None:
         add(self, file)
         noted.append(file.name)
 
-    a, b, options = MERGES[UNFINISHED]
+    (a, b), options = FORMAT1.merges[FORMAT1.unfinished]
     with patch.object(Staging, "add", failing):
         try:
             merge(models / a, models / b, out=out, threads=1, **options)
@@ -91,18 +91,18 @@ def damage(models: Path, staging: Path, damaged: Path) -> None:
 
 def main() -> None:
     """Makes all samples anew."""
-    shutil.rmtree(SAMPLES, ignore_errors=True)
+    shutil.rmtree(FORMAT1.folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as place:
         models = Path(place).resolve() / "models"
         models.mkdir()
         write_parents(models)
-        for name, (a, b, options) in MERGES.items():
+        for name, ((a, b), options) in FORMAT1.merges.items():
             merge(models / a, models / b, out=models / name, **options)
-        staging = models.parent / f"unfinished/.{UNFINISHED}.partial"
-        interrupt(models, staging.with_name(UNFINISHED))
+        staging = models.parent / f"unfinished/.{FORMAT1.unfinished}.partial"
+        interrupt(models, staging.with_name(FORMAT1.unfinished))
         without_this_machine(staging, models)
         damage(models, staging, models.parent / "damaged")
-        shutil.copytree(models.parent, SAMPLES)
+        shutil.copytree(models.parent, FORMAT1.folder)
 
 
 if __name__ == "__main__":

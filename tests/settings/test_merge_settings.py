@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,14 @@ import yaml
 from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp.engine import threads as engine_threads
+from fusion_slerp.methods import DEFAULT, METHODS
+from fusion_slerp.methods.linear import LinearOptions
+from fusion_slerp.methods.slerp import SlerpOptions
+from fusion_slerp.options import declared
 from fusion_slerp.planning.memory import READERS, WRITERS
-from fusion_slerp.settings.merge_settings import available_cpus, parse_nbytes, settings_from
+from fusion_slerp.settings.merge_settings import available_cpus, make_settings, option_fields
+from fusion_slerp.settings.sizes import parse_nbytes
 from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
 NUMBERS_IN_0_1 = [-0.1, 1.1, -math.inf, math.inf, math.nan, 10**400, True, None, "0.5", "abc", [0.5], 1j]
@@ -36,7 +42,18 @@ WRONG = {
         "a size such as 5GB",
         "5GB",
     ),
-    "tokenizer": (["", None, 3, ["a"], Path("folder")], "a text: union, a, b, a folder or a hub id", "union"),
+    "tokenizer": (
+        ["", None, 3, ["a"], Path("folder")],
+        "a string: union, a label such as a, a folder or a hub id",
+        "union",
+    ),
+    "method": (["slerq", "", None, 2, ["slerp"], np.float32], "one of slerp, linear", "slerp"),
+    "weight": (
+        [math.nan, math.inf, True, None, "1", [], [1, "2"], 1j],
+        "a finite number, a list of them, or entries",
+        "{a: 0.4, b: 0.6}",
+    ),
+    "normalize": ([1, 0, None, "true"], "true or false", "true"),
     "granularity": (["rows", None, 1], "one of tensor, row, column", "tensor"),
     "missing": (["ignore", None, True], "one of error, copy", "error"),
     "chat_template": (["", "chatml", 1], "the text of a Jinja template, or null", "null"),
@@ -59,11 +76,17 @@ WRONG = {
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
 
 
+def made_with(name: str, value: object) -> MergeSettings:
+    """Settings with one option, of the method that has it."""
+    methods = [method.name for method in METHODS.values() if name in declared(method.options)]
+    return make_settings(**{"method": methods[0] if methods else DEFAULT, name: value})
+
+
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={value!r}" for name, value in CASES])
 def test_wrong_value(name, value):
     _, needed, example = WRONG[name]
     with pytest.raises(SettingsError) as caught:
-        MergeSettings(**{name: value})
+        made_with(name, value)
     lines = str(caught.value).splitlines()
     assert lines[0] == f"{name} is not usable"
     assert lines[1] == f"  found: {value!r} ({type(value).__name__})"
@@ -72,23 +95,28 @@ def test_wrong_value(name, value):
 
 
 def test_every_setting_has_a_wrong_value_here_and_its_example_is_right():
-    assert WRONG.keys() == {field.name for field in fields(MergeSettings)}
+    assert WRONG.keys() == option_fields().keys()
     for name, (_, _, example) in WRONG.items():
         value = yaml.safe_load(example)
-        MergeSettings(**{name: float(value) if name == "epsilon" else value})
+        made_with(name, float(value) if name == "epsilon" else value)
 
 
-def test_all_wrong_values_at_once():
+@pytest.mark.parametrize("method", METHODS)
+def test_all_wrong_values_at_once(method):
+    known = {**declared(MergeSettings), **declared(METHODS[method].options)}
+    wrong = {name: values[0] for name, (values, _, _) in WRONG.items() if name in known and name != "method"}
     with pytest.raises(SettingsError) as caught:
-        settings_from({name: values[0] for name, (values, _, _) in WRONG.items()})
+        make_settings(**wrong, method=method)
     message = str(caught.value)
-    assert message.startswith(f"{len(WRONG)} problems, nothing was written:")
-    assert {problem.headline for problem in caught.value.problems} == {f"{n} is not usable" for n in WRONG}
+    assert message.startswith(f"{len(wrong)} problems, nothing was written:")
+    assert {problem.headline for problem in caught.value.problems} == {f"{n} is not usable" for n in wrong}
 
 
 def test_wrong_dtype_gets_the_nearest_name():
     with pytest.raises(SettingsError, match=r"did you mean 'bfloat16'\?"):
-        MergeSettings(dtype="bfloat")
+        make_settings(dtype="bfloat")
+    with pytest.raises(SettingsError, match=r"did you mean 'slerp'\?"):
+        make_settings(method="slurp")
 
 
 @pytest.mark.parametrize(
@@ -99,14 +127,14 @@ def test_unknown_name(tmp_path, name, nearest):
         merge(tmp_path / "a", tmp_path / "b", out=tmp_path / "child", **{name: 1})
     message = str(caught.value)
     assert f"merge has no setting {name!r} (did you mean {nearest!r}?)" in message
-    known = sorted(field.name for field in fields(MergeSettings))
+    known = sorted([*declared(MergeSettings), *declared(SlerpOptions)])
     assert f"known settings: {', '.join(known)}\n" in message
     assert message.splitlines()[-1].startswith("Fix: ")
 
 
 def test_several_unknown_names_are_named_together():
-    with pytest.raises(SettingsError, match=r"no setting 'dtipe' \(did you mean 'dtype'\?\), 'weight'"):
-        settings_from({"dtipe": 1, "weight": 2})
+    with pytest.raises(SettingsError, match=r"no setting 'dtipe' \(did you mean 'dtype'\?\), 'wait'"):
+        make_settings(dtipe=1, wait=2)
 
 
 def test_settings_are_checked_before_a_model_is_looked_for(tmp_path):
@@ -115,31 +143,41 @@ def test_settings_are_checked_before_a_model_is_looked_for(tmp_path):
 
 
 def test_defaults():
-    settings = MergeSettings()
-    assert settings == settings_from({})
-    assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.5, 0.9995, 1e-8)
+    settings = make_settings()
+    assert settings == MergeSettings()
+    assert settings.method == "slerp"
+    assert settings.parameters == SlerpOptions(
+        t=0.5, DOT_THRESHOLD=0.9995, epsilon=1e-8, granularity="tensor"
+    )
+    assert make_settings(method="linear").parameters == LinearOptions(weight=1.0, normalize=True)
     assert (settings.dtype, settings.max_shard_size, settings.tokenizer) == (None, "5GB", "union")
     assert (settings.overwrite, settings.threads, settings.show_pbar) == (False, None, False)
     assert settings.max_shard_nbytes == 5_000_000_000
     assert settings.n_threads == available_cpus() >= 1
-    assert MergeSettings(threads=3).n_threads == 3
+    assert make_settings(threads=3).n_threads == 3
     with pytest.raises(FrozenInstanceError):
-        settings.t = 0.1
+        settings.threads = 1
+    with pytest.raises(FrozenInstanceError):
+        settings.parameters.t = 0.1
 
 
 def test_ends_are_included():
     for name in ("t", "DOT_THRESHOLD"):
-        assert [getattr(MergeSettings(**{name: end}), name) for end in (0, 1, 0.0, 1.0)] == [0, 1, 0, 1]
-    assert MergeSettings(epsilon=0).epsilon == 0
+        assert [make_settings(**{name: end}).options[name] for end in (0, 1, 0.0, 1.0)] == [0, 1, 0, 1]
+    assert make_settings(epsilon=0).parameters.epsilon == 0
 
 
 def test_numbers_of_numpy_become_plain_ones():
     """So that they can be written to YAML, and shown, as what they are."""
-    settings = MergeSettings(t=np.float64(0.25), DOT_THRESHOLD=np.float32(0.5), epsilon=np.float64(0))
-    assert (settings.t, settings.DOT_THRESHOLD, settings.epsilon) == (0.25, 0.5, 0)
-    assert {type(settings.t), type(settings.DOT_THRESHOLD), type(settings.epsilon)} == {float}
-    assert MergeSettings(threads=np.int64(2)).threads == 2
-    assert type(MergeSettings(pad_vocab_to_multiple_of=np.int64(64)).pad_vocab_to_multiple_of) is int
+    found = make_settings(t=np.float64(0.25), DOT_THRESHOLD=np.float32(0.5), epsilon=np.float64(0)).parameters
+    assert (found.t, found.DOT_THRESHOLD, found.epsilon) == (0.25, 0.5, 0)
+    assert {type(found.t), type(found.DOT_THRESHOLD), type(found.epsilon)} == {float}
+    assert make_settings(threads=np.int64(2)).threads == 2
+    assert type(make_settings(pad_vocab_to_multiple_of=np.int64(64)).pad_vocab_to_multiple_of) is int
+    weight = {"a": np.float32(0.5), "b": [np.int64(1), {"value": np.float64(2)}["value"]]}
+    found = make_settings(method="linear", weight=weight).parameters.weight
+    assert found == {"a": 0.5, "b": [1, 2.0]}
+    assert yaml.safe_load(yaml.safe_dump(found)) == found
 
 
 @pytest.mark.parametrize(
@@ -250,23 +288,22 @@ def test_effect_of_overwrite(tmp_path, parents):
 
 def test_effect_of_threads(tmp_path, parents, monkeypatch):
     asked = []
-    import fusion_slerp.engine.executor as pipeline
 
-    class Pool(pipeline.ThreadPoolExecutor):
+    class Pool(engine_threads.ThreadPoolExecutor):
         def __init__(self, workers, *arguments):
             asked.append(workers)
             super().__init__(workers, *arguments)
 
-    monkeypatch.setattr(pipeline, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(engine_threads, "ThreadPoolExecutor", Pool)
     for i, threads in enumerate((1, 3, None)):
         merge(*parents, out=tmp_path / f"{i}", threads=threads)
-    assert asked[1::2] == [n + READERS for n in (1, 3, available_cpus())]
-    assert asked[::2] == [WRITERS] * 3
+    assert asked[::2] == [n + READERS for n in (1, 3, available_cpus())]
+    assert asked[1::2] == [WRITERS] * 3
     assert len({(tmp_path / f"{i}/model.safetensors").read_bytes() for i in range(3)}) == 1
 
 
 def test_effect_of_the_memory_budget(parents):
-    """What it changes in a merge of large tensors: tests/execute/test_pipeline.py."""
+    """What it changes in a merge of large tensors: tests/engine/test_executor.py."""
     assert plan_merge(*parents, memory_budget="1GB").memory.nbytes > 0
     with pytest.raises(SettingsError, match="memory_budget is too small"):
         plan_merge(*parents, memory_budget="1MB")
@@ -288,7 +325,7 @@ def test_effect_of_direct_io(tmp_path, parents, monkeypatch, direct_io, n_opened
 
 def test_yaml_reads_a_bare_on_and_off_as_booleans():
     for value in ("on", "off", "auto"):
-        assert MergeSettings(direct_io=yaml.safe_load(value)).direct_io == value
+        assert make_settings(direct_io=yaml.safe_load(value)).direct_io == value
 
 
 def test_effect_of_the_progress_bar(tmp_path, parents, capsys):

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_slerp import MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp import SettingsError, merge, plan_merge
+from fusion_slerp.settings.merge_settings import make_settings
 from fusion_slerp.settings.schedule import parse_schedule
 from fusion_slerp.tensor_names import depth_of, depths, layer_of, renamed
 from tests.models import tiny_tensors, write_checkpoint
@@ -27,7 +28,7 @@ LAZY = [
 def test_the_gradient_of_mergekit(k, t):
     """Values of 32 layers, worked out from mergekit's formula."""
     schedule = parse_schedule([0, 0.5, 0.3, 0.7, 1])
-    assert schedule.t("model.layers.3.x", depth_of(k, 32)) == pytest.approx(t, abs=5e-5)
+    assert schedule.at("model.layers.3.x", depth_of(k, 32)) == pytest.approx(t, abs=5e-5)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.integers(1, 80), st.data())
@@ -38,7 +39,7 @@ def test_a_gradient_follows_the_formula(values, n, data):
     i = int(x)
     j, f = min(i + 1, len(values) - 1), x - i
     expected = (1 - f) * values[i] + f * values[j]
-    assert parse_schedule(values).t("name", depth_of(k, n)) == expected
+    assert parse_schedule(values).at("name", depth_of(k, n)) == expected
     assert 0 <= expected <= 1
 
 
@@ -53,7 +54,7 @@ def test_a_gradient_follows_the_formula(values, n, data):
     ],
 )
 def test_filters(name, depth, t):
-    assert parse_schedule(LAZY).t(name, depth) == t
+    assert parse_schedule(LAZY).at(name, depth) == t
 
 
 @pytest.mark.parametrize(
@@ -69,13 +70,13 @@ def test_filters(name, depth, t):
 )
 def test_matching(entry, matched, other):
     schedule = parse_schedule([{**entry, "value": 0.25}])
-    assert schedule.t(matched) == 0.25
-    assert other is None or schedule.t(other) is None
+    assert schedule.at(matched) == 0.25
+    assert other is None or schedule.at(other) is None
 
 
 def test_a_lone_entry_and_the_first_that_matches():
-    assert parse_schedule({"filter": "x", "value": 1}).t("x") == 1
-    assert parse_schedule([{"value": 0.1}, {"filter": "x", "value": 1}]).t("x") == 0.1
+    assert parse_schedule({"filter": "x", "value": 1}).at("x") == 1
+    assert parse_schedule([{"value": 0.1}, {"filter": "x", "value": 1}]).at("x") == 0.1
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ WRONG = [
 @pytest.mark.parametrize(("t", "headline", "found"), WRONG)
 def test_wrong_schedules(t, headline, found):
     with pytest.raises(SettingsError) as caught:
-        MergeSettings(t=t)
+        make_settings(t=t)
     lines = str(caught.value).splitlines()
     assert lines[0] == headline
     assert found in lines[1]
@@ -134,17 +135,17 @@ def deep(folder, seed: int, n_layers: int):
 def test_every_tensor_of_a_merge_gets_its_own(tmp_path):
     (a, _), (b, _) = deep(tmp_path / "a", 1, 5), deep(tmp_path / "b", 2, 5)
     plan = plan_merge(a, b, t=LAZY)
-    t = {tensor.out.name: tensor.t for tensor in plan.tensors}
+    t = {tensor.out.name: tensor.values["t"] for tensor in plan.tensors}
     assert [t[f"model.layers.{i}.self_attn.q_proj.weight"] for i in range(5)] == [0, 0.5, 0.3, 0.7, 1]
     assert [t[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(5)] == [1, 0.5, 0.7, 0.3, 0]
     assert t["model.norm.weight"] == t["lm_head.weight"] == 0.5
-    actions = {tensor.out.name: tensor.action for tensor in plan.tensors}
+    actions = {tensor.out.name: str(tensor.work) for tensor in plan.tensors}
     assert actions["model.layers.0.self_attn.q_proj.weight"] == "copy a"
     assert actions["model.layers.4.self_attn.q_proj.weight"] == "copy b"
     result = merge(a, b, out=tmp_path / "child", t=LAZY)
-    assert {row.name: row.t for row in result.report} == t
+    assert {row.name: row.values["t"] for row in result.report} == t
     card = (tmp_path / "child/README.md").read_text()
-    assert "t varies from tensor to tensor" in card
+    assert "`t` varies from tensor to tensor" in card
     assert "filter: self_attn" in card
     assert f"t={LAZY!r}" in card
 
@@ -152,7 +153,7 @@ def test_every_tensor_of_a_merge_gets_its_own(tmp_path):
 def test_without_a_t_parent_a_is_kept_and_it_is_said(tmp_path):
     (a, _), (b, _) = deep(tmp_path / "a", 1, 2), deep(tmp_path / "b", 2, 2)
     plan = plan_merge(a, b, t=[{"filter": "mlp", "value": 0.5}])
-    kept = {tensor.out.name for tensor in plan.tensors if tensor.action == "copy a"}
+    kept = {tensor.out.name for tensor in plan.tensors if str(tensor.work) == "copy a"}
     assert {name for name in kept if "mlp" in name} == set()
     assert len(kept) == 7
     assert any(warning.startswith("no entry of t matches, parent a is kept:") for warning in plan.warnings)

@@ -14,7 +14,7 @@ from fusion_slerp.sources import elements
 from fusion_slerp.sources.elements import read_elements
 from fusion_slerp.sources.file_state import state_of
 from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.sources.open_files import InputFiles
+from fusion_slerp.sources.open_files import OpenFiles
 from fusion_slerp.sources.stored_bytes import equal_bytes
 
 HEAD = 24
@@ -106,12 +106,16 @@ def test_reads_whole_tensors_that_are_neighbours_only_by_their_numbers(tmp_path)
         TensorEntry(e.name, e.dtype, e.shape, e.file, e.offset, e.nbytes) if e.strides == (1,) else e
         for e in entries
     ]
-    with InputFiles({file: state_of(file)}) as inputs:
-        found = inputs.read_together(plain, np.empty(400, np.uint8))
-        piece = inputs.read(plain[2], 3, 5, np.empty(100, np.uint8))
-    for words, view in zip(found, views, strict=True):
+    buffer, piece = np.empty(400, np.uint8), np.empty(20, np.uint8)
+    with OpenFiles({file: state_of(file)}) as files:
+        offsets = files.read_together(plain, buffer)
+        assert files.nbytes_read == sum(entry.nbytes for entry in plain)
+        files.read(plain[2], [(0, 5, 3)], piece)
+        assert files.nbytes_read == sum(entry.nbytes for entry in plain) + 20
+    for offset, view in zip(offsets, views, strict=True):
+        words = buffer[offset : offset + view.nbytes].view(np.float32)
         assert np.array_equal(words, view.reshape(-1))
-    assert np.array_equal(piece, views[2].reshape(-1)[3:8])
+    assert np.array_equal(piece.view(np.float32), views[2].reshape(-1)[3:8])
 
 
 def test_a_file_that_became_shorter(tmp_path):

@@ -478,7 +478,7 @@ def test_merge_of_two_hub_models_by_the_environment_alone(hub, tmp_path):
     assert metadata["base_model"] == ["owner/first", "owner/second"]
     assert metadata["base_model_relation"] == "merge"
     assert (metadata["license"], metadata["license_name"]) == ("llama3", "x")
-    assert f"| 0 | owner/first | {COMMIT} |" in text
+    assert f"| a | owner/first | {COMMIT} |" in text
     assert f"merge('owner/first@{COMMIT}', 'owner/second@{COMMIT}', out='child', t=0.25)" in text
     merge(tmp_path / "first", tmp_path / "second", out=tmp_path / "same", t=0.25)
     same, child = (contents(tmp_path / name) for name in ("same", "child"))

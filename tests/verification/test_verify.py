@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import fusion_slerp
 from fusion_slerp import CheckpointError, SettingsError, merge, verify
+from fusion_slerp.output.manifest import manifest_text, read_manifest
+from fusion_slerp.settings.merge_settings import make_settings
 from tests.models import SHAPES, contents, write_checkpoint
 
 HEADER = "its header is not what was written"
@@ -43,12 +44,12 @@ def test_what_was_written_is_fine(child):
     assert (result.n_files, result.n_tensors) == (9, 4)
     assert result.nbytes == sum(map(len, before.values())) - len(before["merge_manifest.json"])
     assert result.elapsed_s > 0
-    assert str(result) == f"{child}: as written (9 files, 4 tensors)"
+    assert str(result) == f"{child}: OK: matches its manifest (9 files, 4 tensors)"
     assert contents(child) == before
 
 
 def test_every_byte_of_every_file_counts(child):
-    tensors = fusion_slerp.output.manifest.read_manifest(child)["tensors"]
+    tensors = read_manifest(child)["tensors"]
     for name, data in contents(child).items():
         for position in range(0, len(data), 97):
             flip(child / name, position, position % 8)
@@ -64,7 +65,7 @@ def test_every_byte_of_every_file_counts(child):
     assert verify(child).ok
 
 
-def test_a_damaged_header_is_told_from_damaged_weights(child):
+def test_a_damaged_header_is_distinguished_from_damaged_weights(child):
     (first, second) = sorted(path.name for path in child.glob("*.safetensors"))
     flip(child / first, 20)
     flip(child / second, 4096)
@@ -102,9 +103,9 @@ def test_a_file_that_cannot_be_read(child):
 
 
 def test_no_manifest_and_a_damaged_one(child, parents):
-    with pytest.raises(CheckpointError, match="nothing to verify by"):
+    with pytest.raises(CheckpointError, match=r"no merge_manifest\.json to verify against"):
         verify(parents[0])
-    with pytest.raises(CheckpointError, match="nothing to verify by"):
+    with pytest.raises(CheckpointError, match=r"no merge_manifest\.json to verify against"):
         verify(parents[0] / "nothing")
     flip(child / "merge_manifest.json", 40)
     ((file, tensor, why),) = found(child)
@@ -118,7 +119,12 @@ def test_no_manifest_and_a_damaged_one(child, parents):
 def test_parents_beside_the_child_are_found_and_fine(child, parents):
     result = verify(child, inputs=True)
     assert (result.ok, result.measured) == (True, 4)
-    assert verify(child, inputs=True, a=parents[0], b=str(parents[1])).ok
+    assert verify(child, inputs=True, models={"a": parents[0], "b": str(parents[1])}).ok
+
+
+def test_models_that_were_moved_are_found_where_the_user_says(child, parents, tmp_path):
+    parents[1].rename(tmp_path / "moved")
+    assert verify(child, inputs=True, models={"b": tmp_path / "moved"}).ok
 
 
 def test_one_changed_weight_of_a_parent_is_named(child, parents):
@@ -127,7 +133,7 @@ def test_one_changed_weight_of_a_parent_is_named(child, parents):
     save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
     ((file, tensor, why),) = found(child, inputs=True)
     assert (file, tensor) == ("b: weights", "model.norm.weight")
-    assert why.startswith("norm_b is ")
+    assert why.startswith("its norm is ")
 
 
 def test_signs_that_change_no_norm_change_the_angle(child, parents):
@@ -136,10 +142,10 @@ def test_signs_that_change_no_norm_change_the_angle(child, parents):
     save_file(tensors, parents[0] / "model.safetensors", {"format": "pt"})
     ((file, tensor, why),) = found(child, inputs=True)
     assert (file, tensor) == ("a and b: weights", "lm_head.weight")
-    assert why.startswith("angle_deg is ")
+    assert why.startswith("the angle is ")
 
 
-def test_another_config_and_another_header_are_told_before_weights_are_read(child, parents, monkeypatch):
+def test_another_config_and_another_header_are_reported_before_weights_are_read(child, parents, monkeypatch):
     monkeypatch.setattr("fusion_slerp.verification.verify.check_measures", None)
     shutil.rmtree(parents[1])
     write_checkpoint(parents[1], seed=2, config={"rope_theta": 1.0})
@@ -149,14 +155,37 @@ def test_another_config_and_another_header_are_told_before_weights_are_read(chil
     assert {file for file, _, _ in deviations} == {"a: model.safetensors", "b: config.json"}
 
 
-def test_a_parent_that_is_not_there(child, parents):
+def test_all_models_that_are_not_there_are_named(child, parents):
     shutil.rmtree(parents[1])
     with pytest.raises(CheckpointError) as caught:
         verify(child, inputs=True)
-    lines = str(caught.value).splitlines()
-    assert lines[0] == "a parent is not beside the child"
-    assert "'b'" in lines[1]
-    assert "--b FOLDER" in lines[-1]
+    assert str(caught.value).splitlines() == [
+        "cannot find model b ('b')",
+        f"  looked for: {parents[1]}",
+        "Fix: say where it is: --model b=FOLDER, or in Python models={'b': 'FOLDER'}",
+    ]
+    parents[0].rename(parents[0].with_name("renamed"))
+    with pytest.raises(CheckpointError, match="2 problems, nothing was compared") as caught:
+        verify(child, recompute=1)
+    assert [problem.headline for problem in caught.value.problems] == [
+        "cannot find model a ('a')",
+        "cannot find model b ('b')",
+    ]
+    assert verify(child).ok
+
+
+def test_a_label_that_was_not_merged(child, parents):
+    with pytest.raises(SettingsError, match=r"no such source model\n  found: 'c'.*\n  needed: a, b"):
+        verify(child, inputs=True, models={"c": parents[1]})
+
+
+def test_models_that_were_in_memory_cannot_be_compared(tmp_path):
+    text = manifest_text({"a": {"model": "x"}, "b": {"model": "y"}}, make_settings(), {}, {})
+    (tmp_path / "merge_manifest.json").write_text(text)
+    assert verify(tmp_path).ok
+    with pytest.raises(CheckpointError, match="2 problems") as caught:
+        verify(tmp_path, inputs=True)
+    assert "a model that was in memory" in str(caught.value)
 
 
 @pytest.mark.parametrize("granularity", ["row", "column"])
@@ -173,7 +202,22 @@ def test_copied_tensors_are_compared_with_their_parents(tmp_path, parents):
     tensors["model.norm.weight"][:] *= -1
     save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
     ((_, tensor, why),) = found(tmp_path / "models/child", inputs=True)
-    assert (tensor, why) == ("model.norm.weight", "not what its parents make")
+    assert (tensor, why) == ("model.norm.weight", "not what its source models make")
+
+
+def test_three_models_merged_without_measures_are_compared_bit_by_bit(tmp_path, parents):
+    c = write_checkpoint(tmp_path / "models/c", seed=3)
+    weight = {"a": 0.5, "b": 0.25, "c": [{"filter": "norm", "value": 0}, {"value": 0.25}]}
+    merge(*parents, c, out=tmp_path / "models/child", method="linear", weight=weight)
+    result = verify(tmp_path / "models/child", inputs=True)
+    assert (result.ok, result.measured, sorted(result.recomputed)) == (True, 0, sorted(SHAPES))
+    tensors = load_file(c / "model.safetensors")
+    tensors["lm_head.weight"][0, 0] += 1
+    tensors["model.norm.weight"][0] += 1  # of no weight there
+    save_file(tensors, c / "model.safetensors", {"format": "pt"})
+    assert {each[1:] for each in found(tmp_path / "models/child", inputs=True)} == {
+        ("lm_head.weight", "not what its source models make")
+    }
 
 
 def test_rows_that_only_one_parent_has_count_too(tmp_path):
@@ -191,7 +235,7 @@ def test_rows_that_only_one_parent_has_count_too(tmp_path):
     tensors["lm_head.weight"][7, 0] += 1  # of a token that a does not have
     save_file(tensors, b / "model.safetensors", {"format": "pt"})
     assert {each[1:] for each in found(tmp_path / "models/child", inputs=True)} == {
-        ("lm_head.weight", "not what its parents make")
+        ("lm_head.weight", "not what its source models make")
     }
 
 
@@ -228,14 +272,14 @@ def test_a_child_with_a_manifest_to_match_does_not_pass(child, tmp_path, parents
     assert verify(tampered).ok
     name = "model-00002-of-00002.safetensors"
     ((file, tensor, why),) = {
-        each for each in found(tampered, recompute="all", b=parents[1]) if each[1] is not None
+        each for each in found(tampered, recompute="all", models={"b": parents[1]}) if each[1] is not None
     }
-    assert (file, tensor, why) == (name, "model.norm.weight", "not what its parents make")
+    assert (file, tensor, why) == (name, "model.norm.weight", "not what its source models make")
 
 
 @pytest.mark.parametrize("count", ["some", -1, 1.5, True])
 def test_a_count_that_is_none(child, count):
-    with pytest.raises(SettingsError, match="recompute is not usable"):
+    with pytest.raises(SettingsError, match="invalid recompute"):
         verify(child, recompute=count)
 
 

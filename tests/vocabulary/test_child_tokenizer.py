@@ -46,7 +46,7 @@ def child_of(a: Path, b: Path, **options) -> tuple[MergePlan, Path]:
     plan = plan_merge(a, b, t=0.3, **options)
     folder = a.parent / "child"
     folder.mkdir()
-    write_side_files(side_files(plan.a, plan.tokenizer, plan.configs), folder)
+    write_side_files(side_files(plan.parents["a"], plan.tokenizer, plan.configs), folder)
     return plan, folder
 
 
@@ -62,7 +62,7 @@ def rows_of(plan: MergePlan) -> tuple[np.ndarray, np.ndarray]:
     """From row of the child to row of either parent."""
     (rows,) = (tensor.rows for tensor in plan.tensors if tensor.out.name == HEAD)
     assert rows is not None
-    return rows.a, rows.b
+    return rows.of["a"], rows.of["b"]
 
 
 def assert_libraries_agree(plan: MergePlan, folder: Path) -> None:

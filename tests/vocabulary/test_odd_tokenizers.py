@@ -94,7 +94,7 @@ def test_tokens_of_any_text(tmp_path, parents, text):
     assert loaded.get_vocab() == plan.tokenizer.rows
     (head,) = (tensor for tensor in plan.tensors if tensor.out.name == "lm_head.weight")
     assert head.rows is not None
-    assert (head.rows.a[4], head.rows.b[4]) == (4, 5)
+    assert (head.rows.of["a"][4], head.rows.of["b"][4]) == (4, 5)
 
 
 @pytest.mark.parametrize("where", [0, 1])

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, merge, plan_merge, slerp
 from fusion_slerp.api import merge_into_memory, run_in_memory
-from fusion_slerp.sources.open_files import InputFiles
+from fusion_slerp.sources.open_files import OpenFiles
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap, align, runs
 from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
@@ -191,12 +191,12 @@ def test_equal_rows_are_one_run(n):
 
 
 def test_maps_are_values():
-    a, b = align({"x": 0}, {"x": 0}, {"x": 1}, (1, 2), 2), align({"x": 0}, {"x": 0}, {"x": 1}, (1, 2), 2)
-    assert a == b
-    assert a != a.without_shared(0)
-    assert (a.a.tolist(), a.b.tolist()) == ([0, NOBODY], [1, NOBODY])
-    zero = RowMap(np.array([0, ZERO, 2]), np.array([NOBODY, ZERO, 1]))
-    assert zero.only_shared().a.tolist() == [NOBODY, ZERO, 2]
+    one, other = (align({"x": 0}, {"a": {"x": 0}, "b": {"x": 1}}, {"a": 1, "b": 2}, 2) for _ in range(2))
+    assert one == other
+    assert one != one.kept(one.merged, ["a"])
+    assert {label: rows.tolist() for label, rows in one.of.items()} == {"a": [0, NOBODY], "b": [1, NOBODY]}
+    zero = RowMap({"a": np.array([0, ZERO, 2]), "b": np.array([NOBODY, ZERO, 1])})
+    assert zero.only_shared().of["a"].tolist() == [NOBODY, ZERO, 2]
     assert str(zero.counts) == "1 merged, 1 copied from a, 1 filled"
 
 
@@ -206,7 +206,7 @@ def test_a_plan_counts_the_rows_that_are_read(tmp_path):
     (head,) = (tensor for tensor in plan.tensors if tensor.out.name == HEAD)
     assert head.nbytes_in == (20 + 30) * 8 * 4
     (head,) = (t for t in plan_merge(a.folder, b.folder, t=0).tensors if t.out.name == HEAD)
-    assert (head.action, head.nbytes_in) == ("copy a", 30 * 8 * 4)
+    assert (str(head.work), head.nbytes_in) == ("copy a", 30 * 8 * 4)
 
 
 def test_a_file_that_became_shorter_is_named(tmp_path, monkeypatch):
@@ -215,14 +215,14 @@ def test_a_file_that_became_shorter_is_named(tmp_path, monkeypatch):
     a, b = parent(tmp_path / "a", words, 100), parent(tmp_path / "b", words[::-1], 100)
     plan = plan_merge(a.folder, b.folder)
     file = b.folder / "model.safetensors"
-    real = InputFiles.check_unchanged
+    real = OpenFiles.check_unchanged
 
     def check_and_truncate(files):
         real(files)
         with file.open("rb+") as stream:
             stream.truncate(file.stat().st_size - 5000)
 
-    monkeypatch.setattr(InputFiles, "check_unchanged", check_and_truncate)
+    monkeypatch.setattr(OpenFiles, "check_unchanged", check_and_truncate)
     with pytest.raises(CheckpointError, match="reading failed") as caught:
         run_in_memory(plan)
     assert str(file) in str(caught.value)

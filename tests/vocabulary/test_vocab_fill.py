@@ -74,7 +74,7 @@ def test_the_coefficients_do_not_depend_on_the_filled_rows(extended):
     reports = [
         merge_into_memory(extended[0].folder, extended[1].folder, t=T, vocab_fill=fill)[1] for fill in FILLS
     ]
-    angles = [{row.name: (row.angle_deg, row.norm_a, row.norm_b) for row in report} for report in reports]
+    angles = [{row.name: (row.angle_deg, row.norms) for row in report} for report in reports]
     assert all(found == angles[0] for found in angles)
 
 
@@ -164,7 +164,7 @@ def test_single_tokens(extended, case):
         "b": (-1, wanted[1]) if wanted else (),
         "both": wanted[1:] if wanted else (),
     }[wanted[0] if isinstance(wanted, tuple) else wanted]
-    assert (rows.a[row], rows.b[row]) == found
+    assert (rows.of["a"][row], rows.of["b"][row]) == found
     child, _ = merge_into_memory(a.folder, b.folder, t=T, tokens=tokens)
     made = child[HEAD].numpy()[row]
     if wanted == "zero":
@@ -176,7 +176,7 @@ def test_single_tokens(extended, case):
 
 
 def made_rows(plan) -> np.ndarray:
-    return next(tensor.rows.a for tensor in plan.tensors if tensor.out.name == HEAD)
+    return next(tensor.rows.of["a"] for tensor in plan.tensors if tensor.out.name == HEAD)
 
 
 @pytest.mark.parametrize("fill", ["mean", "gradient", "zeros", "error"])

@@ -1,0 +1,150 @@
+"""What a worker thread does to a batch of small tensors: neighbours in a file, one chunk together at most."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+import numpy as np
+
+from fusion_slerp.engine.buffers import Buffer
+from fusion_slerp.engine.chunk_work import copy_words
+from fusion_slerp.engine.failures import are_finite, not_finite, refuse_overflow
+from fusion_slerp.engine.reader import as_words, read_batch
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.engine.threads import Threads
+from fusion_slerp.engine.units import report_of
+from fusion_slerp.kernels import Table, Words
+from fusion_slerp.methods import Method
+from fusion_slerp.passes.many import combine_many, drive_many
+from fusion_slerp.passes.protocols import Made
+from fusion_slerp.planning.plan import Merge, TensorPlan
+
+
+def make(
+    threads: Threads, tensors: Sequence[TensorPlan], method: Method
+) -> tuple[Future[int], list[TensorReport]]:
+    """Makes the tensors and hands them to a writer; reads each model once."""
+    nbytes = sum(tensor.out.nbytes for tensor in tensors)
+    with threads.in_buffer() as buffer, threads.result(tensors[0].out, 0, nbytes) as result:
+        read = _read(threads, tensors, buffer)
+        with threads.computing:
+            reports = [report for run in _runs(read) for report in _made(run, method, result.data)]
+    return threads.write(result), reports
+
+
+def measure(threads: Threads, tensors: Sequence[TensorPlan], method: Method) -> list[TensorReport]:
+    """Measures the tensors and writes nothing."""
+    with threads.in_buffer() as buffer:
+        read = _read(threads, tensors, buffer)
+        with threads.computing:
+            return [report for run in _runs(read) for report in _measured(run, method)]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A tensor whose words are in memory.
+
+    Attributes:
+        tensor: The tensor.
+        offsets: Where its sources begin in the buffer.
+        start: Where it begins in the batch's result.
+        buffer: The memory.
+    """
+
+    tensor: TensorPlan
+    offsets: list[int]
+    start: int
+    buffer: Buffer
+
+    @cached_property
+    def words(self) -> list[np.ndarray]:
+        """Of every source."""
+        sources = self.tensor.sources.values()
+        return [
+            as_words(self.buffer[offset : offset + source.nbytes], source)
+            for source, offset in zip(sources, self.offsets, strict=True)
+        ]
+
+    @property
+    def kind(self) -> tuple[str, ...]:
+        """What tensors have in common that are worked on together: types, if they are merged."""
+        if not isinstance(self.tensor.work, Merge):
+            return ()
+        words = [source.words.word for source in self.tensor.sources.values()]
+        return (*words, self.tensor.out.dtype.word)
+
+    def out(self, data: np.ndarray) -> np.ndarray:
+        """Its part of the batch's result, uint8."""
+        return data[self.start : self.start + self.tensor.out.nbytes]
+
+
+def _read(threads: Threads, tensors: Sequence[TensorPlan], buffer: Buffer) -> list[_Read]:
+    found = read_batch(threads.files, [[*tensor.sources.values()] for tensor in tensors], buffer)
+    first = tensors[0].out.offset
+    return [
+        _Read(tensor, offsets, tensor.out.offset - first, buffer)
+        for tensor, offsets in zip(tensors, found, strict=True)
+    ]
+
+
+def _runs(read: Sequence[_Read]) -> Iterator[list[_Read]]:
+    """Neighbours that are worked on together."""
+    for _, run in groupby(read, lambda each: each.kind):
+        yield list(run)
+
+
+def _made(run: Sequence[_Read], method: Method, data: np.ndarray) -> list[TensorReport]:
+    if not run[0].kind:
+        for each in run:
+            copy_words(each.tensor, each.words, 0, each.out(data))
+        return [report_of(each.tensor) for each in run]
+    made = _decided(run, method)
+    address = data.ctypes.data
+    starts = [[address + each.start] for each in run]
+
+    def one(i: int) -> tuple[Words, np.ndarray]:
+        out = run[i].out(data)
+        return run[i].words, out.view(run[i].tensor.out.dtype.word)
+
+    n_bad = combine_many(made, _table(run, run[0].kind, starts), one)
+    for each, count in zip(run, n_bad, strict=True):
+        if count and not are_finite(each.words):  # a method that measures nothing meets it only here
+            raise not_finite(each.tensor.sources, [each.words])
+        refuse_overflow(each.tensor, count)
+    return [_report(each, decided) for each, decided in zip(run, made, strict=True)]
+
+
+def _measured(run: Sequence[_Read], method: Method) -> list[TensorReport]:
+    if not run[0].kind:
+        return [report_of(each.tensor) for each in run]
+    return [_report(each, made) for each, made in zip(run, _decided(run, method), strict=True)]
+
+
+def _report(read: _Read, made: Made) -> TensorReport:
+    return report_of(read.tensor, tuple(read.tensor.sources), made)
+
+
+def _decided(run: Sequence[_Read], method: Method) -> list[Made]:
+    """What the method decides on tensors of one kind."""
+    works = [each.tensor.work for each in run]
+    parameters = [next(iter(work.units.values())) for work in works if isinstance(work, Merge)]
+    steps = [method.steps(each) for each in parameters]
+    found = drive_many(steps, _table(run, run[0].kind[:-1]), lambda i: run[i].words)
+    for each, decided in zip(run, found, strict=True):
+        if not isinstance(decided, Made):
+            raise not_finite(each.tensor.sources, [each.words])
+    return [decided for decided in found if isinstance(decided, Made)]
+
+
+def _table(run: Sequence[_Read], dtypes: tuple[str, ...], outs: list[list[int]] | None = None) -> Table:
+    """The tensors' words as they lie in memory; the buffer must stay where it is."""
+    base = run[0].buffer.ctypes.data
+    rows = [
+        [each.tensor.out.n_elements, *(base + offset for offset in each.offsets), *(outs[i] if outs else ())]
+        for i, each in enumerate(run)
+    ]
+    return Table(np.array(rows, np.int64), dtypes)

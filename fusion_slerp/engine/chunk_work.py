@@ -1,0 +1,158 @@
+"""What a worker thread does to one chunk of a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_slerp import kernels
+from fusion_slerp.chunks import Chunk
+from fusion_slerp.engine.buffers import Buffer
+from fusion_slerp.engine.failures import are_finite, not_finite, refuse_difference, refuse_overflow
+from fusion_slerp.engine.reader import read, rows_in, split
+from fusion_slerp.engine.threads import Threads
+from fusion_slerp.engine.units import UnitAtWork
+from fusion_slerp.errors import FusionSlerpError
+from fusion_slerp.kernels import Words
+from fusion_slerp.passes.protocols import NotFiniteError
+from fusion_slerp.planning.plan import CopyIfEqual, TensorPlan
+
+if TYPE_CHECKING:
+    from fusion_slerp.engine.row_filler import RowFiller
+
+
+def measure(
+    threads: Threads, tensor: TensorPlan, unit: UnitAtWork, chunk: Chunk, kept: Buffer | None, keep: bool
+) -> Buffer | None:
+    """Measures one chunk of a unit and folds it in.
+
+    Args:
+        threads: For buffers and files.
+        tensor: What it is part of.
+        unit: What is measured.
+        chunk: Which part of it.
+        kept: The buffer that still holds its words from an earlier pass; None reads them.
+        keep: Whether the words stay for the next pass.
+
+    Returns:
+        The buffer that holds them, if they stay.
+    """
+    assert unit.measure is not None, tensor.out.name
+    buffer = threads.ins.take() if kept is None else kept
+    try:
+        words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
+        with threads.computing:
+            part = unit.measure.part(words)
+        unit.total.fold(part)
+    except BaseException:
+        threads.ins.give(buffer)
+        raise
+    if keep:
+        return buffer
+    threads.ins.give(buffer)
+    return None
+
+
+def produce(
+    threads: Threads,
+    tensor: TensorPlan,
+    units: Sequence[UnitAtWork],
+    chunk: Chunk,
+    kept: Buffer | None,
+    filler: RowFiller | None,
+) -> Future[int]:
+    """Makes one chunk of the merged model's tensor and hands it to a writer.
+
+    Args:
+        threads: For buffers and files.
+        tensor: What to make.
+        units: Its units, decided; none for a copy.
+        chunk: Which part of it.
+        kept: The buffer that holds the words of the only unit, where it was kept; is given back.
+        filler: Makes the rows that are not merged, in a tensor with a row map.
+
+    Raises:
+        OutputError: A value does not fit the output type.
+        MismatchError: A tensor that must be equal in all models is not.
+    """
+    itemsize = tensor.out.dtype.itemsize
+    buffer = threads.ins.take() if kept is None else kept
+    try:
+        with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
+            for i, unit in enumerate(units):
+                words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
+                with threads.computing:
+                    _combine(threads, tensor, unit, words, chunk, result.data, is_first=i == 0)
+            if not units and tensor.rows is None:
+                words = read(threads.files, [*tensor.sources.values()], None, chunk, tensor.width, buffer)
+                with threads.computing:
+                    copy_words(tensor, words, chunk[0], result.data)
+            if filler is not None:
+                out = result.data.view(tensor.out.dtype.word)
+                refuse_overflow(tensor, filler.fill(chunk, buffer, out))
+    finally:
+        threads.ins.give(buffer)
+    return threads.write(result)
+
+
+def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> FusionSlerpError:
+    """Reads a unit once more to say where it is not finite, and how often."""
+    sources = dict(zip(unit.owners, unit.sources, strict=True))
+
+    def chunks() -> Iterator[Words]:
+        with threads.in_buffer() as buffer:
+            for chunk in tensor.chunks:
+                yield _words(threads, tensor, unit, chunk, buffer, False)
+
+    return not_finite(sources, chunks())
+
+
+def _words(
+    threads: Threads, tensor: TensorPlan, unit: UnitAtWork, chunk: Chunk, buffer: Buffer, is_there: bool
+) -> Words:
+    if is_there:
+        return split(unit.sources, chunk[1], buffer)
+    return read(threads.files, unit.sources, unit.rows, chunk, tensor.width, buffer)
+
+
+def _combine(
+    threads: Threads,
+    tensor: TensorPlan,
+    unit: UnitAtWork,
+    words: Words,
+    chunk: Chunk,
+    data: np.ndarray,
+    is_first: bool,
+) -> None:
+    """Writes a unit's part of a chunk; the first writes all of it, and the others put their rows over
+    that.
+    """
+    out = data.view(tensor.out.dtype.word)
+    target = out if is_first else np.empty_like(out)
+    try:
+        n_bad = unit.made.combine.into(words, target)
+    except NotFiniteError:
+        raise unit_not_finite(threads, tensor, unit) from None
+    if n_bad and not are_finite(words):  # a method that measures nothing meets it only here
+        raise unit_not_finite(threads, tensor, unit)
+    refuse_overflow(tensor, n_bad)
+    if not is_first:
+        assert unit.rows is not None, "only rows make several units"
+        here = rows_in(chunk, tensor.width)
+        offset = chunk[0] - here.start * tensor.width
+        mask = np.repeat(unit.rows[0][here] >= 0, tensor.width)[offset : offset + chunk[1]]
+        out[mask] = target[mask]
+
+
+def copy_words(tensor: TensorPlan, words: Words, start: int, out: np.ndarray) -> None:
+    """Writes the bytes of a piece that begins at element `start`."""
+    if isinstance(tensor.work, CopyIfEqual):
+        refuse_difference(tensor, words, start)
+    (source, *_), (first, *_) = tensor.sources.values(), words
+    if source.words == tensor.out.dtype:
+        out[:] = first.view(np.uint8)
+    else:
+        refuse_overflow(tensor, kernels.convert(first, out.view(tensor.out.dtype.word)))

@@ -1,0 +1,123 @@
+"""Units at work: the method's generator for one, and what was measured of it so far."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.methods import Method
+from fusion_slerp.passes.protocols import Made, Measure, Steps
+from fusion_slerp.planning.plan import Merge, TensorPlan
+from fusion_slerp.sources.source import Source
+from fusion_slerp.vocabulary.rows import NOBODY, Owners
+
+
+class Total:
+    """What is folded as it comes, from any thread."""
+
+    def __init__(self) -> None:
+        self._folded: Any = None
+        self._folding = threading.Lock()
+
+    def fold(self, part: Any) -> None:
+        """Takes what was measured of a chunk."""
+        with self._folding:
+            self._folded = part if self._folded is None else self._folded.join(part)
+
+    def take(self) -> Any:
+        """Returns all of it, and starts over."""
+        folded, self._folded = self._folded, None
+        return folded
+
+
+class UnitAtWork:
+    """One unit of a tensor; parts may be folded in from any thread, all else belongs to one.
+
+    Args:
+        owners: The labels of its sources.
+        sources: The sources, in that order.
+        steps: The method at work on it.
+        rows: Of each source, its row for each row of the merged model, negative where the unit does not
+            take it; None where it takes all in place.
+    """
+
+    def __init__(
+        self, owners: Owners, sources: Sequence[Source], steps: Steps, rows: list[np.ndarray] | None = None
+    ) -> None:
+        self.owners, self.sources, self.rows = owners, sources, rows
+        self.measure: Measure | None = None
+        self.total = Total()
+        self._steps = steps
+        self._made: Made | None = None
+        self._send(None)
+
+    @property
+    def made(self) -> Made:
+        """What the method decided; there when nothing is measured any more."""
+        assert self._made is not None, "still measuring"
+        return self._made
+
+    def n_rows(self) -> int:
+        """How many rows of the merged model it makes."""
+        return 0 if self.rows is None else int((self.rows[0] >= 0).sum())
+
+    def advance(self) -> None:
+        """Gives the method what all chunks came to; it may then ask for another measure.
+
+        Raises:
+            NotFiniteError: An element is infinite or NaN.
+        """
+        assert self.measure is not None, "nothing was measured"
+        self._send(self.measure.value(self.total.take()))
+
+    def _send(self, value: Any) -> None:
+        try:
+            self.measure = self._steps.send(value)
+        except StopIteration as end:
+            self.measure, self._made = None, end.value
+
+
+def steps_of(method: Method, parameters: Any, granularity: str, width: int) -> Steps:
+    """The method at work on a tensor, or on each of its rows or columns."""
+    if granularity == "tensor":
+        return method.steps(parameters)
+    from fusion_slerp.passes.units import by_column, by_row  # rarely needed, and small merges are short
+
+    of_each = by_row if granularity == "row" else by_column
+    return of_each(lambda: method.steps(parameters), width)
+
+
+def units_of(tensor: TensorPlan, method: Method) -> list[UnitAtWork]:
+    """Returns the units of a tensor: one, or one for each set of owners of its rows."""
+    return list(_units(tensor, method)) if isinstance(tensor.work, Merge) else []
+
+
+def _units(tensor: TensorPlan, method: Method) -> Iterator[UnitAtWork]:
+    work = tensor.work
+    assert isinstance(work, Merge), tensor.out.name
+    groups = None if tensor.rows is None else tensor.rows.groups()
+    for owners, parameters in work.units.items():
+        sources = [tensor.sources[label] for label in owners]
+        steps = steps_of(method, parameters, work.granularity, tensor.width)
+        rows = None
+        if tensor.rows is not None and groups is not None:
+            rows = [np.where(groups[owners], tensor.rows.of[label], NOBODY) for label in owners]
+        yield UnitAtWork(owners, sources, steps, rows)
+
+
+def report_of(tensor: TensorPlan, owners: Owners = (), made: Made | None = None) -> TensorReport:
+    """Returns the report of a tensor; `made` is what was decided for its unit, of the largest where it has
+    several, and None where it is copied.
+    """
+    rows = None if tensor.rows is None else tensor.rows.counts
+    n, values = tensor.out.n_elements, tensor.values
+    if made is None:
+        why = getattr(tensor.work, "why", "integer")
+        return TensorReport(tensor.out.name, str(tensor.work), n, values, why, rows=rows)
+    made = made.after() if made.after else made
+    norms = dict(zip(owners, made.gram.norms, strict=True)) if made.gram else {}
+    return TensorReport(tensor.out.name, made.rule, n, values, None, made.angle_deg, norms, rows)

@@ -1,0 +1,135 @@
+"""What the methods that a FusionBench configuration names have in common."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, ClassVar
+
+from fusion_bench.method.base_algorithm import BaseAlgorithm
+from fusion_bench.modelpool.base_pool import BaseModelPool
+from omegaconf import OmegaConf
+from torch import nn
+
+from fusion_slerp.api import merge, plan_merge, run_in_memory
+from fusion_slerp.errors import unknown_names_error
+from fusion_slerp.fusion_bench_plugin.loaded_models import load_model, merge_loaded, model_from_state_dict
+from fusion_slerp.fusion_bench_plugin.pool_models import (
+    HOST_ARGUMENTS,
+    PoolModel,
+    pool_models,
+    tokenizer_source,
+)
+from fusion_slerp.methods import METHODS
+from fusion_slerp.options import declared
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+
+log = logging.getLogger(__name__)
+
+ELSEWHERE = ("method", "tokenizer")
+"""Options of a merge that are no arguments: the class is the method, and the pool has the tokenizer."""
+
+
+class MergeForCausalLM(BaseAlgorithm):
+    """Merges the causal language models of a pool by one method; subclasses name it and its arguments.
+
+    The models are a, b, c, ... in the pool's order. Checkpoints are streamed from their files and never
+    loaded; entries of the pool that build a model are loaded.
+
+    Args:
+        model_save_path: Folder that the merged model is streamed to; None merges into memory. With a
+            path, it is loaded back only if the program evaluates or saves it.
+        show_pbar: Show bytes done, rate and time left.
+        slices: The merged model's layers, stacked from ranges of the models'; None takes all in place.
+        dtype: Type of the merged model's floating tensors; None keeps the first model's, tensor by tensor.
+        max_shard_size: Largest weight file, `"5GB"` or bytes.
+        chat_template: The merged model's chat template, as Jinja text; None takes that of its tokenizer.
+        vocab_fill: Rows that only one model has, or none: `"owner"`, `"mean"`, `"gradient"`, `"zeros"`, or
+            `"error"`.
+        tokens: Where the rows of single tokens come from, by token.
+        pad_vocab_to_multiple_of: Round the merged model's rows up to a multiple of it; None does not.
+        missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
+        strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
+        follow_links: Read files that are links out of a checkpoint's folder, and copy what they lead to.
+        overwrite: Replace an existing folder at `model_save_path`.
+        threads: Threads that compute; None takes the CPUs that this process may use.
+        memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
+        direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
+        checksum: The hash of weight files in the manifest: `"xxh3_128"`, `"blake3"` or `"sha256"`.
+        **kwargs: The host's `_recursive_`, `_usage_` and `_version_`; nothing else.
+
+    Raises:
+        SettingsError: An argument is unknown or invalid.
+    """
+
+    merge_method: ClassVar[str]
+    """The name of the method in the registry."""
+
+    model_save_path: str | None
+
+    def __init__(self, **kwargs: Any) -> None:
+        unknown = kwargs.keys() - HOST_ARGUMENTS
+        if unknown:
+            known = set(self._config_mapping.values()) - HOST_ARGUMENTS
+            raise unknown_names_error(sorted(unknown), known, type(self).__name__)
+        self.settings  # noqa: B018 (raises now what run would raise)
+        super().__init__(**kwargs)
+
+    @property
+    def settings(self) -> MergeSettings:
+        """The engine's settings from this method's attributes."""
+        own, common = declared(METHODS[self.merge_method].options), declared(MergeSettings)
+        values = {name: getattr(self, name) for name in (*own, *common) if name not in ELSEWHERE}
+        plain = {
+            name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+            for name, value in values.items()
+        }
+        return make_settings(method=self.merge_method, **plain)
+
+    def run(  # pyright: ignore[reportIncompatibleMethodOverride] (the host's returns nothing)
+        self, modelpool: BaseModelPool
+    ) -> nn.Module | None:
+        """Merges the pool's models.
+
+        Args:
+            modelpool: A `CausalLMPool` of checkpoints, lazy or not, or any pool of torch modules of one
+                class; as many as the method takes. The first in its order is model a.
+
+        Returns:
+            The merged model. None with a `model_save_path` inside a program that neither evaluates nor
+            saves what it gets: the model is then on disk only.
+
+        Raises:
+            FusionSlerpError: One of its subclasses; see `fusion_slerp.merge`.
+        """
+        settings = self.settings
+        models = pool_models(modelpool, settings.how)
+        values = ", ".join(f"{name} = {getattr(settings.parameters, name)}" for name in settings.schedules)
+        named = ", ".join(f"{label} = {model.name}" for label, model in models.items())
+        log.info("%s of %s; %s", self.merge_method, named, values)
+        sources = [model.source for model in models.values() if model.source is not None]
+        if len(sources) < len(models):
+            return merge_loaded(modelpool, models, settings, self.model_save_path)
+        options = settings.options | {"tokenizer": _tokenizer(modelpool, models)}
+        first = next(iter(models.values()))
+        if self.model_save_path is None:
+            plan = plan_merge(*sources, **options)
+            state_dict, _ = run_in_memory(plan)
+            return model_from_state_dict(first, plan, state_dict)
+        result = merge(*sources, out=self.model_save_path, **options)
+        log.info("%s", result)
+        return load_model(first, result.out) if self._child_is_used() else None
+
+    def _child_is_used(self) -> bool:
+        """Whether the program evaluates or saves what `run` returns; alone, the caller does."""
+        if self._program is None:
+            return True
+        used_for = ("_taskpool", "merged_model_save_path")
+        return any(getattr(self._program, name, None) is not None for name in used_for)
+
+
+def _tokenizer(pool: BaseModelPool, models: dict[str, PoolModel]) -> str:
+    """The pool's tokenizer, by the label of the model that it belongs to."""
+    source = tokenizer_source(pool)
+    if source is None:
+        return "union"
+    return next((label for label, model in models.items() if model.source == source), source)

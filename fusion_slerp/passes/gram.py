@@ -1,0 +1,161 @@
+"""The Gram matrix of the sources: what every method in their span needs to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+from math import acos, copysign, degrees, inf, isfinite, isnan, isqrt, ldexp, nan, sqrt
+from typing import ClassVar
+
+import numpy as np
+
+from fusion_slerp import kernels
+from fusion_slerp.kernels import Table, Words
+from fusion_slerp.passes.blocks import blocks_of
+from fusion_slerp.passes.exact_sums import ExactSums, sum_of_columns
+
+
+@dataclass(frozen=True, slots=True)
+class GramMatrix:
+    """Inner products of n vectors; `gram_matrix` makes it.
+
+    Attributes:
+        products: The upper triangle, row by row.
+        exponents: Each vector was divided by two to this power before it was measured; empty: by one.
+        n: Number of vectors.
+        is_finite: Not so if an element is infinite or NaN, or if squares of float64 elements overflow.
+        measured_norms: Euclidean norms of the vectors as they were measured, divided by their powers of two;
+            NaN if the matrix is not finite.
+        norms: Euclidean norms of the vectors; NaN if the matrix is not finite.
+    """
+
+    products: tuple[float, ...]
+    exponents: tuple[int, ...]
+    n: int
+    is_finite: bool
+    measured_norms: tuple[float, ...]
+    norms: tuple[float, ...]
+
+    def product(self, i: int, j: int) -> float:
+        """The inner product of two of the vectors, i <= j, as measured."""
+        return self.products[_position(i, j, self.n)]
+
+    def cosine(self, i: int, j: int) -> float:
+        """Of the angle between two vectors, i < j, in [-1, 1]; NaN if a norm is zero or the matrix not
+        finite.
+        """
+        norms = self.measured_norms
+        if not (self.is_finite and norms[i] and norms[j]):
+            return nan
+        return max(-1.0, min(1.0, self.product(i, j) / (norms[i] * norms[j])))
+
+    @property
+    def angle_deg(self) -> float | None:
+        """The angle between the first two vectors in degrees; None if a norm is zero."""
+        cosine = self.cosine(0, 1)
+        return None if isnan(cosine) else degrees(acos(cosine))
+
+    @property
+    def product_exponents(self) -> tuple[int, ...]:
+        """The powers of two by which the products were divided."""
+        powers = self.exponents or (0,) * self.n
+        return tuple(i + j for i, j in combinations_with_replacement(powers, 2))
+
+
+def gram_matrix(products: Sequence[float], exponents: tuple[int, ...] = ()) -> GramMatrix:
+    """Returns the matrix with this upper triangle."""
+    n = isqrt(2 * len(products))
+    is_finite = isfinite(sum(products)) or all(map(isfinite, products))
+    squares = [products[_position(i, i, n)] for i in range(n)]
+    measured = tuple(map(sqrt, squares)) if is_finite else (nan,) * n
+    norms = tuple(map(_times_power, measured, exponents)) if exponents else measured
+    return GramMatrix(tuple(products), exponents, n, is_finite, measured, norms)
+
+
+def _times_power(x: float, exponent: int) -> float:
+    """x times two to a power; infinite where float64 does not reach."""
+    try:
+        return ldexp(x, exponent)
+    except OverflowError:
+        return copysign(inf, x)
+
+
+def _position(i: int, j: int, n: int) -> int:
+    return i * n - i * (i - 1) // 2 + j - i
+
+
+@dataclass(frozen=True, slots=True)
+class Gram:
+    """Measures the Gram matrix in one pass.
+
+    Attributes:
+        exponents: Divide each source by two to this power first, exactly; empty: as they are.
+    """
+
+    exponents: tuple[int, ...] = ()
+
+    turn: ClassVar[int] = 1
+
+    def part(self, words: Words) -> ExactSums:
+        """Of one chunk."""
+        products = kernels.gram(scaled(words, self.exponents))
+        return ExactSums(products)
+
+    def value(self, total: ExactSums) -> GramMatrix:
+        """The matrix."""
+        return gram_matrix(total.totals().tolist(), self.exponents)
+
+    @staticmethod
+    def of_many(table: Table) -> list[GramMatrix]:
+        """The matrices of many sets of small vectors."""
+        return [gram_matrix(products) for products in kernels.gram_of_many(table).tolist()]
+
+    @staticmethod
+    def of_columns(measures: Sequence[Gram | None]) -> GramOfColumns:
+        """The same of every column; what None measures is not used."""
+        return GramOfColumns(tuple(measure.exponents if measure else () for measure in measures))
+
+
+@dataclass(frozen=True, slots=True)
+class GramOfColumns:
+    """Measures the Gram matrix of every column.
+
+    Attributes:
+        exponents: By column.
+    """
+
+    exponents: tuple[tuple[int, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self.exponents)
+
+    def part(self, words: Words) -> ExactSums:
+        """Of one chunk."""
+        return ExactSums(sum_of_columns(self._products(block) for block in blocks_of(words, self.width)))
+
+    def _products(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
+        block = scaled_columns(block, self.exponents)
+        return [x * y for x, y in combinations_with_replacement(block, 2)]
+
+    def value(self, total: ExactSums) -> list[GramMatrix]:
+        """The matrix of every column."""
+        by_column = total.totals().T.tolist()
+        return [gram_matrix(p, e) for p, e in zip(by_column, self.exponents, strict=True)]
+
+
+def scaled(words: Words, exponents: tuple[int, ...]) -> Words:
+    """Each source divided by two to a power, as fresh float64; as it is where there are no exponents."""
+    if not exponents:
+        return words
+    return [np.ldexp(kernels.values_of(w), -power) for w, power in zip(words, exponents, strict=True)]
+
+
+def scaled_columns(block: Sequence[np.ndarray], exponents: Sequence[tuple[int, ...]]) -> Sequence[np.ndarray]:
+    """Each source's columns divided by two to powers of their own; as they are where there are none."""
+    if not any(exponents):
+        return block
+    powers = np.array([each or (0,) * len(block) for each in exponents]).T
+    return [np.ldexp(x, -power) for x, power in zip(block, powers, strict=True)]

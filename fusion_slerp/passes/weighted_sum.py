@@ -1,0 +1,25 @@
+"""The combination of sources that every method in their span ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusion_slerp import kernels
+from fusion_slerp.kernels import Words
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSum:
+    """The sum of coefficient times source, rounded once; see `kernels.weighted_sum`.
+
+    Attributes:
+        coefficients: One for each source, in their order.
+    """
+
+    coefficients: tuple[float, ...]
+
+    def into(self, words: Words, out: np.ndarray) -> int:
+        """Writes one chunk; returns how many elements are infinite or NaN."""
+        return kernels.weighted_sum(words, self.coefficients, out)

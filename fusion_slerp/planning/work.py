@@ -1,0 +1,150 @@
+"""What is done to one tensor: copied or merged, from which sources, with which parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusion_slerp.chunks import CHUNK_ELEMENTS
+from fusion_slerp.methods.method import UnusableError
+from fusion_slerp.planning.layout import Slot
+from fusion_slerp.planning.matching import Match
+from fusion_slerp.planning.plan import Copy, CopyIfEqual, Merge, TensorPlan
+from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.source import Source
+from fusion_slerp.vocabulary.rows import Owners, RowMap
+
+VALUES, OWNER, NO_ENTRY = "values", "owner", "no entry"
+"""Why a tensor is copied; see `TensorReport`."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the values ask for, of some owners.
+
+    Attributes:
+        used: The labels of the sources that take part.
+        parameters: Of the method, for these.
+        copied: The label of the source whose bytes are the result; None if there is none.
+        why: Why, if there is.
+    """
+
+    used: Owners
+    parameters: Any
+    copied: str | None = None
+    why: str = VALUES
+
+
+class Works:
+    """Says what happens to each tensor; tensors with the same values and owners are decided once.
+
+    Args:
+        settings: The options.
+        n_models: How many models are merged.
+    """
+
+    def __init__(self, settings: MergeSettings, n_models: int) -> None:
+        self._settings, self._method, self._n_models = settings, settings.how, n_models
+        self._known: dict[tuple[int, Owners], tuple[Values, Decision]] = {}
+        self._merges: dict[tuple[int, str], Merge] = {}
+
+    def plan(self, match: Match, slot: Slot, values: Values, rows: RowMap | None) -> TensorPlan:
+        """Returns what happens to a tensor.
+
+        Args:
+            match: Where it comes from.
+            slot: Where it goes.
+            values: The method's options with a schedule, for this tensor.
+            rows: Where its rows come from, if not all in place.
+
+        Raises:
+            UnusableError: The method can do nothing with these values.
+        """
+        if rows is not None:
+            return self._of_rows(match, slot, values, rows)
+        owners = tuple(match.of)
+        if len(owners) == 1 < self._n_models:
+            return _copy(match, slot, values, owners[0], OWNER)
+        decision = self.decided(values, owners)
+        if decision.copied is not None:
+            return _copy(match, slot, values, decision.copied, decision.why)
+        if not match.first.dtype.is_mergeable:
+            return TensorPlan(slot, match.of, CopyIfEqual(), values)
+        used = decision.used
+        sources = match.of if used == owners else {label: match.of[label] for label in used}
+        return TensorPlan(slot, sources, self._merge(decision, self._granularity(match.first)), values)
+
+    def _merge(self, decision: Decision, granularity: str) -> Merge:
+        """One value for all tensors that are merged alike; decisions live as long as this does."""
+        key = id(decision), granularity
+        if key not in self._merges:
+            self._merges[key] = Merge({decision.used: decision.parameters}, granularity)
+        return self._merges[key]
+
+    def decided(self, values: Values, owners: Owners) -> Decision:
+        """Returns what the values ask for, of these owners; raises as `plan`."""
+        key = id(values), owners
+        if key not in self._known:  # the values are kept, so that their id stays theirs
+            self._known[key] = values, self._decide(values, owners)
+        return self._known[key][1]
+
+    def _decide(self, values: Values, owners: Owners) -> Decision:
+        if _is_without(values):
+            return Decision(owners[:1], None, owners[0], NO_ENTRY)
+        for option, value in values.items():
+            lacking = [label for label in owners if isinstance(value, Mapping) and value[label] is None]
+            if lacking:
+                raise UnusableError(f"no entry of {option} matches for {', '.join(lacking)}")
+        parameters = self._parameters(values, owners)
+        copied = self._method.copied(parameters)
+        if copied is not None:
+            return Decision((owners[copied],), parameters, owners[copied])
+        used = tuple(owners[i] for i in self._method.used(parameters))
+        return Decision(used, parameters if used == owners else self._parameters(values, used))
+
+    def _parameters(self, values: Values, labels: Owners) -> Any:
+        return self._method.parameters(self._settings.parameters, values, labels)
+
+    def _granularity(self, source: Source) -> str:
+        """Rows and columns are units of their own in a matrix that has elements, whose rows fit a chunk."""
+        if self._settings.granularity == "tensor" or len(source.shape) != 2:
+            return "tensor"
+        fits = source.n_elements and source.shape[1] <= CHUNK_ELEMENTS
+        return self._settings.granularity if fits else "tensor"
+
+    def _of_rows(self, match: Match, slot: Slot, values: Values, rows: RowMap) -> TensorPlan:
+        """Each set of owners of rows is a unit; where the values ask for one of them alone, its rows are
+        copied.
+        """
+        if not slot.nbytes:
+            return _copy(match, slot, values, next(iter(match.of)), OWNER)
+        units: dict[Owners, Any] = {}
+        why = OWNER
+        for owners, where in rows.groups().items():
+            decision = self.decided(values, owners)
+            if decision.copied is not None:
+                rows, why = rows.kept(where, (decision.copied,)), decision.why
+            elif len(decision.used) > 1:
+                rows = rows if decision.used == owners else rows.kept(where, decision.used)
+                units[decision.used] = decision.parameters
+            else:  # one model with a weight of its own: rows of a single owner would be copied
+                units[owners] = self._parameters(values, owners)
+        sources = {label: source for label, source in match.of.items() if (rows.of[label] >= 0).any()}
+        if units:
+            return TensorPlan(slot, sources, Merge(units), values, rows)
+        counts = rows.counts.copied
+        giver = max(match.of, key=lambda label: counts.get(label, 0))
+        return TensorPlan(slot, sources or dict(match.of), Copy(giver, why), values, rows)
+
+
+def _copy(match: Match, slot: Slot, values: Values, label: str, why: str) -> TensorPlan:
+    return TensorPlan(slot, {label: match.of[label]}, Copy(label, why), values)
+
+
+def _is_without(values: Values) -> bool:
+    """Whether no entry of any schedule matches the tensor's name."""
+    found = [v.values() if isinstance(v, Mapping) else [v] for v in values.values()]
+    return bool(found) and all(each is None for part in found for each in part)

@@ -1,0 +1,130 @@
+"""What the user should know of the tokens and rows, one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fusion_slerp.errors import listed, quoted
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES
+from fusion_slerp.vocabulary.rows import RowMap
+from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, are_same
+
+Models = Mapping[str, Checkpoint]
+Vocabularies = Mapping[str, Vocabulary]
+Counts = Mapping[str, int]
+"""Rows of the models' matrices; each of the three is by label."""
+
+
+def enumerated(parts: Sequence[object]) -> str:
+    """Returns `"x"`, `"x and y"`, `"x, y and z"`."""
+    texts = [str(part) for part in parts]
+    return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
+
+
+def on_tokenizers(models: Models, tokens: Mapping[str, Tokens | None]) -> list[str]:
+    """Returns remarks on tokenizers that cannot be read."""
+    if all(each is not None for each in tokens.values()) or _have_equal_files(models):
+        return []
+    unread = [str(models[label].folder) for label, each in tokens.items() if each is None]
+    known = next((models[label].source for label, each in tokens.items() if each is not None), None)
+    alike = "in both" if len(models) == 2 else f"as in {known}" if known else "in all"
+    return [
+        f"the vocabularies could not be compared; no readable tokenizer in {' and in '.join(unread)}; "
+        f"rows are taken to stand for the same tokens {alike}"
+    ]
+
+
+def _have_equal_files(models: Models) -> bool:
+    """Whether the files of the vocabulary are the same bytes in all folders, or there are none."""
+    first, *others = (model.folder for model in models.values())
+    names = _vocabulary_files(first)
+    return all(
+        names == _vocabulary_files(other) and all(are_same(first / name, other / name) for name in names)
+        for other in others
+    )
+
+
+def _vocabulary_files(folder: Path) -> set[str]:
+    return {path.name for pattern in VOCABULARY_FILES for path in folder.glob(pattern)}
+
+
+def on_moved_tokens(models: Models, tokens: Mapping[str, Tokens | None]) -> Iterator[str]:
+    """Yields a remark for each model whose added tokens are loaded with other rows than their file says."""
+    for label, each in tokens.items():
+        if each and each.moved:
+            named = [f"{quoted(t)} {row}, loaded as {each.rows.get(t)}" for t, row in each.moved.items()]
+            yield (
+                f"{models[label].source}: the tokenizers library numbers {len(named)} added tokens otherwise "
+                f"than their file, and rows follow the library: {listed(named, 3)}"
+            )
+
+
+def on_lost_tokens(models: Models, vocabularies: Vocabularies, child: Vocabulary) -> Iterator[str]:
+    """Yields a remark for each model with tokens that the merged model lacks."""
+    for label, vocabulary in vocabularies.items():
+        same = vocabulary is child
+        lost = [] if same else [quoted(token) for token in vocabulary if token not in child]
+        if lost:
+            source = models[label].source
+            yield f"the merged model lacks {len(lost)} tokens of {source}: {listed(lost, 3)}"
+
+
+def on_rows(rows: RowMap, counts: Counts, models: Models) -> str:
+    """Returns what happens to the rows."""
+    n = rows.counts
+    copied = [f"{count} copied from {models[label].source}" for label, count in n.copied.items()]
+    lost = {label: count - _n_different(rows.of[label], count) for label, count in counts.items()}
+    parts = (
+        f"{n.merged} merged",
+        *copied,
+        *([f"{n.filled} filled"] if n.filled else []),
+        *(f"{count} of {models[label].source} left out" for label, count in lost.items() if count),
+    )
+    sizes = enumerated(list(counts.values()))
+    return f"vocabularies of {sizes} rows, {len(rows)} in the child: {', '.join(parts)}"
+
+
+def _n_different(rows: np.ndarray, n_rows: int) -> int:
+    """How many of a model's rows occur."""
+    occurs = np.zeros(n_rows, bool)
+    occurs[rows[rows >= 0]] = True
+    return int(occurs.sum())
+
+
+def on_tokens_beyond(vocabularies: Vocabularies, counts: Counts, models: Models) -> Iterator[str]:
+    """Yields a remark for each model with tokens that its matrix has no row for."""
+    for label, count in counts.items():
+        vocabulary = vocabularies[label]
+        beyond = 0 if Tokens(vocabulary).n_rows <= count else sum(r >= count for r in vocabulary.values())
+        if beyond:
+            yield f"{models[label].source}: {beyond} tokens lie beyond its {count} rows"
+
+
+def on_shared_rows(child: Vocabulary) -> list[str]:
+    """Returns a remark on tokens of the child that share a row."""
+    last = {row: token for token, row in child.items()}
+    named = [
+        f"{quoted(token)} and {quoted(last[row])} {row}" for token, row in child.items() if last[row] != token
+    ]
+    return [f"tokens of the child share a row: {listed(named, 3)}"] if named else []
+
+
+def on_few_in_common(rows: RowMap, vocabularies: Vocabularies) -> list[str]:
+    """Returns a remark on models that have less than half of the smallest vocabulary in common.
+
+    Args:
+        rows: Where the merged model's rows come from.
+        vocabularies: Of the models that have such rows.
+    """
+    n_least = min(len(vocabulary) for vocabulary in vocabularies.values())
+    n_shared = int((rows.n_owners == len(vocabularies)).sum())
+    if 2 * n_shared < n_least:
+        first, *others = vocabularies.values()
+        n_shared = len(set(first).intersection(*others))
+    if 2 * n_shared >= n_least:
+        return []
+    return [f"the models share only {n_shared} of {n_least} tokens; are they of one family?"]

@@ -1,0 +1,171 @@
+"""Decides on the child's tokenizer: the one asked for, a model's that has the tokens of all, or a union."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+
+from fusion_slerp.errors import CheckpointError, Problem
+from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.opening import resolve
+from fusion_slerp.vocabulary.child_tokenizer import (
+    ChildTokenizer,
+    chat_template,
+    has_tokenizer,
+    template_files,
+)
+from fusion_slerp.vocabulary.new_tokens import GivenTokenizer, cannot_be_added, extend
+from fusion_slerp.vocabulary.remarks import enumerated
+from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_tokens
+
+Models = Mapping[str, tuple[Checkpoint, Tokens | None]]
+"""By label: a checkpoint and the tokens of its tokenizer; None if it has none that can be read."""
+
+ReadModels = Mapping[str, tuple[Checkpoint, Tokens]]
+"""As `Models`, where every tokenizer can be read."""
+
+Choice = tuple[ChildTokenizer, list[str]]
+"""The child's tokenizer, and remarks."""
+
+
+def choose_tokenizer(
+    models: Models, setting: str, named: Sequence[str] = (), follow_links: bool = False
+) -> Choice:
+    """Returns the child's tokenizer, and remarks.
+
+    Args:
+        models: Model a first.
+        setting: A label, what the user calls a model, `"union"`, or a folder or hub id.
+        named: Tokens that the child is to have in any case.
+        follow_links: Whether files of that folder may be links that lead out of it.
+
+    Raises:
+        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer; or links
+            lead out of it.
+        MismatchError: The tokenizers cannot be united, or tokens not be added.
+    """
+    if setting == "union":
+        chosen, remarks = _with_the_tokens_of_all(models, named)
+    else:
+        chosen, remarks = _asked_for(models, setting, follow_links)
+    new = [token for token in named if token not in (chosen.rows or {})]
+    if not new:
+        return chosen, remarks
+    tokens = read_tokens(chosen.folder)
+    if tokens is None:
+        raise cannot_be_added(new, chosen.folder).error()
+    more = extend(GivenTokenizer(chosen.giver, chosen.folder, tokens), new)
+    remarks.append(f"new tokens, as the setting tokens says: {', '.join(new)}")
+    return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
+
+
+def _asked_for(models: Models, setting: str, follow_links: bool) -> Choice:
+    folder = _folder_of_a_model(models, setting)
+    if folder is None:
+        folder, _ = resolve(setting, weights=False, follow_links=follow_links)
+    giver = next((label for label, (model, _) in models.items() if folder.samefile(model.folder)), None)
+    first, (model_a, of_a) = next(iter(models.items()))
+    if giver == first:
+        remark = f"{model_a.source} has no tokenizer files, so the child has none"
+        remarks = [] if has_tokenizer(model_a.folder) else [remark]
+        return ChildTokenizer(model_a.folder, of_a and of_a.rows, first), remarks
+    tokens = read_tokens(folder) if giver is None else models[giver][1]
+    if has_tokenizer(folder):
+        return ChildTokenizer(folder, tokens and tokens.rows, giver), []
+    fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
+    fix = "set tokenizer: a, or name a folder with a tokenizer"
+    raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
+
+
+def _folder_of_a_model(models: Models, setting: str) -> Path | None:
+    """The folder of the model with this label, or of the first that the user calls so."""
+    if setting in models:
+        return models[setting][0].folder
+    return next((model.folder for model, _ in models.values() if model.source == setting), None)
+
+
+def _with_the_tokens_of_all(models: Models, named: Sequence[str]) -> Choice:
+    """The union of all tokenizers that can be read; the first that is there, if it cannot be read itself."""
+    readable = {label: (model, tokens) for label, (model, tokens) in models.items() if tokens is not None}
+    if len(readable) == len(models):
+        return _united(readable, named)
+    first = next((label for label, (model, _) in models.items() if has_tokenizer(model.folder)), None)
+    if first is None:
+        return _none_at_all(models)
+    model, tokens = models[first]
+    if tokens is None or len(readable) == 1:
+        chosen, remarks = ChildTokenizer(model.folder, tokens and tokens.rows, first), []
+    else:
+        chosen, remarks = _united(readable, named)
+    return chosen, [*_without_files(models, first, chosen), *remarks]
+
+
+def _none_at_all(models: Models) -> Choice:
+    label, (first, _) = next(iter(models.items()))
+    sources = [model.source for model, _ in models.values()]
+    none = f"neither {' nor '.join(sources)}" if len(sources) == 2 else f"none of {enumerated(sources)}"
+    remark = f"{none} has tokenizer files, so the child has none"
+    return ChildTokenizer(first.folder, None, label), [remark]
+
+
+def _without_files(models: Models, first: str, chosen: ChildTokenizer) -> list[str]:
+    """A remark on the models before the first one with a tokenizer."""
+    sources = [model.source for model, _ in models.values()][: list(models).index(first)]
+    if not sources:
+        return []
+    have = "has" if len(sources) == 1 else "have"
+    giver = models[chosen.giver or first][0].source
+    return [f"{enumerated(sources)} {have} no tokenizer files; the child has those of {giver}"]
+
+
+def _united(models: ReadModels, named: Sequence[str]) -> Choice:
+    """The first tokenizer that has the tokens of all, else the first one with those of the others as well."""
+    for label, (model, tokens) in models.items():
+        if all(other is tokens or other.rows.keys() <= tokens.rows.keys() for _, other in models.values()):
+            chosen = ChildTokenizer(model.folder, tokens.rows, label)
+            return chosen, _template_left_behind(label, models)
+    base, *others = (GivenTokenizer(label, model.folder, tokens) for label, (model, tokens) in models.items())
+    more = _missing(base.tokens.rows, others)
+    new = [token for token in named if all(token not in tokens.rows for _, tokens in models.values())]
+    union = extend(base, [*chain.from_iterable(more.values()), *new], others)
+    templates = {} if chat_template(base.folder) is not None else _templates(others)
+    written = {**union.written, **templates}
+    parts = [f"{len(tokens)} tokens of {models[label][0].source}" for label, tokens in more.items() if tokens]
+    source = next(model.source for model, _ in models.values())
+    remark = f"the child's tokenizer is that of {source} with {enumerated(parts)}"
+    return ChildTokenizer(base.folder, union.rows, base.label, written, union.omitted), [remark]
+
+
+def _missing(of_base: Vocabulary, others: Sequence[GivenTokenizer]) -> dict[str, list[str]]:
+    """By label, the tokens that neither the base nor an earlier tokenizer has, in the order of their rows."""
+    known = set(of_base)
+    more: dict[str, list[str]] = {}
+    for other in others:
+        missing = [token for token in other.tokens.rows if token not in known]
+        more[str(other.label)] = sorted(missing, key=other.tokens.rows.__getitem__)
+        known.update(missing)
+    return more
+
+
+def _templates(others: Sequence[GivenTokenizer]) -> dict[str, bytes]:
+    """The chat templates of the first folder that has any."""
+    return next((files for other in others if (files := template_files(other.folder))), {})
+
+
+def _template_left_behind(giver: str, models: ReadModels) -> list[str]:
+    if chat_template(models[giver][0].folder) is not None:
+        return []
+    having = {
+        label: model.source
+        for label, (model, _) in models.items()
+        if label != giver and chat_template(model.folder) is not None
+    }
+    if not having:
+        return []
+    label, source = next(iter(having.items()))
+    if len(having) == 1:
+        start, it = f"only {source} has a chat template", "it"
+    else:
+        start, it = f"{enumerated(list(having.values()))} have chat templates", f"that of {source}"
+    return [f"{start}, and the child has none; tokenizer: {label} takes {it} along"]

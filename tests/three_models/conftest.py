@@ -1,0 +1,33 @@
+"""The models that the tests of this folder merge."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.models import write_checkpoint
+from tests.three_models.models import N_LAYERS, tensors_of, weights_of
+
+
+@pytest.fixture(scope="session")
+def three(tmp_path_factory) -> list[Path]:
+    """Three checkpoints of three layers; not to be written to."""
+    folder = tmp_path_factory.mktemp("three")
+    return [
+        write_checkpoint(
+            folder / name, tensors=tensors_of(seed), config={"num_hidden_layers": N_LAYERS}, n_shards=seed
+        )
+        for seed, name in enumerate("abc", 1)
+    ]
+
+
+@pytest.fixture
+def beside(tmp_path, three) -> list[Path]:
+    """Copies of the three in one folder, where a merged model next to them finds them."""
+    return [
+        write_checkpoint(
+            tmp_path / "models" / folder.name,
+            tensors=weights_of(folder),
+            config={"num_hidden_layers": N_LAYERS},
+        )
+        for folder in three
+    ]
