@@ -8,6 +8,9 @@ PIP_TORCH_ARGS ?=
 # More arguments for pytest in `make test`, `make peer` and `make safety`, and for `make bench`.
 ARGS ?=
 
+# Tests run in two processes, file by file; `make test PARALLEL=` runs them in one.
+PARALLEL ?= --numprocesses 2 --dist loadfile
+
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
 PEER_ENV := .venv-mergekit
@@ -23,7 +26,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs recordings peer safety bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types docs recordings peer safety long bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,7 +37,7 @@ demo: ## Fresh environment, install, then the main job: fusion_bench --config-na
 	cd build/demo && ../../$(DEMO_ENV)/bin/fusion_bench --config-name llm_slerp
 
 test: test-env ## Fresh environment with the test tools, then the whole default test suite
-	$(RUN) pytest $(ARGS)
+	$(RUN) pytest $(PARALLEL) $(ARGS)
 
 test-env: ## Fresh environment with all tools, this folder installed in it as editable
 	$(call fresh_env,$(TEST_ENV),--editable ".[dev]")
@@ -67,6 +70,9 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
 	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
+
+long: | $(READY) ## Merges whose bytes are recorded, and a wheel in a fresh environment (two minutes)
+	$(RUN) pytest -m "recorded or wheel" $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)

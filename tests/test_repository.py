@@ -94,6 +94,7 @@ def test_wheel_carries_code_configs_demo_and_plugin_and_nothing_else(wheel):
 
 
 @pytest.mark.host
+@pytest.mark.wheel
 def test_wheel_in_a_fresh_environment_runs_the_main_job_from_an_empty_folder(wheel, tmp_path):
     python = tmp_path / "env" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)

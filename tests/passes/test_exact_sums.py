@@ -68,7 +68,7 @@ def test_no_sums_and_a_single_term():
         ([1.0, nan, 2.0], isnan),
         ([1.7e308, 1.7e308, 1.0], lambda total: not np.isfinite(total)),
     ],
-    ids=str,
+    ids=["inf", "-inf", "both", "nan", "overflow"],
 )
 def test_what_is_not_finite_stays_so_in_any_order(terms, fits: Callable[[float], bool]):
     for order in (terms, terms[::-1], [*terms[1:], terms[0]]):

@@ -17,6 +17,8 @@ from tests.same_bytes.case import run_case
 from tests.same_bytes.cases import CASES
 from tests.same_bytes.record import recorded
 
+pytestmark = pytest.mark.recorded
+
 RECORDED = recorded()
 
 ON_OTHER_THREADS = (
