@@ -47,10 +47,11 @@ from fusion_slerp.settings.labels import labels
     assert modules_after(code) & HEAVY == set()
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (PACKAGE / "evaluation").glob("*.py")))
-def test_evaluation_needs_no_host(name):
-    found = modules_after("import importlib, sys; importlib.import_module(sys.argv[1])", module_of(name))
-    assert found & HOST == set()
+def test_evaluation_needs_no_host():
+    names = [module_of(path.stem) for path in sorted((PACKAGE / "evaluation").glob("*.py"))]
+    assert len(names) > 3
+    code = "import importlib, sys; [importlib.import_module(name) for name in sys.argv[1:]]"
+    assert modules_after(code, *names) & HOST == set()
 
 
 def module_of(name: str) -> str:

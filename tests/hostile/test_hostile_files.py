@@ -105,6 +105,7 @@ def test_header_of_the_most_bytes_that_are_read(tmp_path):
         assert read_header(tmp_path / NAME) == []
 
 
+@pytest.mark.trial
 def test_header_of_the_most_tensors(tmp_path):
     entries = (entry(f"model.layers.{i}.weight", "[1,1]", f"[{i},{i + 1}]") for i in range(100_000))
     header = f"{{{','.join(entries)}}}".encode()
@@ -175,6 +176,7 @@ def test_index_of_very_many_tensors(folder):
     assert f"values; {INDEX.n_marks} is the limit" in refusal(open_checkpoint, folder)[2]
 
 
+@pytest.mark.trial
 def test_index_of_the_most_tensors_that_are_not_there(folder):
     names = dict.fromkeys((f"model.layers.{i}.weight" for i in range(290_000)), "1.safetensors")
     write_json(folder / INDEX_NAME, {"weight_map": names})
@@ -183,6 +185,7 @@ def test_index_of_the_most_tensors_that_are_not_there(folder):
     assert lines[2].endswith("and 289997 more")
 
 
+@pytest.mark.trial
 def test_index_of_very_many_files(folder):
     write_json(folder / INDEX_NAME, {"weight_map": {f"{i}": f"{i}.safetensors" for i in range(290_000)}})
     lines = refusal(open_checkpoint, folder)

@@ -61,6 +61,7 @@ UNREADABLE = {
 }  # fmt: skip
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("case", UNREADABLE)
 def test_vocabulary_that_is_not_read(tmp_path, case):
     name, write = UNREADABLE[case]
@@ -79,6 +80,7 @@ def test_a_plan_says_that_it_could_not_compare(tmp_path, case):
     assert any("the vocabularies could not be compared" in warning for warning in plan.warnings)
 
 
+@pytest.mark.trial
 def test_the_largest_tokenizer_is_read(tmp_path):
     """As large as the largest real ones: 262,000 tokens, characters of up to four bytes, 524,000 merges."""
     vocab = {f"▁tokeñn😀{i}": i for i in range(262_000)}
@@ -161,6 +163,7 @@ def test_very_many_differences_are_counted(tmp_path):
     assert len(plan.warnings) < 110
 
 
+@pytest.mark.trial
 def test_very_many_grave_differences_too(tmp_path):
     a, b = (
         write_checkpoint(tmp_path / c, config={f"x{i}": {"hidden_size": c} for i in range(90_000)})

@@ -111,6 +111,7 @@ HUNGRY = {
 }
 
 
+@pytest.mark.trial
 @pytest.mark.parametrize("case", HUNGRY)
 def test_the_most_that_torch_is_given_is_bearable(file, case):
     """These are within the bounds, so the bounds must be low enough."""

@@ -106,9 +106,9 @@ def test_a_gradient_that_copies_at_its_ends(tmp_path):
 def test_float64_that_is_rescaled_and_small_angles_read_more(tmp_path, granularity):
     """As the values have it; between the least and the most."""
     rng = np.random.default_rng(1)
-    a = {"matrix": rng.standard_normal((2000, 700)), "other": rng.standard_normal((2000, 700))}
-    b = {"matrix": a["matrix"] * 1e-200, "other": a["other"] + 1e-6 * rng.standard_normal((2000, 700))}
-    a["matrix"] = rng.standard_normal((2000, 700)) * 1e-200
+    a = {"matrix": rng.standard_normal((700, 2000)), "other": rng.standard_normal((700, 2000))}
+    b = {"matrix": a["matrix"] * 1e-200, "other": a["other"] + 1e-6 * rng.standard_normal((700, 2000))}
+    a["matrix"] = rng.standard_normal((700, 2000)) * 1e-200
     both = folders(tmp_path, a, b)
     options = {"granularity": granularity, "DOT_THRESHOLD": 1.0, "epsilon": 0.0}
     for kept in (0, 1, 5):
