@@ -105,7 +105,7 @@ def prediction(results: list[Result]) -> str:
     """The largest model from the smaller ones, and two models of 72 billion parameters on other disks."""
     *smaller, largest = results
     slope, intercept, _ = line(smaller, "cpu_s")
-    foreseen = intercept + slope * largest["in_nbytes"] / 1e9
+    predicted = intercept + slope * largest["in_nbytes"] / 1e9
     measured = median(largest, OURS, "cpu_s")
     slope, intercept, r2 = line(results, "cpu_s")
     in_gb, out_gb = 2 * 145.4, 145.4  # Qwen2.5-72B: 72.7 billion parameters in bfloat16
@@ -113,7 +113,7 @@ def prediction(results: list[Result]) -> str:
     return "\n".join(
         [
             f"CPU seconds = {intercept:.2f} + {slope:.3f} per GB of input, R² = {r2:.5f}.",
-            f"From the smaller models, {foreseen:.2f} CPU s for the largest; measured: {measured:.2f}.",
+            f"From the smaller models, {predicted:.2f} CPU s for the largest; measured: {measured:.2f}.",
             f"Two 72B models, one NVMe disk of 3 GB/s: {disk_s:.0f} s at the disk ({in_gb:.0f} GB in, "
             f"{out_gb:.0f} GB out), {cpu_s:.0f} CPU s ({cpu_s / 2:.0f} s on two cores).",
             f"An eighth of the tensors on each of 8 such machines: {disk_s / 8:.0f} s.",

@@ -25,7 +25,7 @@ from fusion_slerp.kernels.building import Arithmetic, storing, summing
 from fusion_slerp.kernels.elements import F64, I64, Builder, Value
 
 PLAIN_TERMS = 2
-"""Up to so many terms one addition is exact but for its rounding, and the same in either order."""
+"""Up to this many terms, one addition is exact but for its rounding, and the same in either order."""
 
 SIGNIFICANT_BITS = {"uint16": 8, "int16": 11, "float32": 24}
 """Of each type that is narrower than float64."""

@@ -46,7 +46,7 @@ class Method:
     takes_base: bool = False
 
     def takes(self, n: int) -> bool:
-        """Whether it merges so many models."""
+        """Whether it merges n models."""
         least, most = self.n_models
         return least <= n and (most is None or n <= most)
 

@@ -45,7 +45,7 @@ def check_place(target: Path, overwrite: bool) -> list[Problem]:
 
 
 def check_room(target: Path, nbytes: int) -> list[Problem]:
-    """Returns a problem if the disk of `target` has no room for so many bytes."""
+    """Returns a problem if the disk of `target` lacks that many free bytes."""
     free = shutil.disk_usage(_nearest_folder(target)).free
     if free >= nbytes + MARGIN_NBYTES:
         return []

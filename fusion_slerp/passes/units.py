@@ -84,7 +84,7 @@ def _in_range(sums: np.ndarray) -> GramMatrix:
 
 
 def by_row(method: Callable[[], Steps], width: int) -> Steps:
-    """The method at work on every row; `method` begins it anew for each."""
+    """The method at work on every row; `method` starts it again for each."""
     yield from ()
     tally = _Tally()
     made = Made(_Rows(method, width, tally), "by row")
@@ -112,7 +112,7 @@ class _Rows:
 
 
 def by_column(method: Callable[[], Steps], width: int) -> Steps:
-    """The method at work on every column; `method` begins it anew for each."""
+    """The method at work on every column; `method` starts it again for each."""
     steps = [method() for _ in range(width)]
     made = yield from _in_step(steps)
     combines: list[Any] = [each.combine for each in made]

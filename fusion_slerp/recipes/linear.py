@@ -144,7 +144,7 @@ def _check_names(parts: Sequence[Part], own: Sequence[Weights], everywhere: Any,
 
 
 def check_filters(levels: Sequence[Any], key: str, findings: Findings) -> None:
-    """Refuses weights with a filter that may name a layer by its number, where layers are numbered anew."""
+    """Refuses weights with a filter that may name a layer by its number, where layers are renumbered."""
     for pattern in _patterns(levels):
         if _NUMBER.search(pattern):
             fix = "leave the number of the layer out of the filter, or state the weight with the slice"

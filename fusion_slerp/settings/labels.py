@@ -13,7 +13,7 @@ OPTION = "t"
 
 
 def labels(n: int) -> list[str]:
-    """Returns the labels of so many models in their order: a, b, c, ..., z, aa, ab, ...; t is left out."""
+    """Returns the labels of n models in their order: a, b, c, ..., z, aa, ab, ...; t is left out."""
     letters = ascii_lowercase.replace(OPTION, "")
     every = ("".join(word) for length in count(1) for word in product(letters, repeat=length))
     return list(islice(every, n))
