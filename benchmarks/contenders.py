@@ -25,10 +25,11 @@ def fusion_slerp(parent_b: str = "b", **options: object) -> Command:
 
 
 def at_commit(checkout: Path) -> Command:
-    """The package as it is in another checkout."""
+    """The package as it is in another checkout; its modules are compiled once, as installing does."""
 
     def command(a: Path, b: Path, out: Path) -> list[str]:
-        return ["env", f"PYTHONPATH={checkout}", *fusion_slerp()(a, b, out)]
+        given = ["-u", "PYTHONDONTWRITEBYTECODE", f"PYTHONPATH={checkout}"]
+        return ["env", *given, *fusion_slerp()(a, b, out)]
 
     return command
 

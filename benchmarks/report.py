@@ -17,7 +17,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PLOT = ROOT / "docs" / "images" / "benchmarks.svg"
-OURS, FLOOR, MERGEKIT = "fusion_slerp", "I/O floor", "mergekit"
+OURS, FLOOR, MERGEKIT, BEFORE = "fusion_slerp", "I/O floor", "mergekit", "before"
 COLUMNS = {"wall_s": 2, "cpu_s": 2, "peak_mb": 0, "engine_s": 2}
 
 Result = dict[str, Any]
@@ -67,6 +67,19 @@ def _cell(found: list[float], digits: int) -> str:
         return ""
     low, middle, high = min(found), statistics.median(found), max(found)
     return f"{middle:.{digits}f} ({low:.{digits}f}-{high:.{digits}f})"
+
+
+def pairs_table(results: list[Result]) -> str:
+    """This checkout over another commit: medians of the ratios of runs that followed each other."""
+    lines = ["| shape | pairs | CPU | wall | peak memory |", "|---|---|---|---|---|"]
+    for result in results:
+        cells = []
+        for key in ("cpu_s", "wall_s", "peak_mb"):
+            pairs = zip(values(result, OURS, key), values(result, BEFORE, key), strict=True)
+            cells.append(f"{statistics.median(ours / before for ours, before in pairs):.2f}")
+        n_pairs = len(values(result, OURS, "wall_s"))
+        lines.append(f"| {result['shape']}, {result['page_cache']} | {n_pairs} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def sizes_table(results: list[Result]) -> str:
@@ -148,7 +161,7 @@ def plot(results: list[Result], with_mergekit: list[Result]) -> None:
 
 def main() -> None:
     """Prints everything and writes the plot."""
-    for experiment in ("peers", "cold", "threads", "shapes", "vocabularies", "safety"):
+    for experiment in ("peers", "cold", "threads", "shapes", "vocabularies", "safety", "linear"):
         found = newest(experiment)
         print(f"## {experiment} ({found['file']})")
         for result in found["results"]:
@@ -162,6 +175,8 @@ def main() -> None:
     print(f"\n## kernels ({kernels['file']})\n\n| a | b | measure GB/s | combine GB/s |\n|---|---|---|---|")
     for row in kernels["results"]:
         print(f"| {row['a']} | {row['b']} | {row['measure_gb_s']:.0f} | {row['combine_gb_s']:.0f} |")
+    commits = newest("commits")
+    print(f"\n## commits ({commits['file']})\n\n{pairs_table(commits['results'])}")
     plot(sizes["results"], with_mergekit["results"])
 
 
