@@ -41,6 +41,7 @@ test: test-env ## Fresh environment with the test tools, then the whole default 
 
 test-env: ## Fresh environment with all tools, this folder installed in it as editable
 	$(call fresh_env,$(TEST_ENV),--editable ".[dev]")
+	$(RUN) compileall -q fusion_slerp hydra_plugins
 	touch $(READY)
 
 # The targets below use the environment that is there, and make it if there is none.
@@ -71,8 +72,8 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
 	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
-long: | $(READY) ## Merges whose bytes are recorded, and a wheel in a fresh environment (two minutes)
-	$(RUN) pytest -m "recorded or wheel" $(ARGS)
+long: | $(READY) ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals (three minutes)
+	$(RUN) pytest -m "recorded or wheel or long" $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)

@@ -62,13 +62,13 @@ class Bench:
                 subprocess.run([*git, "remove", "--force", str(checkout)], check=True)
 
     def parents(self, shape: str) -> tuple[Path, Path, int]:
-        """The checkpoints of a shape and the bytes of their weight files; one shape at a time on the disk."""
+        """Checkpoints of a shape, and the bytes of all weight files of a, b and c; one shape at a time."""
         folder = self._folder / shape
         if not folder.exists():
             for other in self._folder.iterdir():
                 shutil.rmtree(other)
             make_parents(folder, shape)
-        nbytes = sum(file.stat().st_size for file in folder.glob("[ab]/*.safetensors"))
+        nbytes = sum(file.stat().st_size for file in folder.glob("[abc]/*.safetensors"))
         return folder / "a", folder / "b", nbytes
 
     def compare(self, shape: str, commands: dict[str, Command], cold: bool = False) -> dict[str, object]:

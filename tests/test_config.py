@@ -246,6 +246,7 @@ def test_finding_the_folders_imports_nothing_heavy():
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.long
 @pytest.mark.host
 @pytest.mark.parametrize("folder", ["empty", "with a config of its own"])
 def test_the_command_finds_us_from_any_folder(host_command, tmp_path, folder):

@@ -142,6 +142,7 @@ def long(tmp_path_factory) -> tuple[Path, Path]:
     return write_both(tmp_path_factory.mktemp("long"), model(0), model(20))
 
 
+@pytest.mark.long
 def test_tensors_around_the_borders_of_chunks(long, tmp_path):
     merge(*long, out=tmp_path / "child", t=0.3)
     assert_merged(tmp_path / "child", *long, 0.3)

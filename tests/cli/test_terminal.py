@@ -21,7 +21,10 @@ from tests.models import CONFIG, names_in, write_checkpoint, write_json
 pexpect = pytest.importorskip("pexpect")  # there is no pseudo-terminal on Windows
 
 # forkpty warns where the test process has threads; the child runs another program at once.
-pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
 
 COLOUR = "\x1b[1;31m"
 

@@ -85,6 +85,7 @@ def test_no_element_is_further_than_half_a_unit_in_the_last_place(dtype, noise):
         assert 0.49 < error.max() <= 0.5 + 1e-6
 
 
+@pytest.mark.long
 @named("n", [CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELEMENTS + 77])
 def test_tensors_of_more_than_a_chunk(n):
     v0, v1 = ordinary(torch.float32, n, seed=5), ordinary(torch.float32, n, seed=6)

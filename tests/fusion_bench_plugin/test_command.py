@@ -166,6 +166,7 @@ def test_a_recipe_of_mergekit_as_a_configuration(finished, tmp_path):
     assert found.read_bytes() == same.read_bytes()
 
 
+@pytest.mark.long
 def test_the_editors_exact_command_line(finished, tmp_path):
     launch = json.loads((REPOSITORY / ".vscode" / "launch.json").read_text())
     main_job = launch["configurations"][0]
