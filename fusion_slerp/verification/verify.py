@@ -63,17 +63,11 @@ def verify(
             model was merged by rules that make other bytes.
     """
     started = time.perf_counter()
-    if recompute != "all" and (type(recompute) is not int or recompute < 0):
-        fields = (("found", repr(recompute)), ("needed", "a number of tensors, or all"))
-        raise Problem(SettingsError, "invalid recompute", fields, "set recompute: 10").error()
+    _check_count(recompute)
     place = Path(folder).expanduser().resolve()
     try:
-        manifest = read_manifest(place)
-    except NewerManifestError as error:
-        raise _newer_manifest(place, error).error() from None
+        manifest = _manifest_of(place)
     except ManifestError as error:
-        if not (place / MANIFEST).is_file():
-            raise _no_manifest(place).error() from None
         return Verification(place, (Deviation(MANIFEST, None, f"damaged: {error}"),), 1, 0, 0)
     total = sum(row["nbytes"] for row in manifest["files"].values())
     with _progress(total, show_pbar) as on_bytes:
@@ -84,6 +78,24 @@ def verify(
         with reading_models():
             result = _with_parents(result, manifest, inputs, recompute, models or {})
     return replace(result, elapsed_s=time.perf_counter() - started)
+
+
+def _check_count(recompute: object) -> None:
+    if recompute != "all" and (type(recompute) is not int or recompute < 0):
+        fields = (("found", repr(recompute)), ("needed", "a number of tensors, or all"))
+        raise Problem(SettingsError, "invalid recompute", fields, "set recompute: 10").error()
+
+
+def _manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest; a `ManifestError` says how it is damaged."""
+    try:
+        return read_manifest(folder)
+    except NewerManifestError as error:
+        raise _newer_manifest(folder, error).error() from None
+    except ManifestError:
+        if not (folder / MANIFEST).is_file():
+            raise _no_manifest(folder).error() from None
+        raise
 
 
 def _no_manifest(folder: Path) -> Problem:
