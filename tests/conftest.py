@@ -10,6 +10,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 
 from tests.fusion_bench_commands import HOST_SETTINGS
 from tests.models import save_transformers_model, write_checkpoint
@@ -76,6 +77,15 @@ def direct(has_direct_io: bool) -> None:
     """Skips a test where there is no direct I/O, before its other fixtures are made."""
     if not has_direct_io:
         pytest.skip("the temporary folder has no direct I/O")
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Threads of torch cost more than they give on small matrices, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session", params=["llama", "gpt2", "qwen2", "mixtral"])

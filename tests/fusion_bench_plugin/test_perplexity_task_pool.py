@@ -30,13 +30,7 @@ POSITIONS = 16
 WORDS = [f"w{i}" for i in range(40)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads cost more than they give on matrices this small, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def tokenizer_of(vocabulary: list[str]) -> PreTrainedTokenizerFast:

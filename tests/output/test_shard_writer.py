@@ -3,33 +3,15 @@
 import os
 import threading
 
-import numpy as np
 import pytest
 import safetensors.torch
 
-from fusion_slerp.dtypes import BY_CODE
 from fusion_slerp.errors import OutputError
 from fusion_slerp.output import output_file
 from fusion_slerp.output.shard_writer import ShardWriter
-from fusion_slerp.planning.layout import Tensor, lay_out
+from fusion_slerp.planning.layout import lay_out
 from tests.models import contents
-
-
-def tensor(name: str, code: str = "F32", *shape: int) -> Tensor:
-    nbytes = int(np.prod(shape)) * BY_CODE[code].itemsize
-    return Tensor(name, BY_CODE[code], shape, nbytes)
-
-
-def write(folder, tensors: list[Tensor], limit: int) -> dict[str, bytes]:
-    """Writes random bytes to every tensor, last one first and in two pieces; returns them by name."""
-    slots, files = lay_out(tensors, limit)
-    data = {slot.name: np.random.default_rng(len(slot.name)).bytes(slot.nbytes) for slot in slots}
-    with ShardWriter(folder, files) as writer:
-        for slot in reversed(slots):
-            half = slot.nbytes // 2
-            writer.write(slot.shard, slot.offset + half, memoryview(data[slot.name][half:]))
-            writer.write(slot.shard, slot.offset, memoryview(data[slot.name][:half]))
-    return data
+from tests.weight_files import tensor, write
 
 
 def test_many_threads_write_at_once(tmp_path):

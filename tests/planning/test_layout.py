@@ -3,7 +3,6 @@
 import json
 import os
 
-import numpy as np
 import pytest
 import safetensors
 import torch
@@ -13,36 +12,18 @@ from hypothesis import strategies as st
 
 from fusion_slerp.api import merge
 from fusion_slerp.dtypes import BY_CODE
-from fusion_slerp.output.shard_writer import ShardWriter, index_json
+from fusion_slerp.output.shard_writer import index_json
 from fusion_slerp.planning.layout import Tensor, lay_out
 from fusion_slerp.sources.folder import open_checkpoint
 from fusion_slerp.sources.header import read_header
 from tests.models import names_in, save_transformers_model
-
-
-def tensor(name: str, code: str = "F32", *shape: int) -> Tensor:
-    nbytes = int(np.prod(shape)) * BY_CODE[code].itemsize
-    return Tensor(name, BY_CODE[code], shape, nbytes)
+from tests.weight_files import tensor, write
 
 
 def groups(tensors: list[Tensor], limit: int) -> list[list[str]]:
     """The names of the tensors of each file, in the order of their offsets."""
     slots, files = lay_out(tensors, limit)
     return [[slot.name for slot in slots if slot.shard == i] for i in range(len(files))]
-
-
-def write(folder, tensors: list[Tensor], limit: int) -> dict[str, bytes]:
-    """Writes random bytes to every tensor, last one first and in two pieces; returns them by name."""
-    slots, files = lay_out(tensors, limit)
-    data = {slot.name: np.random.default_rng(len(slot.name)).bytes(slot.nbytes) for slot in slots}
-    with ShardWriter(folder, files) as writer:
-        for slot in reversed(slots):
-            half = slot.nbytes // 2
-            writer.write(slot.shard, slot.offset + half, memoryview(data[slot.name][half:]))
-            writer.write(slot.shard, slot.offset, memoryview(data[slot.name][:half]))
-    if len(files) > 1:
-        (folder / "model.safetensors.index.json").write_text(index_json(slots, files))
-    return data
 
 
 # --- layout ---------------------------------------------------------------------------------------------
