@@ -15,7 +15,7 @@ from fusion_slerp.engine.output_digests import OutputDigests
 from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.engine.steps import Batch, Large, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
-from fusion_slerp.kernels import loops
+from fusion_slerp.kernels import Kernel, loops
 from fusion_slerp.planning.memory import MAX_BATCH, STEPS_UNDER_WAY
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
@@ -73,18 +73,20 @@ def open_files(plan: MergePlan, tensors: Sequence[TensorPlan]) -> OpenFiles:
 
 def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
     """Compiles the kernels of a merge, which takes some hundredths of a second, while others read."""
-    measured, combined = dict[tuple[str, ...], None](), dict[tuple[str, ...], None]()
+    measured, combined = dict[tuple[str, ...], None](), dict[tuple[Kernel, tuple[str, ...]], None]()
     for tensor in tensors:
         if isinstance(tensor.work, Merge):
             for owners, parameters in tensor.work.units.items():
                 words = tuple(tensor.sources[label].words.word for label in owners)
-                combined[(*words, tensor.out.dtype.word)] = None
+                dtypes = (*words, tensor.out.dtype.word)
+                n = CHUNK_ELEMENTS if tensor.is_large else 0
+                combined[kernels.weighted_sum_kernel(dtypes, n), dtypes] = None
                 if settings.how.passes(parameters)[0]:
                     measured[words] = None
     for words in measured:
         kernels.prepare(loops.gram, *words)
-    for words in combined:
-        kernels.prepare(loops.weighted_sum, *words)
+    for kernel, dtypes in combined:
+        kernels.prepare(kernel, *dtypes)
 
 
 def groups_of(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:

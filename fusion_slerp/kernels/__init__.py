@@ -4,7 +4,8 @@ Every kernel takes flat, contiguous numpy arrays of raw words (see `dtypes.DType
 bfloat16, int16 is float16, float32 and float64 are themselves. They release the GIL.
 
 All arithmetic is float64 without fused multiply-add or reassociation, and the sums run in fixed
-lanes, so a result does not depend on the processor's vector width or on the number of threads.
+lanes, so a result does not depend on the processor's vector width or on the number of threads. Float32
+serves where it gives the same words (see `fast_sum`).
 
 Each kernel is compiled by LLVM for this processor and for the words' types at its first use, in
 some hundredths of a second; nothing is stored on the disk.
@@ -17,9 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion_slerp.kernels import loops
+from fusion_slerp.kernels import fast_sum, loops
 from fusion_slerp.kernels.building import LANES
 from fusion_slerp.kernels.compiler import Kernel, compiled
+
+FAST_ELEMENTS = 1 << 18
+"""From so many on, a kernel that takes longer to compile pays."""
 
 Words = Sequence[np.ndarray]
 """One chunk of each of some vectors: 1-D arrays of words, of equal length, each of any of the four types."""
@@ -79,7 +83,15 @@ def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> i
         How many elements of `out` are infinite or NaN.
     """
     table = table_of("weighted_sum", (*vectors, out))
-    return int(weighted_sums_of_many(table, np.array([factors], np.float64))[0])
+    kernel = weighted_sum_kernel(table.dtypes, out.size)
+    return int(run(kernel, table, np.array([factors], np.float64), np.empty(1, np.int64))[0])
+
+
+def weighted_sum_kernel(dtypes: Sequence[str], n: int) -> Kernel:
+    """The kernel that is faster for a sum of n elements; both give the same words."""
+    if n >= FAST_ELEMENTS and fast_sum.suits(dtypes):
+        return fast_sum.fast_weighted_sum
+    return loops.weighted_sum
 
 
 def gram_of_many(table: Table) -> np.ndarray:

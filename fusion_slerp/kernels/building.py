@@ -42,8 +42,16 @@ def storing(name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic)
 
     Its result, int64: how many words are infinite or NaN.
     """
-    module, b, arguments = _of_one(name, I64, len(dtypes), n_factors)
-    n, arrays, factors = arguments[0], arguments[1 : 1 + len(dtypes)], arguments[1 + len(dtypes) :]
+    module = ir.Module(name)
+    of_each(module, storing_one(module, f"{name}{ONE}", dtypes, n_factors, value), len(dtypes), n_factors)
+    return module
+
+
+def storing_one(
+    module: ir.Module, name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic
+) -> ir.Function:
+    """The part of `storing` for one set; returns the number of words that are infinite or NaN."""
+    made, b, n, arrays, factors = of_one(module, name, I64, len(dtypes), n_factors)
     count = b.alloca(I64)
     b.store(I64(0), count)
     with loop(b, n) as i:
@@ -52,8 +60,7 @@ def storing(name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic)
         b.store(word, element(b, arrays[-1], i, LLVM_TYPES[dtypes[-1]]))
         b.store(b.add(b.load(count, typ=I64), is_not_finite(b, word, dtypes[-1])), count)
     b.ret(b.load(count, typ=I64))
-    _of_each(module, len(dtypes), n_factors)
-    return module
+    return made
 
 
 def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Arithmetic]) -> ir.Module:
@@ -61,10 +68,8 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
 
     Its results, float64: the sums.
     """
-    n_arrays = len(dtypes)
-    module, b, arguments = _of_one(name, VOID, n_arrays + 1, n_factors)
-    n, arrays, sums = arguments[0], arguments[1 : 1 + n_arrays], arguments[1 + n_arrays]
-    factors = arguments[2 + n_arrays :]
+    module = ir.Module(name)
+    made, b, n, (*arrays, sums), factors = of_one(module, f"{name}{ONE}", VOID, len(dtypes) + 1, n_factors)
     groups = [range(i, min(i + MOST_SUMS, len(terms))) for i in range(0, len(terms), MOST_SUMS)]
 
     def add_terms(starts: Sequence[Value], lane: Value, group: range) -> None:
@@ -92,33 +97,32 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
         add_lanes([b.add(n_blocks, start)], n_lanes)
     fold(b, sums, len(terms))
     b.ret_void()
-    _of_each(module, n_arrays, n_factors, len(terms))
+    of_each(module, made, len(dtypes), n_factors, len(terms))
     return module
 
 
-def _of_one(
-    name: str, returns: ir.Type, n_arrays: int, n_factors: int
-) -> tuple[ir.Module, Builder, Sequence[Value]]:
+def of_one(
+    module: ir.Module, name: str, returns: ir.Type, n_arrays: int, n_factors: int
+) -> tuple[ir.Function, Builder, Value, Sequence[Value], Sequence[Value]]:
     """The part for one set: takes the number of words, the arrays, and the factors.
 
     A function of its own tells LLVM that the arrays share no memory; inlining it would only take longer.
+
+    Returns:
+        The function, its builder, and its arguments.
     """
-    module, b, arguments = function(
-        name, f"{name}{ONE}", returns, [I64, *[POINTER] * n_arrays, *[F64] * n_factors]
-    )
-    (made,) = module.functions
+    made, b = function(module, name, returns, [I64, *[POINTER] * n_arrays, *[F64] * n_factors])
     made.linkage = "internal"
     made.attributes.add("noinline")
-    for argument in arguments[1 : 1 + n_arrays]:
-        argument.add_attribute("noalias")
-    return module, b, arguments
+    arrays = made.args[1 : 1 + n_arrays]
+    for array in arrays:
+        array.add_attribute("noalias")
+    return made, b, made.args[0], arrays, made.args[1 + n_arrays :]
 
 
-def _of_each(module: ir.Module, n_arrays: int, n_factors: int, n_sums: int = 0) -> None:
+def of_each(module: ir.Module, one: ir.Function, n_arrays: int, n_factors: int, n_sums: int = 0) -> None:
     """Adds the kernel's function, which calls the part for one set for each in turn."""
-    (one,) = module.functions
-    made = ir.Function(module, ir.FunctionType(VOID, [I64, *[POINTER] * 4]), module.name)
-    b = ir.IRBuilder(made.append_basic_block("entry"))
+    made, b = function(module, module.name, VOID, [I64, *[POINTER] * 4])
     many, table, factors, results, lanes = made.args
     with loop(b, many) as k:
         row = b.mul(k, I64(1 + n_arrays))
@@ -157,12 +161,11 @@ def fold(b: Builder, sums: Value, n_rows: int) -> None:
 
 
 def function(
-    module_name: str, name: str, returns: ir.Type, parameters: Sequence[ir.Type]
-) -> tuple[ir.Module, Builder, Sequence[Value]]:
-    """A module with one function; returns its builder and arguments as well."""
-    module = ir.Module(module_name)
+    module: ir.Module, name: str, returns: ir.Type, parameters: Sequence[ir.Type]
+) -> tuple[ir.Function, Builder]:
+    """A new function of a module, and its builder."""
     made = ir.Function(module, ir.FunctionType(returns, parameters), name)
-    return module, ir.IRBuilder(made.append_basic_block("entry")), made.args
+    return made, ir.IRBuilder(made.append_basic_block("entry"))
 
 
 @contextmanager

@@ -49,9 +49,12 @@ def chords(dtypes: Sequence[str]) -> ir.Module:
 
 def weighted_sum(dtypes: Sequence[str]) -> ir.Module:
     """Stores the sum of factor times element over all vectors, rounded once."""
-    n = len(dtypes) - 1
-    value = _plain_sum if n <= PLAIN_TERMS else partial(_exact_sum, dtypes=dtypes)
-    return storing("weighted_sum", dtypes, n_factors=n, value=value)
+    return storing("weighted_sum", dtypes, n_factors=len(dtypes) - 1, value=sum_of_terms(dtypes))
+
+
+def sum_of_terms(dtypes: Sequence[str]) -> Arithmetic:
+    """What makes the sum of factor times element; the last type is that of the result."""
+    return _plain_sum if len(dtypes) - 1 <= PLAIN_TERMS else partial(_exact_sum, dtypes=dtypes)
 
 
 def convert(dtypes: Sequence[str]) -> ir.Module:

@@ -48,7 +48,9 @@ def _function():
 def _read(dtypes: Sequence[str]) -> ir.Module:
     """Calls the system's pread for every piece."""
     parameters = [I64, *[POINTER] * 5]
-    module, b, (n, places, counts, offsets, data, descriptor) = function("read", "read", I64, parameters)
+    module = ir.Module("read")
+    made, b = function(module, module.name, I64, parameters)
+    n, places, counts, offsets, data, descriptor = made.args
     types = [ir.IntType(32), POINTER, I64, I64]
     pread = ir.Function(module, ir.FunctionType(I64, types), "pread")
     file = b.trunc(b.load(descriptor, typ=I64), types[0])
