@@ -54,6 +54,9 @@ BEFORE_LAYERS = (*EMBEDDINGS, "wpe", "embed_positions")
 PREFIXES = ("model.", "transformer.", "base_model.model.")
 """Beginnings of names that transformers adds or leaves out, depending on the class that saved."""
 
+_OF_HEAD = frozenset(f"{head}.{kind}" for head in HEADS for kind in ("weight", "bias"))
+_OF_EMBEDDING = tuple(f"{module}.weight" for module in EMBEDDINGS)
+
 MODULES = ("attention", "mlp", "norm", "other")
 _PARTS = {
     "norm": ("norm", "ln_", "ln1", "ln2"),  # before attention: `post_attention_layernorm`
@@ -64,9 +67,7 @@ _PARTS = {
 
 def follows_vocabulary(name: str) -> bool:
     """Whether each row of a tensor belongs to a token: an embedding, a head, or a head's bias."""
-    module, kind = ("", *name.split("."))[-2:]
-    is_head = kind in ("weight", "bias") and name in (f"{head}.{kind}" for head in HEADS)
-    return is_head or (module in EMBEDDINGS and kind == "weight")
+    return name in _OF_HEAD or is_embedding(name)
 
 
 def head_of(names: Container[str]) -> str | None:
@@ -76,8 +77,13 @@ def head_of(names: Container[str]) -> str | None:
 
 def embedding_of(names: Iterable[str]) -> str | None:
     """Returns the name of the input embedding; None unless there is exactly one."""
-    found = [name for name in names if name.endswith(".weight") and name.split(".")[-2] in EMBEDDINGS]
+    found = [name for name in names if is_embedding(name)]
     return found[0] if len(found) == 1 else None
+
+
+def is_embedding(name: str) -> bool:
+    """Whether it is the weight of an input embedding."""
+    return name.endswith(_OF_EMBEDDING) and name.split(".")[-2] in EMBEDDINGS
 
 
 def is_of_head(name: str) -> bool:

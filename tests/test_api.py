@@ -6,7 +6,6 @@ import os
 import re
 import time
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -92,7 +91,7 @@ def test_into_memory_is_the_same_as_to_disk(tmp_path, transformers_parents):
     on_disk = load_file(tmp_path / "child/model.safetensors")
     assert state_dict.keys() == on_disk.keys()
     assert all(torch.equal(state_dict[name], on_disk[name]) for name in on_disk)
-    on_disk = [replace(each, digest=None) for each in result.report]
+    on_disk = [each._replace(digest=None) for each in result.report]
     assert sorted(report, key=lambda r: r.name) == sorted(on_disk, key=lambda r: r.name)
 
 

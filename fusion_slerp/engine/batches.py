@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,8 +43,7 @@ def measure(threads: Threads, tensors: Sequence[TensorPlan], method: Method) -> 
             return [report for run in _runs(read) for report in _measured(run, method)]
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """A tensor whose words are in memory.
 
     Attributes:
@@ -60,7 +58,7 @@ class _Read:
     start: int
     buffer: Buffer
 
-    @cached_property
+    @property
     def words(self) -> list[np.ndarray]:
         """Of every source."""
         sources = self.tensor.sources.values()

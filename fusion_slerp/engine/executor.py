@@ -5,9 +5,8 @@ made.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
@@ -74,19 +73,29 @@ def open_files(plan: MergePlan, tensors: Sequence[TensorPlan]) -> OpenFiles:
 def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
     """Compiles the kernels of a merge, which takes some hundredths of a second, while others read."""
     measured, combined = dict[tuple[str, ...], None](), dict[tuple[Kernel, tuple[str, ...]], None]()
-    for tensor in tensors:
-        if isinstance(tensor.work, Merge):
-            for owners, parameters in tensor.work.units.items():
-                words = tuple(tensor.sources[label].words.word for label in owners)
-                dtypes = (*words, tensor.out.dtype.word)
-                n = CHUNK_ELEMENTS if tensor.is_large else 0
-                combined[kernels.weighted_sum_kernel(dtypes, n), dtypes] = None
-                if settings.how.passes(parameters)[0]:
-                    measured[words] = None
+    for tensor in _unlike(tensors):
+        assert isinstance(tensor.work, Merge), tensor.out.name
+        for owners, parameters in tensor.work.units.items():
+            words = tuple(tensor.sources[label].words.word for label in owners)
+            dtypes = (*words, tensor.out.dtype.word)
+            n = CHUNK_ELEMENTS if tensor.is_large else 0
+            combined[kernels.weighted_sum_kernel(dtypes, n), dtypes] = None
+            if settings.how.passes(parameters)[0]:
+                measured[words] = None
     for words in measured:
         kernels.prepare(loops.gram, *words)
     for kernel, dtypes in combined:
         kernels.prepare(kernel, *dtypes)
+
+
+def _unlike(tensors: Sequence[TensorPlan]) -> Iterable[TensorPlan]:
+    """One of each kind of tensor that is merged, in the order of their first."""
+    kinds: dict[tuple[object, ...], TensorPlan] = {}
+    for tensor in tensors:
+        if isinstance(tensor.work, Merge):
+            words = [source.words.word for source in tensor.sources.values()]
+            kinds.setdefault((id(tensor.work), tensor.is_large, tensor.out.dtype.word, *words), tensor)
+    return kinds.values()
 
 
 def groups_of(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
@@ -171,7 +180,7 @@ class _Finishing:
             self._threads.files.check_unchanged()  # what is noted as finished has to be of the planned models
             digests = self._digests.tensors(shard)
             digest = self._digests.file(shard)
-            reports = [replace(report, digest=digests[report.name]) for report in reports]
+            reports = [report._replace(digest=digests[report.name]) for report in reports]
         self._on_file(
             WeightFile(self._shards[shard].file_name, self._shards[shard].nbytes, digest, tuple(reports))
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from fusion_slerp.engine import batches
 from fusion_slerp.engine.executor import groups_of, open_files, prepare
@@ -61,5 +61,5 @@ def _measured(group: Sequence[TensorPlan], threads: Threads, plan: MergePlan) ->
 def _whole(tensor: TensorPlan) -> TensorPlan:
     """The tensor as one unit, read only if it is merged."""
     if isinstance(tensor.work, Merge):
-        return replace(tensor, work=Merge(tensor.work.units))
+        return tensor._replace(work=Merge(tensor.work.units))
     return tensor

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 from fusion_slerp.vocabulary.rows import RowCounts
 
+NONE: Mapping[str, Any] = {}
 
-@dataclass(frozen=True, slots=True)
-class TensorReport:
+
+class TensorReport(NamedTuple):
     """What happened to one tensor.
 
     Attributes:
@@ -36,17 +37,17 @@ class TensorReport:
     name: str
     rule: str
     n_elements: int
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = NONE
     why: str | None = None
     angle_deg: float | None = None
-    norms: Mapping[str, float] = field(default_factory=dict)
+    norms: Mapping[str, float] = NONE
     rows: RowCounts | None = None
     digest: str | None = None
 
     @property
     def fields(self) -> dict[str, Any]:
         """The same as plain values, without what is not known; `from_fields` turns them back."""
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = self._asdict()
         if self.rows is not None:
             values["rows"] = asdict(self.rows)
         return {name: value for name, value in values.items() if value is not None and value != {}}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from math import acos, copysign, degrees, inf, isfinite, isnan, isqrt, ldexp, nan, sqrt
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ from fusion_slerp.passes.blocks import blocks_of
 from fusion_slerp.passes.exact_sums import ExactSums, sum_of_columns
 
 
-@dataclass(frozen=True, slots=True)
-class GramMatrix:
+class GramMatrix(NamedTuple):
     """Inner products of n vectors; `gram_matrix` makes it.
 
     Attributes:

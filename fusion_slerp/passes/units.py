@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from math import isqrt
 from typing import Any
@@ -52,7 +52,7 @@ class _Tally:
         rule = min(self.rules, key=lambda rule: (-self.rules[rule], rule))
         gram = None if self.products is None else _in_range(self.products.totals())
         angle = None if gram is None else gram.angle_deg
-        return replace(made, rule=f"{rule}, by {unit}", gram=gram, angle_deg=angle, after=None)
+        return made._replace(rule=f"{rule}, by {unit}", gram=gram, angle_deg=angle, after=None)
 
 
 SMALL = 2.0**-500
@@ -88,7 +88,7 @@ def by_row(method: Callable[[], Steps], width: int) -> Steps:
     yield from ()
     tally = _Tally()
     made = Made(_Rows(method, width, tally), "by row")
-    return replace(made, after=lambda: tally.summary(made, "row"))
+    return made._replace(after=lambda: tally.summary(made, "row"))
 
 
 @dataclass(frozen=True, slots=True)

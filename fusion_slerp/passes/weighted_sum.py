@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +10,7 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Words
 
 
-@dataclass(frozen=True, slots=True)
-class WeightedSum:
+class WeightedSum(NamedTuple):
     """The sum of coefficient times source, rounded once; see `kernels.weighted_sum`.
 
     Attributes:

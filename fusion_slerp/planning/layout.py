@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import NamedTuple
 
 from fusion_slerp.chunks import PAGE_NBYTES
 from fusion_slerp.dtypes import DType
@@ -23,8 +24,7 @@ Position = tuple[int, int]
 """Index of a file, and bytes from the start of its data section: in the order of the child's bytes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Where one tensor lies in the output.
 
     Attributes:
@@ -34,6 +34,7 @@ class Slot:
         shard: Index of its file.
         offset: Bytes from the start of that file's data section.
         nbytes: Its length in bytes.
+        n_elements: Number of elements: 1 for a scalar, 0 for an empty tensor.
     """
 
     name: str
@@ -42,11 +43,7 @@ class Slot:
     shard: int
     offset: int
     nbytes: int
-
-    @property
-    def n_elements(self) -> int:
-        """Number of elements: 1 for a scalar, 0 for an empty tensor."""
-        return prod(self.shape)
+    n_elements: int
 
     @property
     def row_elements(self) -> int:
@@ -83,8 +80,7 @@ class Shard:
         return len(self.header) + self.data_nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """What is to be laid out: a name, an element type and a shape, of `nbytes` bytes."""
 
     name: str
@@ -109,7 +105,8 @@ def lay_out(tensors: Sequence[Tensor], max_shard_nbytes: int) -> tuple[list[Slot
     for index, group in enumerate(groups):
         offset = 0
         for tensor in sorted(group, key=lambda tensor: -tensor.dtype.itemsize):
-            slots.append(Slot(tensor.name, tensor.dtype, tensor.shape, index, offset, tensor.nbytes))
+            name, dtype, shape, nbytes = tensor
+            slots.append(Slot(name, dtype, shape, index, offset, nbytes, nbytes // dtype.itemsize))
             offset += tensor.nbytes
         header = _header(slots[len(slots) - len(group) :])
         shards.append(Shard(_file_name(index, len(groups)), header, offset))

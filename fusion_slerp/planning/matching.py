@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusion_slerp.errors import MismatchError, Problem, listed, nearest, printable
 from fusion_slerp.planning.view import View
@@ -23,8 +23,7 @@ TIED = "tie_word_embeddings"
 Tensors = dict[str, Source]
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """One tensor of the merged model and where it comes from.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of, chunks_of_rows
 from fusion_slerp.planning.amounts import nbytes_read
@@ -63,8 +63,7 @@ class Merge:
 Work = Copy | CopyIfEqual | Merge
 
 
-@dataclass(frozen=True, slots=True)
-class TensorPlan:
+class TensorPlan(NamedTuple):
     """What happens to one tensor.
 
     Attributes:

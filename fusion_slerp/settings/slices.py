@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusion_slerp.errors import Problem, SettingsError, nearest
 from fusion_slerp.methods import Method
@@ -47,8 +47,7 @@ class Slice:
         return end - first
 
 
-@dataclass(frozen=True, slots=True)
-class LayerPosition:
+class LayerPosition(NamedTuple):
     """Where a layer of the merged model lies.
 
     Attributes:

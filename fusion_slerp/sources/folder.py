@@ -26,7 +26,8 @@ from fusion_slerp.sources.formats import (
     TORCH,
     Choice,
     choose,
-    files_of_index,
+    files_listed,
+    read_index,
 )
 from fusion_slerp.sources.header import REDOWNLOAD, TensorEntry
 from fusion_slerp.sources.json_files import INDEX as INDEX_LIMITS
@@ -139,7 +140,13 @@ def _read_object(
 
 def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
     # A link that leads nowhere exists too: it will be named.
-    choice = choose(lambda name: os.path.lexists(folder / name), lambda name: files_of_index(folder / name))
+    indexes: dict[str, Any] = {}
+
+    def files_in(name: str) -> tuple[str, ...]:
+        indexes[name] = read_index(folder / name)
+        return files_listed(indexes[name])
+
+    choice = choose(lambda name: os.path.lexists(folder / name), files_in)
     if choice is None:
         findings.problems.append(no_weights(("folder", folder), sorted(p.name for p in folder.glob("*"))))
         return {}
@@ -147,8 +154,10 @@ def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
         f"{folder}: {name} lists files none of which exists; read in its place: {choice.start}"
         for name in choice.stale
     ]
-    read = _read_shards if choice.is_sharded else _read_single
-    tensors = read(folder, choice, findings)
+    if choice.is_sharded:
+        tensors = _read_shards(folder, choice, indexes.get(choice.start), findings)
+    else:
+        tensors = _read_single(folder, choice, findings)
     used = {choice.start, *choice.stale, *(entry.file.name for entry in tensors.values())}
     findings.warnings += _leftovers(folder, used)
     return tensors
@@ -204,9 +213,10 @@ def _read_file(file: Path, choice: Choice, findings: _Findings) -> list[TensorEn
     return entries
 
 
-def _read_shards(folder: Path, choice: Choice, findings: _Findings) -> dict[str, TensorEntry]:
+def _read_shards(folder: Path, choice: Choice, index: Any, findings: _Findings) -> dict[str, TensorEntry]:
     file = folder / choice.start
-    index = _read_object(file, INDEX_LIMITS, findings.problems, "an index with a weight_map", strict=True)
+    if not isinstance(index, dict):  # read once more, for what is wrong with it
+        index = _read_object(file, INDEX_LIMITS, findings.problems, "an index with a weight_map", strict=True)
     if index is None:
         return {}
     weight_map: Any = index.get("weight_map")
@@ -294,6 +304,9 @@ def _select(
     findings: _Findings,
 ) -> dict[str, TensorEntry]:
     """The entries of all shards by name, each stored once and where the index says."""
+    where = {entry.name: shard for shard, stored in entries.items() for entry in stored}
+    if where == weight_map and len(where) == sum(map(len, entries.values())):
+        return {entry.name: entry for stored in entries.values() for entry in stored}
     places: dict[str, dict[str, TensorEntry]] = {}
     for shard, stored in entries.items():
         for entry in stored:

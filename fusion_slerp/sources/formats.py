@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fusion_slerp.sources.header import TensorEntry, read_header
 from fusion_slerp.sources.json_files import INDEX, read_json
@@ -95,11 +96,19 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
     return None
 
 
-def files_of_index(index: Path) -> tuple[str, ...]:
-    """The weight files that an index lists; empty if it is not one, which opening it will report."""
+def read_index(file: Path) -> Any:
+    """The content of an index; None if it cannot be read, which opening it will report."""
     try:
-        files = tuple(dict.fromkeys(read_json(index, INDEX, strict=True)["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return read_json(file, INDEX, strict=True)
+    except (OSError, ValueError):
+        return None
+
+
+def files_listed(index: Any) -> tuple[str, ...]:
+    """The weight files that the content of an index lists; empty if it is not one."""
+    try:
+        files = tuple(dict.fromkeys(index["weight_map"].values()))
+    except (LookupError, TypeError, AttributeError):
         return ()
     is_usable = len(files) <= MAX_SHARDS and all(isinstance(name, str) for name in files)
     return files if is_usable else ()

@@ -75,21 +75,18 @@ def parse_json(raw: bytes, limits: Limits, strict: bool = False) -> Any:
         raise ValueError(f"about {n_objects} objects; {limits.n_objects} is the limit")
     if n_marks > limits.n_marks:
         raise ValueError(f"about {n_marks} values; {limits.n_marks} is the limit")
-    pairs_hook = _without_duplicates if strict else None
+    n_colons = raw.count(b":")
     parse_int = _without_minus_zero if strict and b"-0" in raw else None
     text = raw.decode("utf-8")
     del raw  # a long text of four bytes per character is in memory twice as it is
     try:
-        value = json.loads(text, object_pairs_hook=pairs_hook, parse_int=parse_int)
+        value = json.loads(text, parse_int=parse_int)
+        n_keys = _n_keys(value, limits.depth)
+        if strict and n_keys < n_colons:  # a key stands twice, or there are colons in texts
+            value = json.loads(text, object_pairs_hook=_without_duplicates, parse_int=parse_int)
     except RecursionError:
-        raise ValueError(_too_deep(limits)) from None
-    if _is_deeper(value, limits.depth):
-        raise ValueError(_too_deep(limits))
+        raise ValueError(f"values nested more than {limits.depth} deep") from None
     return value
-
-
-def _too_deep(limits: Limits) -> str:
-    return f"values nested more than {limits.depth} deep"
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -107,12 +104,18 @@ def _without_minus_zero(digits: str) -> int:
     return int(digits)
 
 
-def _is_deeper(value: object, depth: int) -> bool:
-    """Level by level, as a recursion would end in the error that it is to prevent."""
+def _n_keys(value: object, depth: int) -> int:
+    """The keys of all objects; raises RecursionError where values are nested deeper.
+
+    Level by level, as a recursion would end in that error by itself, sooner or later.
+    """
     level = [value] if isinstance(value, (dict, list)) else []
+    n_keys = 0
     for _ in range(depth + 1):
+        objects = [outer for outer in level if type(outer) is dict]
+        n_keys += sum(map(len, objects))
         parts = (outer.values() if type(outer) is dict else outer for outer in level)
         level = [inner for part in parts for inner in part if type(inner) is dict or type(inner) is list]
         if not level:
-            return False
-    return True
+            return n_keys
+    raise RecursionError

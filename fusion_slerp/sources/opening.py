@@ -10,7 +10,7 @@ from typing import Any
 
 from fusion_slerp.errors import CheckpointError, Problem, nearest
 from fusion_slerp.sources.folder import CONFIG, Checkpoint, no_weights, open_checkpoint
-from fusion_slerp.sources.formats import choose, files_of_index
+from fusion_slerp.sources.formats import choose, files_listed, read_index
 from fusion_slerp.sources.links import check_links
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _weights(hub: Any, text: str, revision: str | None, files: list[str]) -> lis
     repo, there = text.partition("@")[0], set(files)
 
     def files_in(index: str) -> tuple[str, ...]:
-        return files_of_index(Path(hub.hf_hub_download(repo, index, revision=revision)))
+        return files_listed(read_index(Path(hub.hf_hub_download(repo, index, revision=revision))))
 
     choice = choose(there.__contains__, files_in)
     if choice is None:

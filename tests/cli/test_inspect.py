@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -93,7 +91,7 @@ def test_the_measurements_are_those_of_a_merge(tmp_path):
     a, b = (write_checkpoint(tmp_path / name, tensors=each) for name, each in zip("ab", tensors, strict=True))
     found = list(measure(plan_merge(a, b)))
     merged = merge(a, b, out=tmp_path / "child").report
-    assert tuple(each.report for each in found) == tuple(replace(each, digest=None) for each in merged)
+    assert tuple(each.report for each in found) == tuple(each._replace(digest=None) for each in merged)
     assert sum(each.nbytes for each in found) == plan_merge(a, b).nbytes_in
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources import folder, formats
 from fusion_slerp.sources.folder import open_checkpoint
 from tests.models import CONFIG, SHAPES, as_torch_files, tiny_tensors, write_checkpoint, write_json
 
@@ -392,3 +393,13 @@ def test_a_tensor_in_two_shards_is_refused(sharded, file):
     lines = message_of(sharded).splitlines()
     assert lines[0] == "the index does not match the shards"
     assert lines[2] == f"  found: x in {FIRST} and in {SECOND}"
+
+
+def test_an_index_is_read_once(sharded, monkeypatch):
+    read, read_json = [], formats.read_json
+    for module in (formats, folder):
+        monkeypatch.setattr(
+            module, "read_json", lambda file, *m: read.append(file.name) or read_json(file, *m)
+        )
+    open_checkpoint(sharded)
+    assert read == ["config.json", INDEX]
