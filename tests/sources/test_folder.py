@@ -399,7 +399,7 @@ def test_an_index_is_read_once(sharded, monkeypatch):
     read, read_json = [], formats.read_json
     for module in (formats, folder):
         monkeypatch.setattr(
-            module, "read_json", lambda file, *m: read.append(file.name) or read_json(file, *m)
+            module, "read_json", lambda file, *m, **k: read.append(file.name) or read_json(file, *m, **k)
         )
     open_checkpoint(sharded)
     assert read == ["config.json", INDEX]
