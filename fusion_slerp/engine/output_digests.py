@@ -1,10 +1,13 @@
 """Digests of the child's files and tensors, taken while their bytes are at hand: no extra pass.
 
 A file's digest runs over its bytes from first to last, so it is what any tool of that name prints
-(`b3sum FILE`, `sha256sum FILE`). Results come from several threads; each waits until those that lie
-before it in the file are in the digest. Nobody waits for long, or for ever: workers take their tasks in
-the order of the files, and when a task fails, `abort` releases those that come after it. Those before it
-continue, so whichever task fails first in time, the first in order is the one that is reported.
+(`b3sum FILE`, `sha256sum FILE`). Results come from several threads, not quite in order. Those that come early
+are left until the ones before them in the file are in the digest; whoever adds these adds them as well.
+
+Only so many are left that each worker still gets a buffer for its result; with more, workers wait. Nobody
+waits for long, or for ever: workers take their tasks in the order of the files, and when a task fails, `abort`
+releases those that come after it. Those before it continue, so whichever task fails first in time, the first
+in order is the one that is reported.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
 has to say which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
@@ -13,12 +16,20 @@ has to say which tensor of a file deviates, and costs a fraction of the file's B
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from fusion_slerp.hashes import Checksum, Hasher, file_hasher, tensor_hasher
 from fusion_slerp.planning.layout import Position, Shard, Slot
+from fusion_slerp.planning.memory import WAITING_RESULTS, WRITERS
+
+
+EARLY_RESULTS = WRITERS * (1 + WAITING_RESULTS)
+"""All buffers for results but one for each worker; see `MemoryPlan.n_outs`."""
+
+Added = Callable[[BaseException | None], object]
+"""Is told that bytes are in the digest, or why they never will be."""
 
 
 class AbortedError(Exception):
@@ -32,37 +43,69 @@ class OutputDigests:
         slots: Every tensor of the child, file by file in the order of their offsets.
         shards: The child's weight files.
         checksum: The hash of whole files.
+        most_early: Results that may be left for later.
     """
 
-    def __init__(self, slots: Sequence[Slot], shards: Sequence[Shard], checksum: Checksum) -> None:
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        shards: Sequence[Shard],
+        checksum: Checksum,
+        most_early: int = EARLY_RESULTS,
+    ) -> None:
         by_shard: list[list[Slot]] = [[] for _ in shards]
         for slot in slots:
             by_shard[slot.shard].append(slot)
         self._files = [_FileDigests(*each, checksum) for each in zip(shards, by_shard, strict=True)]
         self._turn = threading.Condition()
         self._missing: Position | None = None
+        self._early: dict[Position, tuple[np.ndarray, Added]] = {}
+        self._most_early = most_early
 
-    def add(self, shard: int, offset: int, data: np.ndarray) -> None:
-        """Takes the bytes at an offset of a file's data section, once all before them are in.
+    def add(self, shard: int, offset: int, data: np.ndarray, added: Added) -> None:
+        """Takes the bytes at an offset of a file's data section.
 
-        Raises:
-            AbortedError: They never will be.
+        Args:
+            shard: Index of the file.
+            offset: Bytes from the start of its data section.
+            data: The bytes; left alone until `added` is called.
+            added: Called once, with None when the bytes are in the digest, or with an error if they never
+                will be, from this thread or another.
         """
         file = self._files[shard]
         with self._turn:
-            self._turn.wait_for(lambda: self._is_behind(shard, offset) or file.position == offset)
-            if self._is_behind(shard, offset):
-                raise AbortedError
-        file.add(data)
-        with self._turn:
-            file.position += data.nbytes
-            self._turn.notify_all()
+            self._turn.wait_for(
+                lambda: (
+                    self._is_behind(shard, offset)
+                    or file.position == offset
+                    or len(self._early) < self._most_early
+                )
+            )
+            is_behind = self._is_behind(shard, offset)
+            if not is_behind and file.position != offset:
+                self._early[shard, offset] = data, added
+                return
+        if is_behind:
+            added(AbortedError())
+            return
+        following: tuple[np.ndarray, Added] | None = (data, added)
+        while following is not None:
+            data, added = following
+            file.add(data)
+            added(None)
+            with self._turn:
+                file.position += data.nbytes
+                following = self._early.pop((shard, file.position), None)
+                self._turn.notify_all()
 
     def abort(self, position: Position) -> None:
         """Lets nobody wait any longer for the bytes at a position, which will never come."""
         with self._turn:
             self._missing = min(self._missing or position, position)
+            behind = [self._early.pop(each) for each in list(self._early) if self._is_behind(*each)]
             self._turn.notify_all()
+        for _, added in behind:
+            added(AbortedError())
 
     def _is_behind(self, shard: int, offset: int) -> bool:
         return self._missing is not None and self._missing < (shard, offset)

@@ -6,6 +6,7 @@ read meanwhile. Writer threads wait for the sink.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -131,19 +132,51 @@ class Threads:
             raise
 
     def write(self, result: Result) -> Future[int]:
-        """Hands a result to a writer, which gives the buffer back; its number of bytes is promised."""
-        if self._digests:
-            try:
-                self._digests.add(result.shard, result.offset, result.data)
-            except BaseException:
-                self._outs.give(result.buffer)
-                raise
-        return self.writers.submit(self._write, result)
+        """Hands a result to the digests and to a writer; its number of bytes is promised.
 
-    def _write(self, result: Result) -> int:
+        The buffer is given back when both are done with it.
+        """
+        pending = _Pending(result, self._outs.give, 2 if self._digests else 1)
+        self.writers.submit(self._write, pending)
+        if self._digests:
+            self._digests.add(result.shard, result.offset, result.data, pending.done)
+        return pending.promise
+
+    def _write(self, pending: _Pending) -> None:
         assert self._sink is not None, "nothing is to be written"
+        result, error = pending.result, None
         try:
             self._sink.write(result.shard, result.offset, result.data.data)
-        finally:
-            self._outs.give(result.buffer)
-        return result.data.nbytes
+        except BaseException as failure:
+            error = failure
+        pending.done(error)
+
+
+class _Pending:
+    """A result that several still use.
+
+    Args:
+        result: The result.
+        give: Takes its buffer back.
+        n_users: How many call `done`.
+    """
+
+    def __init__(self, result: Result, give: Callable[[Buffer], None], n_users: int) -> None:
+        self.result, self.promise = result, Future[int]()
+        self._give, self._n_users = give, n_users
+        self._error: BaseException | None = None
+        self._counting = threading.Lock()
+
+    def done(self, error: BaseException | None) -> None:
+        """One of them needs it no longer; the last one gives the buffer back and keeps the promise."""
+        with self._counting:
+            self._n_users -= 1
+            self._error = self._error or error
+            is_last = not self._n_users
+        if not is_last:
+            return
+        self._give(self.result.buffer)
+        if self._error is None:
+            self.promise.set_result(self.result.data.nbytes)
+        else:
+            self.promise.set_exception(self._error)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from functools import cache
+from concurrent.futures import Future
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-_compiling = threading.Lock()
+_choosing, _compiling = threading.Lock(), threading.Lock()
+_functions: dict[tuple[object, tuple[str, ...]], Future[Callable[..., int]]] = {}
 _engines: list[llvm.ExecutionEngine] = []
 """They own the machine code, which must live as long as the process."""
 
@@ -28,12 +29,21 @@ Kernel = Callable[[Sequence[str]], ir.Module]
 
 def compiled(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
     """Returns the kernel for these numpy dtypes as a C function; calling it releases the GIL."""
-    with _compiling:
-        return _compiled(kernel, dtypes)
+    mine: Future[Callable[..., int]] = Future()
+    with _choosing:
+        function = _functions.setdefault((kernel, dtypes), mine)
+    if function is mine:  # all others who need it wait for it, and for no other
+        try:
+            with _compiling:
+                mine.set_result(_compile(kernel, dtypes))
+        except BaseException as error:
+            del _functions[kernel, dtypes]
+            mine.set_exception(error)
+            raise
+    return function.result()
 
 
-@cache
-def _compiled(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
+def _compile(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
     source = kernel(dtypes)
     machine = _machine()
     module = llvm.parse_assembly(str(source))

@@ -1,6 +1,7 @@
 """Digests taken on the way: right for any threads and budget, and nobody waits for what will not come."""
 
 import threading
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -125,46 +126,72 @@ def test_a_file_that_cannot_be_brought_to_the_disk_ends_the_merge(parents):
 # --- turns ----------------------------------------------------------------------------------------------
 
 
-def three_pieces() -> OutputDigests:
+def three_pieces(most_early: int = 2) -> OutputDigests:
     slots, shards = lay_out([Tensor("x", F32, (3,), 12), Tensor("y", BF16, (2,), 4)], 100)
-    return OutputDigests(slots, shards, "sha256")
+    return OutputDigests(slots, shards, "sha256", most_early)
 
 
-def test_pieces_wait_for_their_turn_and_may_end_inside_a_tensor(somebody_waits):
-    data = np.arange(16, dtype=np.uint8)
-    digests = three_pieces()
-    late = threading.Thread(target=digests.add, args=(0, 10, data[10:]))
-    late.start()
-    assert somebody_waits.wait(300)
-    digests.add(0, 0, data[:2])
-    digests.add(0, 2, data[2:10])
-    late.join(300)
-    assert not late.is_alive()
-    assert digests.tensors(0) == {
+def digests_of_bytes(data: np.ndarray) -> dict[str, str]:
+    return {
         "x": xxhash.xxh3_128(data[:12].tobytes()).hexdigest(),
         "y": xxhash.xxh3_128(data[12:].tobytes()).hexdigest(),
     }
 
 
-def test_a_failure_releases_those_behind_it_and_no_others():
-    digests, ended = three_pieces(), []
+@pytest.mark.parametrize("order", list(permutations(range(4))), ids=str)
+def test_pieces_come_in_any_order_and_may_end_inside_a_tensor(order):
+    data, added = np.arange(16, dtype=np.uint8), []
+    digests, borders = three_pieces(most_early=3), [0, 2, 10, 13, 16]
+    for i in order:
+        digests.add(
+            0, borders[i], data[borders[i] : borders[i + 1]], lambda error, i=i: added.append((i, error))
+        )
+    assert added == [(i, None) for i in range(4)]
+    assert digests.tensors(0) == digests_of_bytes(data)
 
-    def wait(offset):
-        try:
-            digests.add(0, offset, np.zeros(4, np.uint8))
-            ended.append((offset, "added"))
-        except AbortedError:
-            ended.append((offset, "released"))
 
-    threads = [threading.Thread(target=wait, args=(offset,)) for offset in (12, 4)]
+def test_only_so_many_may_be_early(somebody_waits):
+    data, added = np.arange(16, dtype=np.uint8), []
+
+    def add(start, end):
+        digests.add(0, start, data[start:end], lambda error: added.append((start, error)))
+
+    digests = three_pieces(most_early=1)
+    add(10, 16)
+    late = threading.Thread(target=add, args=(2, 10))
+    late.start()
+    assert somebody_waits.wait(300)
+    assert added == []
+    add(0, 2)
+    late.join(300)
+    assert not late.is_alive()
+    assert added == [(0, None), (2, None), (10, None)]
+    assert digests.tensors(0) == digests_of_bytes(data)
+
+
+@pytest.mark.parametrize("most_early", [0, 2])
+def test_a_failure_releases_those_behind_it_and_no_others(most_early):
+    digests, ended = three_pieces(most_early), []
+
+    def add(offset):
+        digests.add(0, offset, np.zeros(4, np.uint8), lambda error: ended.append((offset, type(error))))
+
+    threads = [threading.Thread(target=add, args=(offset,)) for offset in (12, 4)]
     for thread in threads:
         thread.start()
+    if most_early:
+        for thread in threads:
+            thread.join(300)
+        assert ended == []
     digests.abort((0, 8))
     threads[0].join(300)
-    assert ended == [(12, "released")]
-    digests.add(0, 0, np.zeros(4, np.uint8))
+    assert ended == [(12, AbortedError)]
+    add(0)
     threads[1].join(300)
-    assert ended == [(12, "released"), (4, "added")]
+    assert ended == [(12, AbortedError), (0, type(None)), (4, type(None))]
+    add(8)
+    add(12)
+    assert ended[3:] == [(8, type(None)), (12, AbortedError)]
 
 
 def test_of_several_failures_the_first_in_order_is_told(tmp_path):
