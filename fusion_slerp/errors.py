@@ -1,15 +1,20 @@
 """The four ways a merge can fail, and how their messages are written.
 
 A message has a headline (what), indented fields (where, found, needed) and a last line `Fix:`
-with something to paste. Several faults found together are raised together.
+with something to paste. Several faults found together are raised together. A fix that names a setting
+spells it as the user would: as an argument in Python, an option of the command, or an override in Hydra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
+from typing import Any, Literal
 
 SHOWN_PROBLEMS = 10
 
@@ -23,14 +28,33 @@ COMPARED_NAME, COMPARISONS = 200, 1_600_000
 """Longer names get no suggestion; the known ones are compared as long as that takes less than a second."""
 
 
+Dialect = Literal["python", "command", "hydra"]
+"""How settings are written where the user is."""
+
+SHORT_OPTIONS = {"t": "-t", "weight": "-w", "out": "-o"}
+"""Of the command; all others are the setting's name with dashes."""
+
+HYDRA_KEYS = {"out": "method.model_save_path", "tokenizer": "modelpool.tokenizer", "method": "method"}
+"""Of settings that are not keys of `method`."""
+
+
 class FusionSlerpError(Exception):
-    """Base of every error that fusion_slerp raises on purpose.
+    """Base of every error that fusion_slerp raises on purpose. Its message is in Python's dialect.
 
     Attributes:
-        problems: What it reports, one by one; empty where the message is all there is.
+        problems: The problems it reports, one by one; empty where there is only the message.
+        state: The state that the user finds afterwards, for the headline of several problems.
     """
 
     problems: tuple[Problem | FusionSlerpError, ...] = ()
+    state: str = ""
+
+    def message(self, dialect: Dialect, limit: int | None = SHOWN_PROBLEMS) -> str:
+        """Returns the message in a dialect, with at most `limit` problems; None shows them all."""
+        if not self.problems:
+            return str(self)
+        blocks = [p.text(dialect) if isinstance(p, Problem) else str(p) for p in self.problems]
+        return blocks[0] if len(blocks) == 1 else _numbered(blocks, self.state, limit)
 
 
 class SettingsError(FusionSlerpError):
@@ -57,7 +81,7 @@ class Problem:
         kind: The exception class that this fault is raised as.
         headline: What is wrong, in one line, without a full stop.
         fields: Where and what, in order of reading: `("file", path)`, `("found", ...)`.
-        fix: What to do; a command or a setting to paste where possible.
+        fix: What to do; a command or a setting (see `setting`) to paste where possible.
     """
 
     kind: type[FusionSlerpError]
@@ -66,10 +90,14 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
+        return self.text("python")
+
+    def text(self, dialect: Dialect) -> str:
+        """Returns the message with settings as they are written there."""
         lines = [printable(self.headline)]
         lines += [f"  {name}: {printable(value)}" for name, value in self.fields]
         if self.fix:
-            lines.append(f"Fix: {printable(self.fix)}")
+            lines.append(f"Fix: {printable(spelled(self.fix, dialect))}")
         return "\n".join(lines)
 
     def error(self) -> FusionSlerpError:
@@ -94,17 +122,76 @@ def raise_all(problems: Sequence[Problem | FusionSlerpError], so: str = "nothing
     if not flat:
         return
     kind = flat[0].kind if isinstance(flat[0], Problem) else type(flat[0])
-    error = kind(str(flat[0]) if len(flat) == 1 else _numbered(flat, so))
-    error.problems = flat
+    error = kind()
+    error.problems, error.state = flat, so
+    error.args = (error.message("python"),)
     raise error
 
 
-def _numbered(problems: Sequence[Problem | FusionSlerpError], so: str) -> str:
-    blocks = [f"[{i}] {problem}" for i, problem in enumerate(problems[:SHOWN_PROBLEMS], start=1)]
-    hidden = len(problems) - SHOWN_PROBLEMS
-    more = [f"... and {hidden} more"] if hidden > 0 else []
-    headline = f"{len(problems)} problems, {so}:"
-    return "\n\n".join([headline, *blocks, *more])
+def _numbered(blocks: Sequence[str], state: str, limit: int | None) -> str:
+    shown = [f"[{i}] {block}" for i, block in enumerate(blocks[:limit], start=1)]
+    more = [f"... and {len(blocks) - len(shown)} more"] if len(shown) < len(blocks) else []
+    return "\n\n".join([f"{len(blocks)} problems, {state}:", *shown, *more])
+
+
+_MARK, _BETWEEN, _END = "\x02", "\x1f", "\x03"
+"""Around and in a setting within a text. No message shows them: `printable` escapes what is not printable."""
+
+_SETTING = re.compile(f"{_MARK}(\\w+){_BETWEEN}([^{_END}]*){_END}")
+
+
+def setting(name: str, value: Any) -> str:
+    """Returns a setting with its value as part of a problem's fix, to be spelled in the user's dialect.
+
+    Args:
+        name: Its name in Python.
+        value: Plain: a number, string, boolean, None, list or mapping.
+    """
+    return f"{_MARK}{name}{_BETWEEN}{json.dumps(value, ensure_ascii=False)}{_END}"
+
+
+def spelled(text: str, dialect: Dialect) -> str:
+    """Returns a text with the settings in it as they are written in a dialect.
+
+    Texts may hold names from strangers' files: what only looks like a setting is left alone.
+    """
+
+    def one(found: re.Match[str]) -> str:
+        try:
+            return _SPELLINGS[dialect](found[1], json.loads(found[2]))
+        except (ValueError, RecursionError):
+            return found[0]
+
+    return _SETTING.sub(one, text)
+
+
+def _in_python(name: str, value: Any) -> str:
+    return f"{name}={value!r}"
+
+
+def _in_command(name: str, value: Any) -> str:
+    option = SHORT_OPTIONS.get(name, f"--{name.lower().replace('_', '-')}")
+    if isinstance(value, bool):
+        return option if value else option.replace("--", "--no-", 1)
+    return f"{option} {shlex.quote(_yaml(value))}"
+
+
+def _in_hydra(name: str, value: Any) -> str:
+    key = HYDRA_KEYS.get(name, f"method.{name}")
+    if name == "method":
+        return f"method=fusion_slerp/{value}_lm"
+    if isinstance(value, Mapping):  # Hydra reads no keys with punctuation on the command line
+        outer, _, inner = key.partition(".")
+        return f"{inner}: {_yaml(value)} (in YAML, under {outer}:)"
+    return shlex.quote(f"{key}={_yaml(value)}")
+
+
+_SPELLINGS = {"python": _in_python, "command": _in_command, "hydra": _in_hydra}
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML in one line; JSON is that."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def printable(text: object, limit: int = SHOWN_LINE) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fusion_slerp.errors import FusionSlerpError, Problem
+from fusion_slerp.errors import Dialect, FusionSlerpError, Problem, spelled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,8 @@ UNUSABLE = 2
 
 INTERRUPTED = 130
 """Exit code: stopped by Ctrl-C, as shells have it (128 + SIGINT)."""
+
+DIALECT: Dialect = "command"
 
 FILE_WIDTH = 160
 """Columns of a table that goes to a file or a pipe."""
@@ -78,8 +80,8 @@ class Output:
             error: What happened.
             in_full: All problems, however many they are.
         """
-        message = every_problem(error) if in_full else str(error)
-        console(stderr=True).print(error_text(message))
+        message = every_problem(error) if in_full else error.message(DIALECT)
+        console(stderr=True).print(_marked("error: ", "bold red", ""), error_text(message), sep="")
         self.give(lambda: {"error": error_fields(error)})
 
 
@@ -111,16 +113,17 @@ def error_text(message: str) -> Text:
 
 def every_problem(error: FusionSlerpError) -> str:
     """The message without its limit on the number of problems."""
-    if len(error.problems) < 2:
-        return str(error)
-    return "\n\n".join([str(error).partition("\n")[0], *problem_blocks(error)])
+    return error.message(DIALECT, limit=None)
 
 
 def problem_blocks(error: FusionSlerpError) -> list[str]:
     """The problems one by one, numbered where there are several."""
-    if len(error.problems) < 2:
-        return [str(error)]
-    return [f"[{i}] {problem}" for i, problem in enumerate(error.problems, start=1)]
+    blocks = [p.text(DIALECT) if isinstance(p, Problem) else str(p) for p in error.problems]
+    return (
+        [f"[{i}] {block}" for i, block in enumerate(blocks, start=1)]
+        if len(blocks) > 1
+        else blocks or [str(error)]
+    )
 
 
 def error_fields(error: FusionSlerpError) -> dict[str, Any]:
@@ -128,7 +131,7 @@ def error_fields(error: FusionSlerpError) -> dict[str, Any]:
     found = error.problems or (error,)
     return {
         "kind": type(error).__name__,
-        "message": str(error),
+        "message": error.message(DIALECT),
         "problems": [_problem_fields(problem) for problem in found],
     }
 
@@ -140,7 +143,7 @@ def _problem_fields(problem: Problem | FusionSlerpError) -> dict[str, Any]:
         "kind": problem.kind.__name__,
         "headline": problem.headline,
         "fields": [[name, str(value)] for name, value in problem.fields],
-        "fix": problem.fix,
+        "fix": spelled(problem.fix, DIALECT),
     }
 
 

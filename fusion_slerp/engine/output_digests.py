@@ -4,10 +4,10 @@ A file's digest runs over its bytes from first to last, so it is what any tool o
 (`b3sum FILE`, `sha256sum FILE`). Results come from several threads, not quite in order. Those that come early
 are left until the ones before them in the file are in the digest; whoever adds these adds them as well.
 
-Only so many are left that each worker still gets a buffer for its result; with more, workers wait. Nobody
-waits for long, or for ever: workers take their tasks in the order of the files, and when a task fails, `abort`
-releases those that come after it. Those before it continue, so whichever task fails first in time, the first
-in order is the one that is reported.
+At most `most_early` are left, so that each worker still gets a buffer for its result; with more, workers
+wait. Nobody waits for long, or for ever: workers take their tasks in the order of the files, and when a task
+fails, `abort` releases those that come after it. Those before it continue, so whichever task fails first in
+time, the first in order is the one that is reported.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
 has to say which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
@@ -23,7 +23,6 @@ import numpy as np
 from fusion_slerp.hashes import Checksum, Hasher, file_hasher, tensor_hasher
 from fusion_slerp.planning.layout import Position, Shard, Slot
 from fusion_slerp.planning.memory import WAITING_RESULTS, WRITERS
-
 
 EARLY_RESULTS = WRITERS * (1 + WAITING_RESULTS)
 """All buffers for results but one for each worker; see `MemoryPlan.n_outs`."""
