@@ -19,6 +19,8 @@ RESULTS = ROOT / "benchmarks" / "results"
 PLOT = ROOT / "docs" / "images" / "benchmarks.svg"
 OURS, FLOOR, MERGEKIT, BEFORE = "fusion_slerp", "I/O floor", "mergekit", "before"
 COLUMNS = {"wall_s": 2, "cpu_s": 2, "peak_mb": 0, "engine_s": 2}
+INK, LINES = "#7d8590", ("#e8710a", "#3f8cff", "#2da05a")  # readable on a white and on a dark page
+INKED = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
 
 Result = dict[str, Any]
 
@@ -140,6 +142,7 @@ def plot(results: list[Result], with_mergekit: list[Result]) -> None:
 
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "fusion_slerp"
+    matplotlib.rcParams.update(dict.fromkeys(INKED, INK))
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -148,15 +151,15 @@ def plot(results: list[Result], with_mergekit: list[Result]) -> None:
         ("peak_mb", "peak resident memory, MB"),
     ]
     for axis, (key, label) in zip(axes, panels, strict=True):
-        for name, marker in ((MERGEKIT, "s"), (OURS, "o"), (FLOOR, "^")):
+        for name, marker, color in zip((MERGEKIT, OURS, FLOOR), "so^", LINES, strict=True):
             measured = with_mergekit if name == MERGEKIT else results
             points = [(parameters(result), median(result, name, key)) for result in measured]
-            axis.plot(*zip(*points, strict=True), marker=marker, label=name)
+            axis.plot(*zip(*points, strict=True), marker=marker, color=color, label=name)
         axis.set(xlabel="parameters, billions", ylabel=label, yscale="log")
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(framealpha=0)
     PLOT.parent.mkdir(exist_ok=True)
-    figure.savefig(PLOT, metadata={"Date": None})
+    figure.savefig(PLOT, metadata={"Date": None}, transparent=True)
 
 
 def main() -> None:

@@ -126,6 +126,7 @@ def save(recording: Recording, folder: Path) -> None:
         answers = recording.answers if number == len(recording.commands) else ()
         console.print(Text.assemble(("$ ", "bold green"), line))
         console.print(Text.from_ansi(run(line, answers, folder)))
+    console.print()  # the picture cuts off what hangs below the last line
     file = IMAGES / f"command-{recording.name}.svg"
     console.save_svg(str(file), title="fusion_slerp", unique_id=f"command-{recording.name}")
     print(file.relative_to(ROOT))

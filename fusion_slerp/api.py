@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.progress import progress
@@ -21,21 +22,24 @@ from fusion_slerp.output.identity import merge_identity
 from fusion_slerp.output.journal import Identity
 from fusion_slerp.output.manifest import weight_rows
 from fusion_slerp.output.model_card import card_parent
-from fusion_slerp.output.place import check_apart, check_place, check_room
 from fusion_slerp.output.side_files import SideFile, nbytes_of, side_files
 from fusion_slerp.output.staging import staging
+from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.output.unfinished import check_unfinished, find_unfinished
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.planning.resources import check_resources
 from fusion_slerp.settings.labels import BASE, labels
-from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+from fusion_slerp.settings.merge_options import MergeOptions
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings, option_fields
+from fusion_slerp.settings.sizes import nbytes_text
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.sources.regular_files import reading_models
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -72,13 +76,33 @@ class MergeResult:
 
     def __str__(self) -> str:
         rules = ", ".join(f"{count} {rule}" for rule, count in self.counts.items())
-        size = f"{self.plan.nbytes_written / 1e9:.2f} GB in {self.elapsed_s:.1f} s"
+        size = f"{nbytes_text(self.plan.nbytes_written)} in {self.elapsed_s:.1f} s"
         if self.n_resumed:
             size += f", {self.n_resumed} of {len(self.plan.shards)} files from an interrupted run"
         return f"{self.out}: {len(self.report)} tensors ({rules}), {size}"
 
 
-def plan_merge(*models: Model, base: Model | None = None, **options: Any) -> MergePlan:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def lists_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Shows the options by name to those who ask for a function's signature, as notebooks do to complete
+    them.
+    """
+    own = inspect.signature(function)
+    named = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    fields = option_fields()
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=fields[name].default, annotation=kind)
+        for name, kind in MergeOptions.__annotations__.items()
+    ]
+    function.__signature__ = own.replace(parameters=[*named, *added])  # type: ignore[attr-defined]
+    return function
+
+
+@lists_options
+def plan_merge(*models: Model, base: Model | None = None, **options: Unpack[MergeOptions]) -> MergePlan:
     """Returns what `merge` would do, from headers and configs alone; writes nothing.
 
     Args:
@@ -126,7 +150,10 @@ def _wrong_base(base: Model | None, settings: MergeSettings) -> list[Problem]:
     return [Problem(SettingsError, f"{settings.method} {what} base", fields, fix)]
 
 
-def merge(*models: Model, out: Model, base: Model | None = None, **options: Any) -> MergeResult:
+@lists_options
+def merge(
+    *models: Model, out: Model, base: Model | None = None, **options: Unpack[MergeOptions]
+) -> MergeResult:
     """Merges causal language models into the folder `out`, streaming.
 
     The folder appears complete or not at all. If the merge is interrupted, the same call resumes where
@@ -193,7 +220,7 @@ def prepare_merge(
     target = Path(out).expanduser().resolve()
     parents = open_parents(models, base, settings)
     folders = {parent.folder: f"model {label}" for label, parent in reversed(parents.items())}
-    problems = check_apart(target, folders) + check_place(target, settings.overwrite)
+    problems = check_apart(target, folders) + check_target(target, settings.overwrite)
     try:
         with reading_models():
             plan = make_plan(parents, settings)
@@ -207,13 +234,19 @@ def prepare_merge(
     problems += check_unfinished(target, identity, settings.overwrite)
     left = find_unfinished(target)  # its space is reused, or freed before anything is written
     needed -= left.nbytes if left else 0
-    raise_all(problems + check_room(target, needed) + check_resources(plan))
+    raise_all(problems + check_disk_space(target, needed) + check_resources(plan))
     return PreparedMerge(target, plan, files, identity, time.perf_counter() - started)
 
 
 @rare_searches()
-def run_merge(prepared: PreparedMerge) -> MergeResult:
-    """Does the rest of `merge`: reads, merges, writes and publishes; resumes where it was interrupted."""
+def run_merge(prepared: PreparedMerge, made_with: str | None = None) -> MergeResult:
+    """Does the rest of `merge`: reads, merges, writes and publishes; resumes where it was interrupted.
+
+    Args:
+        prepared: The merge.
+        made_with: The program that runs it, in Markdown, which the card credits; None for fusion_slerp alone.
+            Another program may resume the merge.
+    """
     started = time.perf_counter()
     plan, target, settings = prepared.plan, prepared.target, prepared.plan.settings
     _announce(plan)
@@ -224,7 +257,7 @@ def run_merge(prepared: PreparedMerge) -> MergeResult:
         report = tuple(row for file in weights for row in file.reports)
         write_beside(staged.files, plan, prepared.files, prepared.identity["beside"])
         cards = {label: card_parent(parent) for label, parent in plan.parents.items()}
-        write_records(staged.files, cards, settings, report, target.name)
+        write_records(staged.files, cards, settings, report, target.name, made_with)
         rows = weight_rows(weights, plan.shards, plan.slots, settings.checksum)
         digest = write_manifest(staged.files, prepared.fingerprints, settings, *rows)
         staged.publish(digest, settings.overwrite)
@@ -233,8 +266,9 @@ def run_merge(prepared: PreparedMerge) -> MergeResult:
     return MergeResult(target, plan, report, elapsed_s, len(done), nbytes_read, made)
 
 
+@lists_options
 def merge_into_memory(
-    *models: Model, base: Model | None = None, **options: Any
+    *models: Model, base: Model | None = None, **options: Unpack[MergeOptions]
 ) -> tuple[dict[str, torch.Tensor], tuple[TensorReport, ...]]:
     """Merges causal language models into a state dict; needs the merged model's size in memory.
 
@@ -275,5 +309,7 @@ def _announce(plan: MergePlan) -> None:
         f"{name} = {getattr(plan.settings.parameters, name)}" for name in plan.settings.schedules
     )
     log.info("merging by %s: %s; %s", plan.settings.method, models, values)
+    for note in plan.notes:
+        log.info("%s", note)
     for warning in plan.warnings:
         log.warning("%s", warning)

@@ -1,4 +1,4 @@
-"""The element types of safetensors files, and how the kernels see each floating one.
+"""The element types of safetensors files, and how the kernels read the floating-point ones.
 
 Source: the safetensors format, https://github.com/huggingface/safetensors#format (dtype names).
 """
@@ -16,9 +16,9 @@ class DType:
         code: Its name in a safetensors header: `"BF16"`.
         name: Its name in torch and in config.json: `"bfloat16"`.
         itemsize: Bytes per element.
-        word: For the four floating types that can be merged, the numpy dtype under which the
-            kernels take its raw words; empty otherwise. The 16-bit types travel as integers of
-            different signedness, so that a kernel is specialised by the array's dtype alone.
+        word: The numpy dtype under which the kernels take its raw words; empty unless it is one of the
+            four floating-point types that can be merged. The 16-bit types are passed as integers of
+            different signedness, so that the array's dtype alone selects the kernel.
     """
 
     code: str
@@ -28,13 +28,13 @@ class DType:
 
     @property
     def is_mergeable(self) -> bool:
-        """Whether SLERP is defined on it: bfloat16, float16, float32 and float64."""
+        """Whether it can be interpolated: bfloat16, float16, float32 and float64."""
         return bool(self.word)
 
     @property
-    def further_reaching(self) -> str:
-        """The name of a type whose largest value is larger: what to set after an overflow."""
-        return "bfloat16" if self.code == "F16" else "float64"
+    def further_reaching(self) -> str | None:
+        """The name of a type with a larger maximum, to use after an overflow; None if there is none."""
+        return {"F16": "bfloat16", "F64": None}.get(self.code, "float64")
 
 
 BF16 = DType("BF16", "bfloat16", 2, "uint16")
@@ -43,6 +43,7 @@ F32 = DType("F32", "float32", 4, "float32")
 F64 = DType("F64", "float64", 8, "float64")
 
 MERGEABLE = (BF16, F16, F32, F64)
+MERGEABLE_NAMES = tuple(dtype.name for dtype in MERGEABLE)
 
 _ALL = (
     *MERGEABLE,
@@ -67,4 +68,24 @@ BY_CODE = {dtype.code: dtype for dtype in _ALL}
 BY_NAME = {dtype.name: dtype for dtype in _ALL}
 
 EXACT_COPY_CODES = frozenset({"BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64"})
-"""Types that are never interpolated: copied when both parents hold the same bytes."""
+"""Types that are never interpolated: copied if all parents hold the same bytes."""
+
+SYNONYMS = {
+    "bf16": "bfloat16",
+    **dict.fromkeys(("fp16", "f16", "half"), "float16"),
+    **dict.fromkeys(("fp32", "f32", "float"), "float32"),
+    **dict.fromkeys(("fp64", "f64", "double"), "float64"),
+}
+"""Other names of the types that can be merged: in torch, JAX, safetensors and Lightning."""
+
+
+def canonical_name(given: object) -> object:
+    """Returns torch's name of a type for one of its synonyms; anything else unchanged.
+
+    Args:
+        given: `"bf16"`, `"FP16"`, `"torch.float32"`, or a `torch.dtype` itself.
+    """
+    name = str(given).strip().lower().removeprefix("torch.")
+    name = SYNONYMS.get(name, name)
+    is_torch = str(given).startswith("torch.")
+    return name if name in MERGEABLE_NAMES and (is_torch or isinstance(given, str)) else given

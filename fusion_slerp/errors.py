@@ -180,10 +180,14 @@ def _in_hydra(name: str, value: Any) -> str:
     key = HYDRA_KEYS.get(name, f"method.{name}")
     if name == "method":
         return f"method=fusion_slerp/{value}_lm"
-    if isinstance(value, Mapping):  # Hydra reads no keys with punctuation on the command line
+    if _holds_mapping(value):  # Hydra reads no quoted keys on the command line
         outer, _, inner = key.partition(".")
         return f"{inner}: {_yaml(value)} (in YAML, under {outer}:)"
     return shlex.quote(f"{key}={_yaml(value)}")
+
+
+def _holds_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(map(_holds_mapping, value)))
 
 
 _SPELLINGS = {"python": _in_python, "command": _in_command, "hydra": _in_hydra}

@@ -1,11 +1,11 @@
-"""The hashes that say whether bytes are still what they were, and which one is for what.
+"""The hashes that detect changed bytes, and the use of each.
 
-- A weight file: `checksum`. On one core here (AMD EPYC with AVX-512) XXH3 takes 30-80 GB/s, BLAKE3 8-10,
-  SHA-256 2. Only the first leaves a merge as fast as it was, so it is the default: it finds every accident.
-  The others are cryptographic, and so a defence against somebody who wants to deceive. Command-line tools
-  (`xxh128sum`, `b3sum`, `sha256sum`) print the same.
-- A file beside the weights: SHA-256, which takes no time there.
-- One tensor: XXH3 with 128 bits. It only has to say which one deviates.
+- A weight file: `checksum`. On one core of an AMD EPYC with AVX-512, XXH3 hashes 30-80 GB/s, BLAKE3 8-10,
+  SHA-256 2. Only XXH3 does not slow a merge down, so it is the default: it detects every accident. The
+  others are cryptographic, and so also detect forgery. Command-line tools (`xxh128sum`, `b3sum`,
+  `sha256sum`) print the same digests.
+- A side file, next to the weights: SHA-256, whose time does not matter there.
+- One tensor: XXH3 with 128 bits, which only has to show which tensor deviates.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 Checksum = Literal["xxh3_128", "blake3", "sha256"]
-"""The hash of a whole file."""
+"""The hash of a whole weight file."""
 
 BESIDE: Checksum = "sha256"
-"""That of files beside the weights."""
+"""The hash of side files."""
 
 TENSOR_HASH = "xxh3_128"
 BLOCK_NBYTES = 1 << 20
 
 
 class Hasher(Protocol):
-    """What hashlib's objects have in common with those of other libraries."""
+    """The interface that hashlib's objects share with those of other libraries."""
 
     def update(self, data: bytes | memoryview, /) -> object:
-        """Takes more bytes."""
+        """Adds bytes."""
 
     def hexdigest(self) -> str:
-        """The digest of all bytes so far, in hexadecimal digits."""
+        """The digest of all bytes so far, in hexadecimal."""
         ...
 
 
@@ -54,7 +54,7 @@ def tensor_hasher() -> Hasher:
 
 
 def digest_of(content: bytes, checksum: Checksum) -> str:
-    """Returns the digest of some bytes."""
+    """Returns the digest of bytes."""
     hasher = file_hasher(checksum)
     hasher.update(content)
     return hasher.hexdigest()

@@ -1,6 +1,6 @@
-"""Signals that ask a process to end, as exceptions: what is under way is then left in order.
+"""Turns signals that end a process into exceptions, so that work in progress is cleaned up first.
 
-Nothing is changed at import, and nothing in a program that has handlers of its own.
+Nothing is changed at import, nor in a program that has its own handlers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from contextlib import contextmanager
 log = logging.getLogger(__name__)
 
 HEEDED = ("SIGTERM", "SIGHUP")
-"""Windows has no SIGHUP. Ctrl-C is an exception already."""
+"""The signals. Windows has no SIGHUP; Ctrl-C already raises an exception."""
 
 
 class Terminated(BaseException):
-    """The process was asked to end.
+    """The process received a signal to end.
 
     Attributes:
-        number: The signal's.
+        number: The signal's number.
     """
 
     def __init__(self, number: int) -> None:
@@ -31,10 +31,10 @@ class Terminated(BaseException):
 
 @contextmanager
 def signals_raise() -> Iterator[Collection[int]]:
-    """Raises `Terminated` where a signal would end the process; signals with another handler stay with it.
+    """Raises `Terminated` when a signal would end the process; signals that have a handler keep it.
 
-    Once: what is left in order after the first signal is not disturbed by a second. Gives the numbers of
-    the signals that it heeds: none outside the main thread, where it cannot.
+    It does so once, so that a second signal does not disturb the cleanup after the first. Yields the numbers
+    of the signals that it handles: none outside the main thread, where Python allows no handlers.
     """
     known = (getattr(signal, name, None) for name in HEEDED)
     heeded = [number for number in known if number and signal.getsignal(number) == signal.SIG_DFL]
@@ -57,7 +57,7 @@ def signals_raise() -> Iterator[Collection[int]]:
 
 @contextmanager
 def dies_by_signals() -> Iterator[None]:
-    """Lets the code inside leave things in order when a signal ends the process, which it then does."""
+    """Lets the code inside clean up when a signal ends the process, and then ends it by that signal."""
     heeded: Collection[int] = ()
     try:
         with signals_raise() as heeded:

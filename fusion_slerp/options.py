@@ -1,8 +1,8 @@
-"""How an option is declared: once, with its check, and with what the command and the records need to know.
+"""How an option is declared: once, with its check and everything the command and the records need to know.
 
-An option is a field of a dataclass, made by `option`; its meaning stands in the docstring of that class. The
-checks, the command's options, the identity of a merge and the recipes are derived from these fields; the
-plugin's arguments, the YAML files and the documentation are compared with them in the tests.
+An option is a dataclass field made by `option`; the docstring of that class describes it. The checks, the
+command's options, the identity of a merge and the recipes are derived from these fields; tests compare the
+plugin's arguments, the YAML files and the documentation with them.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Panel = Literal["Merging", "Vocabulary", "Output", "Machine", "Safety"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What values an option takes.
+    """The values that an option accepts.
 
     Attributes:
-        is_fine: Whether a value is one of them.
-        needed: Which they are, in words.
-        choices: Their names, where they are names.
+        is_fine: Whether it accepts a value.
+        needed: The accepted values, in words.
+        choices: The accepted names, if it accepts names only.
     """
 
     is_fine: Callable[[Any], bool]
@@ -36,21 +36,21 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What is declared of an option beside its name, type, default and meaning.
+    """An option's properties besides its name, type, default and meaning.
 
     Attributes:
-        check: What it takes; of an option with a schedule, what each of its numbers is.
-        example: A value that works, as YAML.
-        panel: Where the command's help lists it.
+        check: The values it accepts; for an option with a schedule, each of the schedule's numbers.
+        example: A value that works, of plain Python types.
+        panel: Its group in the command's help.
         is_schedule: Whether it may vary over depth and names.
-        is_per_model: Whether each model may have a value of its own.
+        is_per_model: Whether each model may have its own value.
         changes_child: Whether the merged model depends on it.
-        is_text: Whether the command takes its value as it is typed, not as YAML.
-        flag: How the command spells it; None derives that from the name.
+        is_text: Whether the command takes its value as typed rather than as YAML.
+        flag: Its spelling in the command; None derives it from the name.
     """
 
     check: Check
-    example: str
+    example: Any
     panel: Panel
     is_schedule: bool = False
     is_per_model: bool = False
@@ -59,25 +59,25 @@ class Declaration:
     flag: str | None = None
 
 
-def option(default: Any, check: Check, example: str, *, panel: Panel, **more: Any) -> Any:
+def option(default: Any, check: Check, example: Any, *, panel: Panel, **more: Any) -> Any:
     """Declares an option; the other arguments are those of `Declaration`."""
     return field(default=default, metadata={"option": Declaration(check, example, panel, **more)})
 
 
 def declared(of: type) -> dict[str, Field[Any]]:
-    """Returns the options that a class declares, by name; other fields are left out."""
+    """Returns the options that a class declares, by name, without its other fields."""
     return {each.name: each for each in fields(of) if "option" in each.metadata}
 
 
 def declaration(each: Field[Any]) -> Declaration:
-    """Returns what is declared of an option."""
+    """Returns the declaration of an option."""
     return each.metadata["option"]
 
 
 @cache
 def meanings(of: type) -> Mapping[str, str]:
-    """Returns what the docstring of a class says of each option, in one line."""
-    import inspect  # costs more than everything else here
+    """Returns each option's description from the docstring of a class, on one line."""
+    import inspect  # slow to import, and rarely needed
 
     text = inspect.cleandoc(of.__doc__ or "").partition("Attributes:\n")[2]
     entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
@@ -85,23 +85,23 @@ def meanings(of: type) -> Mapping[str, str]:
 
 
 def is_number(value: object) -> bool:
-    """Whether a value is a finite number, numpy's included, and no boolean."""
+    """Whether a value is a finite number, numpy's included, and not a boolean."""
     if not isinstance(value, Real) or isinstance(value, bool):
         return False
     try:
         return isfinite(value)
-    except OverflowError:  # an integer beyond every float
+    except OverflowError:  # an integer too large for a float
         return False
 
 
 def one_of(choices: object) -> Check:
-    """One of the names of a `Literal`."""
+    """Accepts the names of a `Literal`."""
     names = get_args(choices)
     return Check(lambda value: value in names, f"one of {', '.join(names)}", names)
 
 
 def or_null(check: Check) -> Check:
-    """That, or null."""
+    """Accepts the same values, and null."""
     return Check(lambda v: v is None or check.is_fine(v), f"{check.needed}, or null", check.choices)
 
 

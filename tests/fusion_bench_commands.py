@@ -7,6 +7,7 @@ Everything heavy is imported, then each line of the standard input is a job: the
 file for all that it prints. Each is answered by a line with the exit code.
 """
 
+import atexit
 import json
 import os
 import runpy
@@ -56,6 +57,7 @@ def start(module: str, arguments: list[str], folder: str, environment: dict[str,
         os.chdir(folder)
         os.environ.update(environment)
         code = run(module, arguments)
+        atexit._run_exitfuncs()  # the end of the child does not
         sys.stdout.flush()
         sys.stderr.flush()
     finally:

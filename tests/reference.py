@@ -148,7 +148,7 @@ class Expected:
         s0: Exact factor of a (to 50 digits).
         s1: Exact factor of b.
         rule: As the package words it.
-        angle: The angle in radians, to 50 digits; None with a null vector.
+        angle: The angle in radians, to 50 digits; None with a zero vector.
         slack0: Bound of the float64 error of s0.
         slack1: Bound of the float64 error of s1.
     """
@@ -184,7 +184,7 @@ def expect(
     x, y = _integers(a), _integers(b)
     aa, bb, ab = _dot(x, x), _dot(y, y), _dot(x, y)
     if min(aa, bb) <= Fraction(epsilon) ** 2:
-        return _linear(t, "lerp: null vector", None)
+        return _linear(t, "lerp: zero vector", None)
     with localcontext() as context:
         context.prec = DIGITS
         angle, supplement = _angles(aa, bb, ab)

@@ -131,7 +131,7 @@ def test_result(tmp_path, parents):
     assert {report.name for report in result.report} == SHAPES.keys()
     assert result.counts == {"slerp": 4}
     assert 0 < result.elapsed_s <= taken_s
-    assert str(result).startswith(f"{tmp_path / 'child'}: 4 tensors (4 slerp), 0.00 GB in ")
+    assert str(result).startswith(f"{tmp_path / 'child'}: 4 tensors (4 slerp), 4.4 kB in ")
     for report in result.report:
         assert 0 < report.angle_deg < 180
         assert report.norms == {
@@ -291,7 +291,7 @@ def test_card_of_two_local_models(tmp_path, parents):
     }
     assert text.count("# child\n") == 1
     assert f"fusion_slerp {fusion_slerp.__version__}" in text
-    assert "A merged language model: spherical linear interpolation (SLERP)" in text
+    assert "This is a merged language model: a spherical linear interpolation (SLERP) of two models" in text
     assert "| label | model | revision |" in text
     assert "| a | a | local |" in text
     assert "| b | b | local |" in text

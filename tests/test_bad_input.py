@@ -1,4 +1,4 @@
-"""Every bad input that we know of, as a user meets it: one clear error, and nothing is changed anywhere."""
+"""Every known kind of bad input, as a user meets it: one clear error, and nothing is changed anywhere."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ from fusion_slerp import (
     plan_merge,
 )
 from fusion_slerp.output import output_file
-from fusion_slerp.output.place import check_place, check_room
+from fusion_slerp.output.target import check_disk_space, check_target
 from tests.models import (
     CONFIG,
     TOKENS,
@@ -95,7 +95,7 @@ def case(error: type[FusionSlerpError], *parts: str) -> Callable[[Any], Any]:
     return register
 
 
-# --- models that are none -------------------------------------------------------------------------------
+# --- models that are not models -------------------------------------------------------------------------
 
 
 @case(CheckpointError, "{root}/nowhere: model not found", "path: {root}/nowhere", "found: no such folder")
@@ -117,7 +117,7 @@ def file_for_a_folder(w):
     CheckpointError,
     "2 problems",
     "no usable config.json",
-    "no weights that can be read",
+    "no readable weights",
     "folder: {root}/empty",
 )
 def empty_folder(w):
@@ -132,12 +132,36 @@ def broken_config(w):
 
 @case(
     CheckpointError,
-    "no weights that can be read",
+    "no readable weights",
     "folder: {root}/b",
-    "model.gguf, a format or name that is not read",
+    "model.gguf: GGUF, a format that is not read",
+    "from_pretrained('{root}/b', gguf_file='model.gguf', dtype='auto')",
 )
 def weights_of_another_format(w):
     (w.b / WEIGHTS).rename(w.b / "model.gguf")
+
+
+@case(
+    CheckpointError,
+    "an adapter is not a whole model",
+    "folder: {root}/lora",
+    "base model: owner/base",
+    "M.from_pretrained('{root}/lora', dtype='auto').merge_and_unload()",
+)
+def adapter_for_a_model(w):
+    w.b = w.root / "lora"
+    w.b.mkdir()
+    write_json(w.b / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "owner/base"})
+
+
+@case(CheckpointError, "a Git LFS pointer in place of a file", "file: {root}/b/model.safetensors", "lfs pull")
+def weights_that_git_lfs_has_not_downloaded(w):
+    (w.b / WEIGHTS).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+
+
+@case(CheckpointError, "a Git LFS pointer in place of a file", "file: {root}/b/tokenizer.json", "lfs pull")
+def a_tokenizer_that_git_lfs_has_not_downloaded(w):
+    (w.b / "tokenizer.json").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n")
 
 
 @case(CheckpointError, "not a file of torch.save", "file: {root}/b/pytorch_model.bin", "not a zip archive")
@@ -333,12 +357,12 @@ def types_that_differ(w):
     w.change_tensors("b", model__norm__weight=np.ones(4, "int32"))
 
 
-@case(MismatchError, "the tensor names differ", "only in a: 1: lm_head.weight", "missing: copy")
+@case(MismatchError, "the tensor names differ", "only in a: 1: lm_head.weight", "use missing='copy'")
 def head_missing_though_untied(w):
     w.change_tensors("b", lm_head__weight=None)
 
 
-@case(MismatchError, "the vocabularies differ: 6, 7", "a: 6 rows, {root}/a", "put the tokenizer files beside")
+@case(MismatchError, "the vocabularies differ: 6, 7", "a: 6 rows, {root}/a", "add the tokenizer files")
 def vocabularies_of_different_size_without_a_tokenizer(w):
     (w.b / "tokenizer.json").unlink()
     rows = np.ones((7, 4), "float32")
@@ -347,7 +371,7 @@ def vocabularies_of_different_size_without_a_tokenizer(w):
     w.options["strict"] = True
 
 
-@case(MismatchError, "rows that only one model has", "5 merged, 1 copied from a", "tokens: '##s'")
+@case(MismatchError, "rows that only one model has", "5 merged, 1 copied from a", "vocab_fill='owner'")
 def a_token_of_one_side_that_must_be_in_both(w):
     shutil.rmtree(w.b)
     write_checkpoint(w.b, tokens=TOKENS[:5])
@@ -359,14 +383,14 @@ def a_token_of_one_side_that_must_be_in_both(w):
     "the tokenizers cannot be united",
     "tokens: 1 only in b: 'new'",
     "found: WordPiece, not WordLevel",
-    "set tokenizer: a or tokenizer: b",
+    "use tokenizer='a' or tokenizer='b', so that the merged model keeps",
 )
 def two_kinds_of_tokenizers(w):
     model = {"type": "WordPiece", "vocab": {token: row for row, token in enumerate((*TOKENS[:5], "new"))}}
     write_json(w.b / "tokenizer.json", tokenizer_json() | {"model": model})
 
 
-@case(MismatchError, "the tokenizers differ", "no tensor with the name of an embedding in all of them")
+@case(MismatchError, "the tokenizers differ", "no embedding with a known name in all of them")
 def other_tokens_and_no_known_embedding(w):
     for name in "ab":
         w.change_tensors(name, model__embed_tokens__weight=None, lm_head__weight=None)
@@ -375,7 +399,7 @@ def other_tokens_and_no_known_embedding(w):
 
 @case(
     MismatchError,
-    "the tokenizers differ, and rows of this tensor cannot follow",
+    "the tokenizers differ, and this tensor's rows cannot be rearranged",
     "tensor: model.embed_tokens.weight",
     "found: int32",
     "needed: floating-point rows",
@@ -391,14 +415,20 @@ def a_token_source_that_is_not_there(w):
     w.options["tokens"] = {"be": {"source": {"kind": "model_token", "model": "b", "token": "no such"}}}
 
 
-@case(MismatchError, "`tokens` refers to a missing row", "found: 'c'", "a, b, or the name of a parent")
+@case(
+    MismatchError,
+    "`tokens` refers to a missing row",
+    "found: 'c'",
+    "a, b, or the path or id",
+    "tokens={{'be'",
+)
 def a_token_source_of_another_model(w):
     w.options["tokens"] = {"be": {"source": "c", "force": True}}
 
 
 @case(
     SettingsError,
-    "tokens is not usable",
+    "invalid tokens",
     "found: 'be': {{'kind': 'mean'}}",
     "needed: a model (a, b, ...), {{kind: zero}}",
 )
@@ -406,17 +436,17 @@ def a_token_source_of_another_kind(w):
     w.options["tokens"] = {"be": {"source": {"kind": "mean"}}}
 
 
-@case(SettingsError, "tokens is not usable", "(did you mean 'force'?)")
+@case(SettingsError, "invalid tokens", "(did you mean 'force'?)")
 def a_misspelt_key_of_a_token_source(w):
     w.options["tokens"] = {"be": {"source": "a", "forced": True}}
 
 
-@case(SettingsError, "vocab_fill is not usable", "one of owner, mean, gradient, zeros, error")
+@case(SettingsError, "invalid vocab_fill", "one of owner, mean, gradient, zeros, error")
 def an_unknown_vocab_fill(w):
     w.options["vocab_fill"] = "random"
 
 
-@case(SettingsError, "pad_vocab_to_multiple_of is not usable", "found: 0 (int)")
+@case(SettingsError, "invalid pad_vocab_to_multiple_of", "found: 0 (int)")
 def padding_to_a_multiple_of_nothing(w):
     w.options["pad_vocab_to_multiple_of"] = 0
 
@@ -514,7 +544,7 @@ def integers_that_differ(w):
     w.change_tensors("b", ids=np.array([1, 2, 4]))
 
 
-@case(OutputError, "overflow to infinity in float16", "tensor: model.norm.weight", "set dtype: bfloat16")
+@case(OutputError, "overflow to infinity in float16", "tensor: model.norm.weight", "use dtype='bfloat16'")
 def values_that_float16_cannot_hold(w):
     for name in "ab":
         w.set_element(name, "model.norm.weight", 1e6)
@@ -529,7 +559,7 @@ for value in (-0.5, 1.5, 2, math.nan, math.inf, True, "0.5", "abc", None, [0.1, 
         w.options["t"] = value
 
     wrong_t.__name__ = f"t={value!r}"
-    case(SettingsError, "t is not usable", f"found: {value!r} (", "needed: a number in [0, 1]")(wrong_t)
+    case(SettingsError, "invalid t", f"found: {value!r} (", "needed: a number in [0, 1]")(wrong_t)
 
 
 @case(
@@ -539,7 +569,7 @@ def unknown_setting(w):
     w.options["dot_threshold"] = 0.5
 
 
-@case(SettingsError, "3 problems", "t is not usable", "dtype is not usable", "max_shard_size is not usable")
+@case(SettingsError, "3 problems", "invalid t", "invalid dtype", "invalid max_shard_size")
 def several_wrong_settings(w):
     w.options |= {"t": 3, "dtype": "int4", "max_shard_size": "huge"}
 
@@ -549,7 +579,7 @@ def several_wrong_settings(w):
     "slerp merges exactly 2 models, not 3",
     "found: {root}/a, {root}/b, {root}/a",
     "needed: exactly 2",
-    "Fix: name exactly 2 models, or set method: linear",
+    "Fix: name exactly 2 models, or use method='linear'",
 )
 def three_models_for_slerp(w):
     w.more = [w.a]
@@ -566,27 +596,27 @@ for method in ("slerp", "linear"):
     )
 
 
-@case(SettingsError, "method is not usable", "found: 'lineal' (str)", "(did you mean 'linear'?)")
+@case(SettingsError, "invalid method", "found: 'lineal' (str)", "(did you mean 'linear'?)")
 def a_misspelt_method(w):
     w.options["method"] = "lineal"
 
 
-@case(SettingsError, "slerp has no option weight", "weight, an option of linear", "set method: linear")
+@case(SettingsError, "slerp has no option weight", "weight, an option of linear", "use method='linear'")
 def an_option_of_another_method(w):
     w.options["weight"] = 0.5
 
 
-@case(SettingsError, "weight.b is not usable", "found: 'much' (str)", "needed: a finite number")
+@case(SettingsError, "invalid weight.b", "found: 'much' (str)", "needed: a finite number")
 def a_weight_that_is_no_number(w):
     w.options |= {"method": "linear", "weight": {"a": 0.5, "b": "much"}}
 
 
-@case(SettingsError, "weight is not usable", "found: the key 'first'", "labels of models: a, b, c, ...")
+@case(SettingsError, "invalid weight", "found: the key 'first'", "labels of models: a, b, c, ...")
 def a_weight_of_no_label(w):
     w.options |= {"method": "linear", "weight": {"first": 0.5}}
 
 
-@case(SettingsError, "weights that sum to zero: a 1, b -1", "tensors: 4: ", "give these tensors other values")
+@case(SettingsError, "weights that sum to zero: a 1, b -1", "tensors: 4: ", "use normalize=False")
 def weights_that_cancel(w):
     w.options |= {"method": "linear", "weight": {"a": 1, "b": -1}}
 
@@ -596,7 +626,7 @@ def tokenizer_that_does_not_exist(w):
     w.options["tokenizer"] = str(w.root / "nowhere")
 
 
-@case(CheckpointError, "no tokenizer there", "tokenizer: {root}/none", "folder: {root}/none")
+@case(CheckpointError, "no tokenizer there", "tokenizer: {root}/none", "use tokenizer='a', or a folder")
 def folder_without_a_tokenizer(w):
     (w.root / "none").mkdir()
     w.options["tokenizer"] = str(w.root / "none")
@@ -667,7 +697,7 @@ def output_is_the_tokenizer(w):
     w.options |= {"tokenizer": str(w.root / "tokens"), "overwrite": True}
 
 
-@case(OutputError, "the output exists", "out: {root}/child", "overwrite: true")
+@case(OutputError, "the output exists", "out: {root}/child", "overwrite=True")
 def output_exists(w):
     write_checkpoint(w.out)
 
@@ -685,7 +715,7 @@ def output_is_a_folder_of_something_else(w):
     w.options["overwrite"] = True
 
 
-@case(OutputError, "the output folder cannot be made", "folder: {root}/note", "found: a file")
+@case(OutputError, "the output folder cannot be created", "folder: {root}/note", "found: a file")
 def output_below_a_file(w):
     (w.root / "note").write_bytes(b"precious")
     w.out = w.root / "note/child"
@@ -759,8 +789,8 @@ class TestClosedFolders:
         assert f"path: {closed / 'a'}\n  found: no such folder" in message
 
     def test_output(self, closed):
-        (problem,) = check_place(closed / "deep/child", overwrite=False)
-        assert problem.headline == "the output folder cannot be made"
+        (problem,) = check_target(closed / "deep/child", overwrite=False)
+        assert problem.headline == "the output folder cannot be created"
         assert dict(problem.fields)["found"] == "not writable"
 
 
@@ -775,7 +805,7 @@ def test_disk_that_is_too_small(tmp_path, parents, monkeypatch):
     needed = plan_merge(*parents).nbytes_written
     needed += sum((parents[0] / name).stat().st_size for name in SIDE_FILES)
     assert lines == [
-        "not enough room on the disk",
+        "not enough disk space",
         f"  out: {tmp_path / 'new/child'}",
         f"  needed: {needed} bytes",
         "  free: 1000000 bytes",
@@ -788,7 +818,7 @@ def test_a_mebibyte_must_be_left_for_the_small_files(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     for free, n_problems in ((1000 + 2**20, 0), (999 + 2**20, 1)):
         monkeypatch.setattr(shutil, "disk_usage", lambda folder, free=free: usage._replace(free=free))
-        assert len(check_room(tmp_path / "new/child", 1000)) == n_problems
+        assert len(check_disk_space(tmp_path / "new/child", 1000)) == n_problems
 
 
 def test_disk_that_fills_up_in_the_middle(tmp_path, parents, monkeypatch):

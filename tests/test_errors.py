@@ -97,6 +97,13 @@ SPELLINGS = [
     ("method", "linear", "method='linear'", "--method linear", "method=fusion_slerp/linear_lm"),
     ("max_shard_size", "5GB", "max_shard_size='5GB'", "--max-shard-size 5GB", "method.max_shard_size=5GB"),
     (
+        "slices",
+        [{"a": [0, 2]}],
+        "slices=[{'a': [0, 2]}]",
+        """--slices '[{"a": [0, 2]}]'""",
+        'slices: [{"a": [0, 2]}] (in YAML, under method:)',
+    ),
+    (
         "tokens",
         {"<s>": {"source": "a"}},
         "tokens={'<s>': {'source': 'a'}}",

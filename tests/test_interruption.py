@@ -1,4 +1,4 @@
-"""Signals that end a process find the merge in order; programs with handlers of their own keep them."""
+"""Signals that end a process let a merge clean up; programs with their own handlers keep them."""
 
 import os
 import signal
@@ -67,6 +67,6 @@ def test_in_other_threads_nothing_is_heeded():
 
 
 def test_a_signal_that_another_one_heeds_is_left_to_it():
-    """As within the command, which has its own end for it."""
+    """As in the command, which handles it by itself."""
     with signals_raise(), pytest.raises(Terminated), dies_by_signals():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -39,7 +39,7 @@ def write_both(tmp_path: Path, a: Tensors, b: Tensors) -> tuple[Path, Path]:
 
 
 def read(folder: Path) -> dict[str, Raw]:
-    """Every tensor's type, shape and bytes, by nothing but the format's definition."""
+    """Every tensor's type, shape and bytes, read by the definition of the format alone."""
     tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         raw = file.read_bytes()
@@ -75,7 +75,7 @@ def ordinary(name: str, *shape: int, seed: int) -> torch.Tensor:
 
 
 def model_of_all_types(seed: int, swapped: bool) -> Tensors:
-    """One tensor for each of the 16 pairs of types, and one that is nearer in the two models."""
+    """One tensor for each of the 16 pairs of types, and one that is more similar in the two models."""
     tensors = {}
     for x, y in product(FORMATS, FORMATS):
         tensors[f"{x}.{y}"] = ordinary(y if swapped else x, 7, 31, seed=seed + len(tensors))
@@ -85,7 +85,7 @@ def model_of_all_types(seed: int, swapped: bool) -> Tensors:
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory) -> tuple[Path, Path]:
-    """Two checkpoints whose types differ inside and between; not to be written to."""
+    """Two checkpoints whose types differ within and between them; read-only."""
     a, b = model_of_all_types(0, swapped=False), model_of_all_types(50, swapped=True)
     return write_both(tmp_path_factory.mktemp("mixed"), a, b)
 
@@ -132,7 +132,7 @@ LENGTHS = [CHUNK_ELEMENTS - 1, CHUNK_ELEMENTS, CHUNK_ELEMENTS + 1, 2 * CHUNK_ELE
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory) -> tuple[Path, Path]:
-    """Tensors around the borders of chunks, with small ones between; not to be written to."""
+    """Tensors around the borders of chunks, with small ones in between; read-only."""
     names = ["float16", "bfloat16", "float32", "bfloat16"]
 
     def model(seed: int) -> Tensors:
@@ -158,7 +158,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_threads(long, tmp_path, option
 
 
 def test_more_tensors_than_are_under_way_at_once(tmp_path):
-    """Each is half a chunk and one element, so none shares a task; the small ones between do."""
+    """Each is half a chunk and one element, so none shares a task; the small ones in between do."""
     counts = [CHUNK_ELEMENTS // 2 + 1] * 22
     a, b = (
         {f"{i:02}": torch.roll(base, i)[:n] for i, n in enumerate(counts)}
@@ -182,7 +182,7 @@ def test_more_tensors_than_are_under_way_at_once(tmp_path):
 
 
 def test_small_shards_hold_the_bytes_of_one_file(mixed, tmp_path):
-    """No task may run on from one file into the next."""
+    """No task may extend from one file into the next."""
     merge(*mixed, out=tmp_path / "one", t=0.3)
     merge(*mixed, out=tmp_path / "many", t=0.3, max_shard_size="3kB")
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 3
@@ -225,8 +225,8 @@ def test_each_tensor_is_reported_with_its_rule_angle_and_norms(tmp_path):
     v = torch.tensor([3.0, 4.0, 0.0])
     pairs = {
         "apart": (v, torch.tensor([0.0, 0.0, 2.0]), "slerp", 90.0),
-        "null a": (0 * v, v, "lerp: null vector", None),
-        "null b": (v, 1e-10 * v, "lerp: null vector", None),
+        "null a": (0 * v, v, "lerp: zero vector", None),
+        "null b": (v, 1e-10 * v, "lerp: zero vector", None),
         "parallel": (v, 2 * v, "lerp: nearly parallel", 0.0),
         "near": (v, torch.tensor([3.0, 4.0, 0.1]), "lerp: nearly parallel", 1.1458),
         "opposite": (v, -3 * v, "lerp: nearly opposite", 180.0),
@@ -244,7 +244,7 @@ def test_each_tensor_is_reported_with_its_rule_angle_and_norms(tmp_path):
             label: pytest.approx(vector.double().norm().item(), rel=1e-15)
             for label, vector in (("a", a), ("b", b))
         }
-    assert result.counts["lerp: null vector"] == 2
+    assert result.counts["lerp: zero vector"] == 2
 
 
 def test_DOT_THRESHOLD_and_epsilon_decide_the_rule(mixed, tmp_path):
@@ -254,7 +254,7 @@ def test_DOT_THRESHOLD_and_epsilon_decide_the_rule(mixed, tmp_path):
     assert result.counts == {"slerp": 16, "lerp: nearly parallel": 1}
     assert_merged(tmp_path / "1", *mixed, 0.3, threshold=0.8)
     result = merge(*mixed, out=tmp_path / "2", t=0.3, epsilon=0.4)
-    assert result.counts == {"lerp: null vector": 16, "slerp": 1}
+    assert result.counts == {"lerp: zero vector": 16, "slerp": 1}
     assert_merged(tmp_path / "2", *mixed, 0.3, epsilon=0.4)
 
 
@@ -366,7 +366,7 @@ def test_integers_and_booleans_that_differ_are_refused(tmp_path, name, code, fir
     assert read(tmp_path / "child")[name] == read(folders[1])[name]
 
 
-# Values that no child can have.
+# Values that cannot be merged.
 
 
 @named("bad", [float("nan"), float("inf"), float("-inf")], ids=str)
@@ -430,7 +430,7 @@ def test_overflow_of_float16_is_refused_and_bfloat16_helps(tmp_path, a, b, optio
     message = str(caught.value)
     assert message.startswith("overflow to infinity in float16\n  tensor: w\n")
     assert re.search(rf"found: {count} values", message)
-    assert message.splitlines()[-1].startswith("Fix: set dtype: bfloat16")
+    assert message.splitlines()[-1].startswith("Fix: use dtype='bfloat16'")
     assert_nothing_left(tmp_path, before)
     merge(*folders, out=tmp_path / "child", dtype="bfloat16", **options)
     assert np.isfinite(values(read(tmp_path / "child")["w"])).all()
@@ -442,7 +442,7 @@ def test_overflow_of_bfloat16_is_refused_and_float64_helps(tmp_path):
         {"w": torch.tensor([1.0, 2.0], dtype=torch.bfloat16)},
         {"w": torch.tensor([1e300, 0.0], dtype=torch.float64)},
     )
-    with pytest.raises(OutputError, match=r"(?s)^overflow to infinity in bfloat16.*Fix: set dtype: float64"):
+    with pytest.raises(OutputError, match=r"(?s)^overflow to infinity in bfloat16.*Fix: use dtype='float64'"):
         merge(*folders, out=tmp_path / "child")
     merge(*folders, out=tmp_path / "child", dtype="float64")
     assert_merged(tmp_path / "child", *folders, 0.5)
@@ -464,7 +464,7 @@ for size in (small, large):
 
 
 def write_sparse(folder: Path, n: int, first: list[float]) -> None:
-    """A checkpoint of one bfloat16 tensor, zero but for its first elements; takes no room on the disk."""
+    """A checkpoint of one bfloat16 tensor, zero except for its first elements; takes no disk space."""
     write(folder, {"w": torch.tensor([0.0], dtype=torch.bfloat16)})
     header = json.dumps({"w": {"dtype": "BF16", "shape": [n], "data_offsets": [0, 2 * n]}}).encode()
     with (folder / "model.safetensors").open("wb") as file:
@@ -476,7 +476,7 @@ def write_sparse(folder: Path, n: int, first: list[float]) -> None:
 # Not getrusage: on Linux its peak counts the memory of the process that started this one.
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_largest_tensor(tmp_path):
-    """Beyond the budget, a tensor of 512 MB takes the memory of one of 128 MB: what the plan foresees."""
+    """Beyond the budget, a tensor of 512 MB takes the memory of one of 128 MB: as the plan predicts."""
     for size, n in (("small", 1 << 26), ("large", 1 << 28)):
         write_sparse(tmp_path / size / "a", n, [1.0, 0.5])
         write_sparse(tmp_path / size / "b", n, [-0.5, 1.0])

@@ -72,7 +72,7 @@ def test_a_merge_into_memory_that_does_not_fit_is_refused(parents, monkeypatch, 
         "not enough memory",
         f"  needed: {plan.memory.nbytes} bytes for buffers, {plan.nbytes_written} bytes for the merged model",
         f"  free: {free} bytes",
-        "Fix: end other programs, or write it to a folder (out, or model_save_path)",
+        "Fix: close other programs, or write the merged model to a folder: out='merged'",
     ]
 
 

@@ -42,12 +42,15 @@ def test_ci_and_contributing_name_targets_that_exist():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
-def test_debugger_runs_what_the_readme_runs():
+def test_debugger_runs_what_the_readme_and_the_tutorial_run():
     entries = json.loads(text_of(".vscode/launch.json"))["configurations"]
-    assert [entry["args"] for entry in entries] == [
-        ["--config-name", "llm_slerp"],
-        ["--config-path", "${workspaceFolder}/config/_get_started", "--config-name", "llm_slerp"],
-    ]
+    standalone = ["--config-path", "${workspaceFolder}/config/_get_started", "--config-name", "llm_slerp"]
+    first, second, third = (entry["args"] for entry in entries)
+    assert (first, second) == (["--config-name", "llm_slerp"], standalone)
+    assert third[:4] == standalone
+    for name, path in re.findall(r"(model_\d|tokenizer)=(\S+)", " ".join(third)):
+        assert (ROOT / path / "config.json").exists(), name
+    assert "+method.model_save_path=outputs/standalone_demo" in third
     for entry in entries:
         assert (entry["type"], entry["module"]) == ("debugpy", "fusion_bench.scripts.cli")
         assert entry["env"] == {"HYDRA_FULL_ERROR": "1"}

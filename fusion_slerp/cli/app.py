@@ -1,4 +1,4 @@
-"""The commands: what each takes, and in which order things happen."""
+"""The commands with their arguments and options."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import typer
 
 from fusion_slerp.cli.options import normalized, with_settings
 from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
+from fusion_slerp.cli.usage import Commands
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 1 a merge or a verification failed, 2 arguments or models that cannot be used, "
+    "Exit codes: 0 done, 1 a merge or a verification failed, 2 invalid arguments or models, "
     "130 stopped by Ctrl-C, 143 by SIGTERM."
 )
 
 app = typer.Typer(
     name="fusion_slerp",
+    cls=Commands,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": normalized},
     epilog=EXIT_CODES,
 )
 
-MODEL_HELP = "a folder, or a hub id, with @revision if wanted"
+MODEL_HELP = "a folder, or a Hub id, optionally with @revision"
 Models = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL",
-        help=f"Models in their order, labelled a, b, c, ...: {MODEL_HELP}.",
+        help=f"The models, labelled a, b, c, ... in this order: {MODEL_HELP}.",
         show_default=False,
     ),
 ]
@@ -36,7 +38,7 @@ ModelsOrRecipe = Annotated[
     list[str],
     typer.Argument(
         metavar="MODEL",
-        help=f"Models in their order, labelled a (t = 0), b, c, ...: {MODEL_HELP}. "
+        help=f"The models, labelled a (t = 0), b, c, ... in this order: {MODEL_HELP}. "
         "Or one recipe (.yml, .yaml) that names them.",
         show_default=False,
     ),
@@ -45,9 +47,9 @@ Base = Annotated[
     str | None,
     typer.Option("--base", metavar="MODEL", help="The models' ancestor, for methods that take one."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
-NoColor = Annotated[bool, typer.Option("--no-color", help="No colours; as the variable NO_COLOR.")]
+NoColor = Annotated[bool, typer.Option("--no-color", help="No colours, as with the variable NO_COLOR.")]
 
 
 def _version(wanted: bool) -> None:
@@ -66,7 +68,7 @@ def start(
     ] = False,
     no_color: NoColor = False,
 ) -> None:
-    """Merges language models by their weights: SLERP of two, or a weighted average of any number.
+    """Merge the weights of language models: SLERP of two, or a weighted average of any number.
 
     Without a command, in a terminal, it asks for everything.
     """
@@ -86,13 +88,19 @@ def start(
 def merge(
     models: ModelsOrRecipe,
     options: dict[str, Any],
-    out: Annotated[str, typer.Option("-o", "--out", metavar="FOLDER", help="The merged model's folder.")],
+    out: Annotated[
+        str | None,
+        typer.Option("-o", "--out", metavar="FOLDER", help="The merged model's folder. Required."),
+    ] = None,
     base: Base = None,
+    show_config: Annotated[
+        bool, typer.Option("--show-config", help="Print the merge as a config file as well.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Merge models into a new folder, complete or not at all.
+    """Merge models into a new folder, which appears complete or not at all.
 
     fusion_slerp merge path/to/A owner/B -t 0.3 -o child
 
@@ -104,12 +112,13 @@ def merge(
     output = Output(json, quiet)
     with warnings_to(output):
         with exit_on_error(output):
-            request = read_request(models, base, options)
+            request = read_request(models, base, options, out, needs_out=True)
+            assert out is not None
             prepared = running.prepare(request, out, output)
-        for note in request.notes:
-            output.warn(note)
+        for note in request.notes_on(prepared.plan):
+            output.note(note)
         result = running.run(prepared, request, out, output)
-    running.show_result(result, request, out, output)
+    running.show_result(result, request, out, output, with_config=show_config)
     output.give(lambda: running.result_fields(result, request, out))
 
 
@@ -121,7 +130,9 @@ def plan(
     base: Base = None,
     out: Annotated[
         str | None,
-        typer.Option("-o", "--out", metavar="FOLDER", help="Check this folder for the merged model as well."),
+        typer.Option(
+            "-o", "--out", metavar="FOLDER", help="The merged model's folder, to be checked as well."
+        ),
     ] = None,
     all: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     json: Json = False,
@@ -130,31 +141,35 @@ def plan(
 ) -> None:
     """Show what a merge would do; write nothing.
 
-    Every tensor, what is read and written, memory, disk, time, and every problem (exit code 2).
+    Lists every tensor, the bytes read and written, memory, disk and time, or every problem (exit code 2).
     """
     from fusion_slerp.cli import forecast, plan_table
     from fusion_slerp.cli.request import read_request
 
     output = Output(json, quiet)
     with warnings_to(output), exit_on_error(output, in_full=True):
-        request = read_request(models, base, options)
-        found = forecast.make(request, out)
-    output.show(*plan_table.tables(found, every=all))
-    for line in (*request.notes, *found.plan.warnings):
-        output.warn(line)
-    output.give(lambda: forecast.as_fields(found, request))
+        request = read_request(models, base, options, out)
+        planned = forecast.make(request, out)
+    output.show(*plan_table.tables(planned, every=all))
+    for note in request.notes_on(planned.plan):
+        output.note(note)
+    for warning in planned.plan.warnings:
+        output.warn(warning)
+    output.give(lambda: forecast.as_fields(planned, request))
 
 
 @app.command(epilog=EXIT_CODES)
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The merged model's folder.")],
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Check the models it was made from as well: reads each once.")
+        bool, typer.Option("--inputs", help="Check the source models as well; reads each once.")
     ] = False,
     recompute: Annotated[
         str | None,
         typer.Option(
-            "--recompute", metavar="COUNT", help="Re-merge COUNT tensors (or all), and compare the bits."
+            "--recompute",
+            metavar="COUNT",
+            help="Re-merge COUNT tensors (or all) and compare them bit by bit.",
         ),
     ] = None,
     model: Annotated[
@@ -162,7 +177,8 @@ def verify(
         typer.Option(
             "--model",
             metavar="LABEL=FOLDER",
-            help="Where a model is, such as a=models/A; may be repeated. Default: next to OUT, or the hub.",
+            help="A source model's folder, as a=models/A, or the recipe that names them; may be repeated. "
+            "Default: next to OUT, in the current folder, or the Hub.",
             show_default=False,
         ),
     ] = None,
@@ -176,9 +192,9 @@ def verify(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Check that a merged model is, to the last bit, what was written.
+    """Check that a merged model is bit for bit as it was written.
 
-    Reads it once and names every file and tensor that deviates; the exit code is 1 then.
+    Reads it once and names every file and tensor that deviates; the exit code is 1 if any does.
     """
     from fusion_slerp.cli.verifying import verify_child
 
@@ -188,12 +204,12 @@ def verify(
 
 @app.command(epilog=EXIT_CODES)
 def clean(
-    out: Annotated[str, typer.Argument(metavar="OUT", help="The folder that a merge was to make.")],
+    out: Annotated[str, typer.Argument(metavar="OUT", help="The merged model's folder, as given to merge.")],
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Remove what an interrupted merge left next to OUT.
+    """Remove the partial folder that an interrupted merge left next to OUT.
 
     OUT itself and the models are not touched. An earlier OUT that was being replaced is restored.
     """
@@ -209,11 +225,11 @@ def inspect(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Show what is in checkpoints, and how far apart they are.
+    """Show the contents of checkpoints, and the angles between them.
 
-    Of two: angles in degrees and norms by layer and module, and what stands against a merge or is doubtful.
-    Of more: the mean angles of A with each other one. Models that are compared are read; the exit code is 0
-    even if they cannot be merged.
+    For two models: angles in degrees and norms by layer and module, and everything that prevents a merge or
+    is doubtful. For more: the mean angles of A with each of the others. Weights are read only to compare
+    models. The exit code is 0 even for models that are damaged or cannot be merged.
     """
     from fusion_slerp.cli.inspecting import inspect_models
 
@@ -222,9 +238,12 @@ def inspect(
 
 @app.command(epilog=EXIT_CODES)
 def convert(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A file of mergekit, or one of ours.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="A recipe of mergekit, or a Hydra YAML of fusion_slerp.")
+    ],
     out: Annotated[
-        str | None, typer.Option("-o", "--out", metavar="FILE", help="Write there; must not exist.")
+        str | None,
+        typer.Option("-o", "--out", metavar="FILE", help="Write to this file, which must not exist."),
     ] = None,
     to: Annotated[
         str | None,
@@ -234,7 +253,25 @@ def convert(
     quiet: Quiet = False,
     no_color: NoColor = False,
 ) -> None:
-    """Turn a mergekit recipe into our Hydra YAML, or the other way round."""
+    """Convert a mergekit recipe to Hydra YAML, or Hydra YAML to a mergekit recipe."""
     from fusion_slerp.cli.converting import convert_recipe
 
     convert_recipe(recipe, out, to, Output(json, quiet))
+
+
+@app.command(epilog=EXIT_CODES)
+def demo(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER", help="The folder to copy to. Default: the current one.", show_default=False
+        ),
+    ] = ".",
+    json: Json = False,
+    quiet: Quiet = False,
+    no_color: NoColor = False,
+) -> None:
+    """Copy two small demo models, plays and code (4 MB each), and held-out texts, to try a merge on."""
+    from fusion_slerp.cli.demo import copy_demo_models
+
+    copy_demo_models(folder, Output(json, quiet))

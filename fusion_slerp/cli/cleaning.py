@@ -11,17 +11,17 @@ from fusion_slerp.cli.output import Output, exit_on_error
 
 
 def clean_up(out: str, output: Output) -> None:
-    """Removes what an interrupted merge left, and says what that was."""
+    """Removes the partial folder of an interrupted merge, and prints what it held."""
     from fusion_slerp.output.unfinished import clean
 
     with exit_on_error(output):
-        found = clean(out)
-    if found is None:
+        removed = clean(out)
+    if removed is None:
         target = Path(out).expanduser().resolve()
-        output.show(f"Nothing to remove: no merge to {path_text(target)} was interrupted.")
+        output.show(f"Nothing to remove: no interrupted merge to\n  {path_text(target)}")
         output.give(lambda: {"removed": None})
         return
-    files = f"{len(found.finished)} finished weight files of {found.n_files}"
-    output.show(f"Removed: {path_text(found.folder)} ({files}, {nbytes_text(found.nbytes)})")
-    fields: dict[str, Any] = {**asdict(found), "folder": str(found.folder)}
+    files = f"{len(removed.finished)} of {removed.n_files} weight files, {nbytes_text(removed.nbytes)}"
+    output.show(f"Removed {files}:\n  {path_text(removed.folder)}")
+    fields: dict[str, Any] = {**asdict(removed), "folder": str(removed.folder)}
     output.give(lambda: {"removed": fields})

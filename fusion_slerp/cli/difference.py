@@ -1,33 +1,37 @@
-"""How two checkpoints differ: whether they can be merged, and their angles and norms by layer and module."""
+"""The difference between two checkpoints: what prevents a merge, angles and norms by layer and module."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
 
-from fusion_slerp.engine.measuring import measure
+from fusion_slerp.cli.readable import Problems
+from fusion_slerp.engine.measuring import Measurement, measure
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.errors import FusionSlerpError
-from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, Problem, raise_all
+from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.tensor_names import layer_of, module_of
 
 MOST = 5
-"""Tensors of the largest angle that are named."""
+"""Number of tensors that are named: those of the largest angle, and those with NaN or infinity."""
+
+SHARE = 0.5
+"""Models that cannot be merged are compared if they have at least this share of their tensors in common."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Several tensors as one.
+    """Several tensors taken as one.
 
     Attributes:
         angle_deg: The mean of their angles, weighted by elements.
-        norm_a: Euclidean norm of all of them in the first model.
-        norm_b: In the second.
+        norm_a: Their Euclidean norm in the first model.
+        norm_b: Their Euclidean norm in the second.
     """
 
     angle_deg: float
@@ -36,23 +40,25 @@ class Cell:
 
     @property
     def ratio(self) -> float | None:
-        """Norm of the second over that of the first."""
+        """The norm in the second model divided by that in the first; None if that is zero."""
         return self.norm_b / self.norm_a if self.norm_a else None
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What was found of two checkpoints.
+    """The difference between two checkpoints.
 
     Attributes:
-        error: Why they cannot be merged as they are; None if they can.
-        warnings: What is doubtful, one line each.
-        reports: One per tensor that both have; empty if they do not belong together at all.
+        error: What prevents a merge; None if nothing does.
+        warnings: Warnings, one line each.
+        notes: What would happen to the rows of differing vocabularies, one line each.
+        reports: One for each tensor that was compared; empty if the models have too little in common.
     """
 
     error: FusionSlerpError | None
     warnings: tuple[str, ...]
-    reports: tuple[TensorReport, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    reports: tuple[TensorReport, ...] = ()
 
     @property
     def measured(self) -> list[TensorReport]:
@@ -65,58 +71,131 @@ class Difference:
         return sorted(self.measured, key=lambda report: -(report.angle_deg or 0.0))[:MOST]
 
 
-def compare(a: Checkpoint, b: Checkpoint, progress: Callable[[int, int], object]) -> Difference:
-    """Plans a merge at t = 0.5 and measures what it would measure.
+def compare(
+    a: Checkpoint, b: Checkpoint, progress: Callable[[int, int], object], problems: Problems = ()
+) -> Difference:
+    """Plans a merge at t = 0.5 and measures the tensors that it would merge, as far as they are readable.
 
     Args:
-        a: The first.
+        a: The first model.
         b: The second.
-        progress: Called with bytes done and bytes in all.
-
-    Raises:
-        CheckpointError: A weight is not finite, or a file cannot be read.
+        progress: Called with the bytes done and the bytes in all.
+        problems: What is known to prevent a merge of either.
     """
-    plan, error = _plan(a, b)
+    plan, problems = _plan(a, b, problems)
     if plan is None:
-        return Difference(error, (*a.warnings, *b.warnings))
+        return Difference(as_error(problems), (*a.warnings, *b.warnings))
+    unreadable: list[FusionSlerpError] = []
     reports, done, total = [], 0, plan.nbytes_in
-    for found in measure(plan):
-        done += found.nbytes
-        reports.append(found.report)
+    for measured in _measured(plan, unreadable):
+        done += measured.nbytes
+        reports.append(measured.report)
         progress(done, total)
-    return Difference(error, plan.warnings, tuple(reports))
+    error = as_error([*problems, *_first(unreadable)])
+    if error is not None and not any(report.norms for report in reports):
+        return Difference(error, (*a.warnings, *b.warnings))
+    return Difference(error, plan.warnings, plan.notes, tuple(reports))
 
 
 def compare_others(
-    models: Sequence[Checkpoint], progress: Callable[[int, int], object]
+    models: Sequence[Checkpoint],
+    progress: Callable[[int, int], object],
+    problems: Sequence[Problems],
 ) -> Iterator[Difference]:
-    """Yields the difference between the first model and each other one; see `compare`."""
-    first, *others = models
-    for other in others:
-        yield compare(first, other, progress)
+    """Yields the difference between the first model and each of the others; see `compare`."""
+    (first, *others), (of_first, *of_others) = models, problems
+    for other, of_other in zip(others, of_others, strict=True):
+        yield compare(first, other, progress, (*of_first, *of_other))
 
 
-def _plan(a: Checkpoint, b: Checkpoint) -> tuple[MergePlan | None, FusionSlerpError | None]:
-    """The plan, or that of the tensors they share; and why the first is not available."""
-    first = None
-    for settings in (MergeSettings(), MergeSettings(missing="copy")):
+def _plan(a: Checkpoint, b: Checkpoint, problems: Problems) -> tuple[MergePlan | None, Problems]:
+    """A plan for the models, or for what they have in common; and what prevents a merge."""
+    copying = MergeSettings(missing="copy")
+    attempts = (
+        lambda: make_plan({"a": a, "b": b}, MergeSettings()),
+        lambda: make_plan({"a": a, "b": b}, copying),
+        lambda: make_plan(_in_common(a, b), copying),
+    )
+    for i, attempt in enumerate(attempts):
         try:
-            return make_plan({"a": a, "b": b}, settings), first
+            plan = attempt()
         except FusionSlerpError as error:
-            first = first or error
-    return None, first
+            problems = problems or error.problems or (error,)
+        else:
+            warnings = [each for each in plan.warnings if not (i and each.startswith("only in "))]
+            return replace(plan, warnings=tuple(warnings)), problems
+    return None, problems
+
+
+def _in_common(a: Checkpoint, b: Checkpoint) -> dict[str, Checkpoint]:
+    """The models with the tensors that can be compared alone, and the first one's config.
+
+    Raises:
+        MismatchError: They are too few.
+    """
+    both = [
+        name
+        for name, entry in a.tensors.items()
+        if entry.dtype.is_mergeable
+        and (other := b.tensors.get(name))
+        and (other.dtype.is_mergeable, other.shape) == (True, entry.shape)
+    ]
+    if not both or len(both) < SHARE * max(len(a.tensors), len(b.tensors)):
+        raise MismatchError("too little in common")
+    return {
+        label: replace(model, config=a.config, tensors={name: model.tensors[name] for name in both})
+        for label, model in (("a", a), ("b", b))
+    }
+
+
+def _measured(plan: MergePlan, unreadable: list[FusionSlerpError]) -> Iterator[Measurement]:
+    """Measures tensor by tensor, without those of NaN or infinity, whose errors go to a list."""
+    tensors, done = plan.tensors, set[str]()
+    while tensors:
+        try:
+            for measured in measure(replace(plan, tensors=tensors)):
+                done.add(measured.report.name)
+                yield measured
+            return
+        except FusionSlerpError as error:
+            unreadable.append(error)
+            bad = {value for p in error.problems if isinstance(p, Problem) for _, value in p.fields[:1]}
+            left = [each for each in tensors if not bad & {each.out.name, *_names(each)}]
+            if len(left) == len(tensors):
+                return  # not about a tensor: the file or the disk
+            tensors = tuple(each for each in left if each.out.name not in done)
+
+
+def _names(tensor: TensorPlan) -> set[str]:
+    return {source.name for source in tensor.sources.values()}
+
+
+def _first(errors: Sequence[FusionSlerpError]) -> list[FusionSlerpError | Problem]:
+    """The first errors, and how many more there are."""
+    more = len(errors) - MOST
+    rest = [Problem(CheckpointError, f"NaN or infinity in {more} more weights")] if more > 0 else []
+    return [*errors[:MOST], *rest]
+
+
+def as_error(problems: Sequence[Problem | FusionSlerpError]) -> FusionSlerpError | None:
+    """Returns problems as one error; None if there are none."""
+    try:
+        raise_all(problems)
+    except FusionSlerpError as error:
+        return error
+    return None
 
 
 def by_module(reports: Sequence[TensorReport]) -> dict[str, Cell]:
     """Returns the modules, each as a whole."""
-    found: dict[str, list[TensorReport]] = {}
+    groups: dict[str, list[TensorReport]] = {}
     for report in reports:
-        found.setdefault(module_of(report.name), []).append(report)
-    return {module: cell(group) for module, group in found.items()}
+        groups.setdefault(module_of(report.name), []).append(report)
+    return {module: cell(group) for module, group in groups.items()}
 
 
 def cell(reports: Sequence[TensorReport]) -> Cell:
-    """Returns several measured tensors as one; at least one."""
+    """Returns measured tensors, at least one, as one."""
     weight = sum(report.n_elements for report in reports) or 1
     angle = sum((report.angle_deg or 0.0) * report.n_elements for report in reports) / weight
     norm_a, norm_b = (
@@ -126,26 +205,27 @@ def cell(reports: Sequence[TensorReport]) -> Cell:
 
 
 def by_layer(reports: Sequence[TensorReport]) -> dict[int, dict[str, Cell]]:
-    """Returns each layer's modules; tensors outside the layers are left out."""
-    found: dict[int, dict[str, list[TensorReport]]] = {}
+    """Returns each layer's modules, without tensors outside the layers."""
+    layers: dict[int, dict[str, list[TensorReport]]] = {}
     for report in reports:
         layer = layer_of(report.name)
         if layer is not None:
-            found.setdefault(layer[1], {}).setdefault(module_of(report.name), []).append(report)
-    return {n: {m: cell(group) for m, group in found[n].items()} for n in sorted(found)}
+            layers.setdefault(layer[1], {}).setdefault(module_of(report.name), []).append(report)
+    return {n: {m: cell(group) for m, group in layers[n].items()} for n in sorted(layers)}
 
 
-def as_fields(found: Difference) -> dict[str, Any]:
-    """The difference for machines."""
+def as_fields(difference: Difference) -> dict[str, Any]:
+    """Returns the difference as fields for JSON."""
     from fusion_slerp.cli.output import error_fields
 
-    measured = found.measured
+    measured = difference.measured
     return {
-        "can_be_merged": found.error is None,
-        "problems": [] if found.error is None else error_fields(found.error)["problems"],
-        "warnings": list(found.warnings),
+        "can_be_merged": difference.error is None,
+        "problems": [] if difference.error is None else error_fields(difference.error)["problems"],
+        "warnings": list(difference.warnings),
+        "notes": list(difference.notes),
         "mean_angle_deg": cell(measured).angle_deg if measured else None,
-        "largest": [report.name for report in found.largest],
+        "largest": [report.name for report in difference.largest],
         "layers": {
             str(n): {m: [c.angle_deg, c.norm_a, c.norm_b] for m, c in modules.items()}
             for n, modules in by_layer(measured).items()
@@ -158,6 +238,6 @@ def as_fields(found: Difference) -> dict[str, Any]:
                 "norm_a": report.norms.get("a"),
                 "norm_b": report.norms.get("b"),
             }
-            for report in found.reports
+            for report in difference.reports
         ],
     }

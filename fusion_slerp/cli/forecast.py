@@ -1,4 +1,4 @@
-"""What a merge will take: bytes, memory, room on the disk, and time as far as that can be told."""
+"""What a merge will need: bytes, memory, disk space and, as far as it can be predicted, time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from fusion_slerp.planning.plan import MergePlan, TensorPlan
 
 GUESSED_RATE = 1e9
-"""Bytes per second, read and written, where no merge was timed: what a plain solid-state disk gives."""
+"""Bytes per second, read and written, of a plain solid-state disk: assumed until a merge was timed."""
 
 START_S = 0.4
-"""Seconds of every merge: Python, the compiler of the kernels (measured on two cores of an EPYC)."""
+"""Seconds that every merge takes for Python and for compiling kernels (measured on two cores of an EPYC)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A plan and what it will take.
+    """A plan and what it will need.
 
     Attributes:
         plan: What happens to every tensor.
         out: The merged model's folder; None if it was not named.
-        nbytes_written: Of all files, as far as they are known.
-        free_nbytes: Free on the disk of `out`; None without.
-        rate: Bytes per second on which `seconds` rests.
-        is_measured: Whether a merge on this machine had that rate.
+        nbytes_written: Bytes of all files whose size is known.
+        free_nbytes: Free bytes on the disk of `out`; None without `out`.
+        rate: Bytes per second that `seconds` is based on.
+        is_measured: Whether the rate was measured on this machine.
     """
 
     plan: MergePlan
@@ -44,23 +44,23 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """How long it will take, about."""
+        """The approximate duration."""
         return START_S + (self.plan.nbytes_read + self.nbytes_written) / self.rate
 
     @property
     def time_text(self) -> str:
-        """That in words, with what it rests on."""
+        """The duration in words, with the rate that it is based on."""
         rate = f"{nbytes_text(self.rate)}/s read and written"
         ground = (
-            f"at {rate}, as in the last large merge on this machine; a slower disk takes longer"
+            f" at {rate}, as in the last large merge on this machine; a slower disk takes longer"
             if self.is_measured
-            else f"assuming {rate} (no earlier merge to calibrate)"
+            else f", assuming {rate} (no earlier merge to calibrate)"
         )
-        return f"{seconds_text(self.seconds)} {ground}"
+        return seconds_text(self.seconds) + ground
 
 
 def make(request: Request, out: str | None) -> Forecast:
-    """Plans what is asked for; with `out`, the place is checked as well.
+    """Plans a merge; with `out`, that folder is checked as well.
 
     Raises:
         FusionSlerpError: As `merge`, before it reads a weight.
@@ -75,36 +75,37 @@ def make(request: Request, out: str | None) -> Forecast:
 
 
 def of_plan(plan: MergePlan, out: Path | None, nbytes_written: int) -> Forecast:
-    """Returns what a plan will take."""
+    """Returns what a plan will need."""
     rate = recent.measured_rate()
-    free = None if out is None else free_room(out)
+    free = None if out is None else free_space(out)
     return Forecast(plan, out, nbytes_written, free, rate or GUESSED_RATE, rate is not None)
 
 
-def free_room(folder: Path) -> int:
-    """Returns the bytes that are free where a folder is, or will be."""
-    there = next(place for place in (folder, *folder.parents) if os.path.exists(place))
-    return shutil.disk_usage(there).free
+def free_space(folder: Path) -> int:
+    """Returns the free bytes on the disk where a folder is, or will be."""
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    return shutil.disk_usage(existing).free
 
 
-def as_fields(found: Forecast, request: Request) -> dict[str, Any]:
-    """The forecast for machines."""
-    plan = found.plan
+def as_fields(forecast: Forecast, request: Request) -> dict[str, Any]:
+    """Returns the forecast as fields for JSON."""
+    plan = forecast.plan
     return {
         **request.named,
-        "out": None if found.out is None else str(found.out),
+        "out": None if forecast.out is None else str(forecast.out),
         "tensors": [_tensor_fields(tensor, plan) for tensor in plan.tensors],
         "files": {shard.file_name: shard.nbytes for shard in plan.shards},
         "tokenizer": str(plan.tokenizer.folder),
         "bytes_read": plan.nbytes_read,
-        "bytes_written": found.nbytes_written,
+        "bytes_written": forecast.nbytes_written,
         "peak_memory_bytes": plan.peak_nbytes,
-        "free_bytes": found.free_nbytes,
-        "seconds": round(found.seconds, 1),
-        "bytes_per_s": round(found.rate),
-        "rate_is_measured": found.is_measured,
-        "warnings": [*request.notes, *plan.warnings],
-        "command": request.command(None if found.out is None else str(found.out)),
+        "free_bytes": forecast.free_nbytes,
+        "seconds": round(forecast.seconds, 1),
+        "bytes_per_s": round(forecast.rate),
+        "rate_is_measured": forecast.is_measured,
+        "warnings": list(plan.warnings),
+        "notes": [*request.notes, *plan.notes],
+        "command": request.command(None if forecast.out is None else str(forecast.out)),
     }
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fusion_slerp.cli.inspection import inspect_source
-from fusion_slerp.cli.output import Output, console, exit_on_error, warnings_to
+from fusion_slerp.cli.inspection import Facts, inspect_anything
+from fusion_slerp.cli.output import Output, console, exit_on_error, problem_fields, warnings_to
+from fusion_slerp.cli.readable import Problems
 from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.settings.labels import labels
 
@@ -17,34 +18,41 @@ if TYPE_CHECKING:
 
 
 def inspect_models(sources: Sequence[str], output: Output) -> None:
-    """Shows checkpoints, and how they differ: two in full, more by the first one's means with each other."""
+    """Shows checkpoints, and the difference of two or the mean angles of the first with the others."""
     from fusion_slerp.cli import difference, inspection_tables
 
     with warnings_to(output), exit_on_error(output):
-        opened, facts = zip(*_open_all(sources), strict=True)
-        output.show(inspection_tables.facts_table(facts))
+        opened, facts, problems = zip(*_open_all(sources), strict=True)
+        output.show(*inspection_tables.facts_tables(facts))
+        fields = [_with_problems(*each) for each in zip(facts, problems, strict=True)]
         if len(opened) == 1:
+            error = difference.as_error(problems[0])
+            output.show(*inspection_tables.problem_parts(inspection_tables.PREVENTED, error) if error else ())
             for line in opened[0].warnings:
                 output.warn(line)
-            output.give(lambda: asdict(facts[0]))
+            output.give(lambda: fields[0])
             return
         with _progress(output) as progress:
-            found = list(difference.compare_others(opened, progress))
-    named = dict(zip(labels(len(facts)), facts, strict=True))
-    _, *others = named
-    by_label = dict(zip(others, found, strict=True))
-    if len(found) == 1:
-        output.show(*inspection_tables.difference_tables(found[0]))
+            differences = list(difference.compare_others(opened, progress, problems))
+    first, *others = labels(len(facts))
+    by_label = dict(zip(others, differences, strict=True))
+    if len(differences) == 1:
+        output.show(*inspection_tables.difference_tables(differences[0]))
     else:
         output.show(*inspection_tables.mean_tables(by_label))
-    output.give(lambda: {**{label: asdict(each) for label, each in named.items()}, **_fields(by_label)})
+    output.give(lambda: {**dict(zip([first, *others], fields, strict=True)), **_fields(by_label)})
 
 
-def _fields(found: Mapping[str, Difference]) -> dict[str, Any]:
-    """Differences from model a for machines: of one, or of each other model by its label."""
+def _with_problems(facts: Facts, problems: Problems) -> dict[str, Any]:
+    """Facts as fields for JSON, with everything that prevents a merge of the model."""
+    return {**asdict(facts), "problems": [problem_fields(problem) for problem in problems]}
+
+
+def _fields(differences: Mapping[str, Difference]) -> dict[str, Any]:
+    """The difference from model a as fields for JSON: of one model, or of each by its label."""
     from fusion_slerp.cli.difference import as_fields
 
-    fields = {label: as_fields(each) for label, each in found.items()}
+    fields = {label: as_fields(each) for label, each in differences.items()}
     return next(iter(fields.values())) if len(fields) == 1 else {"from_a": fields}
 
 
@@ -52,7 +60,7 @@ def _open_all(sources: Sequence[str]):
     opened, failures = [], []
     for source in sources:
         try:
-            opened.append(inspect_source(source))
+            opened.append(inspect_anything(source))
         except FusionSlerpError as error:
             failures.append(error)
     raise_all(failures)
@@ -61,7 +69,7 @@ def _open_all(sources: Sequence[str]):
 
 @contextmanager
 def _progress(output: Output) -> Iterator[Callable[[int, int], object]]:
-    """Shows bytes measured on stderr, where somebody sees it."""
+    """Shows the bytes measured, in a terminal."""
     if not output.shows_progress:
         yield lambda done, total: None
         return

@@ -1,8 +1,9 @@
-"""The facts of a checkpoint, and the angles of two, as tables."""
+"""The facts of checkpoints, and the angles between them, as tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from rich.table import Table
 from rich.text import Text
@@ -11,49 +12,72 @@ from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.difference import Cell, Difference, by_layer, by_module, cell
 from fusion_slerp.cli.inspection import Facts
 from fusion_slerp.cli.output import error_text, problem_blocks
-from fusion_slerp.cli.tables import ruled
+from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.errors import FusionSlerpError, printable
 from fusion_slerp.settings.labels import labels
 from fusion_slerp.tensor_names import MODULES, layer_of
 
 SHOWN_FILES = 6
 
+MAY_VARY = ("files", "special tokens")
+"""Facts that do not stand out where models differ."""
+
 LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm |A|, norm ratio |B|/|A|\n"
+
+PREVENTED = "Problems that prevent a merge:"
 
 MEANS = "\nMean angle with A (degrees, weighted by elements), and norm ratio |X|/|A|\n"
 
 
-def facts_table(found: Sequence[Facts]) -> Table:
-    """Returns one column of facts per checkpoint; those that differ stand out."""
-    table = ruled(show_header=len(found) > 1)
+def facts_tables(models: Sequence[Facts]) -> list[Table | Text]:
+    """Returns the models' names and folders, and their facts in columns; those that differ stand out."""
+    names = labels(len(models)) if len(models) > 1 else [""]
+    parts: list[Table | Text] = []
+    table = ruled(show_header=len(models) > 1)
     table.add_column("", style="bold", no_wrap=True)
-    for label, facts in zip(labels(len(found)), found, strict=True):
-        table.add_column(f"{label.upper()}: {facts.source}", overflow="fold")
-    lines = [_lines(facts) for facts in found]
+    lines = [_lines(facts) for facts in models]
+    for label, facts, own in zip(names, models, lines, strict=True):
+        parts.append(Text.assemble((f"{label.upper()}: " if label else "", "bold"), _named(facts)))
+        table.add_column(label.upper(), min_width=longest_word(own.values()))
     for name in lines[0]:
         values = [each[name] for each in lines]
-        style = "yellow" if len(set(values)) > 1 and name not in ("model", "files", "special tokens") else ""
-        table.add_row(name, *(Text(value, style) for value in values))
-    return table
+        style = "yellow" if len(set(values)) > 1 and name not in MAY_VARY else ""
+        if any(values):
+            table.add_row(name, *(Text(value, style) for value in values))
+    return [*parts, Text(), table]
+
+
+def _named(facts: Facts) -> str:
+    """What the user called a model, and where it is if that is elsewhere."""
+    revision = f"@{facts.revision}" if facts.revision else ""
+    same = not revision and Path(facts.source).expanduser() == Path(facts.folder)
+    return printable(facts.source) + ("" if same else f"\n   {printable(facts.folder)}{revision}")
+
+
+def problem_parts(headline: str, error: FusionSlerpError) -> list[Text]:
+    """Returns the problems that prevent a merge, below a headline."""
+    blocks = [Text.assemble("\n", error_text(block)) for block in problem_blocks(error)]
+    return [Text(f"\n{headline}", "bold"), *blocks]
 
 
 def _lines(facts: Facts) -> dict[str, str]:
     tied = {True: "yes", False: "no", None: "the config does not say"}[facts.is_tied]
-    revision = f"@{facts.revision}" if facts.revision else ""
+    size = f"{count_text(facts.n_parameters)} in {facts.n_tensors} tensors"
     return {
-        "model": f"{facts.folder}{revision}",
         "architecture": facts.architecture,
-        "parameters": f"{count_text(facts.n_parameters)} in {facts.n_tensors} tensors",
+        "config": ", ".join(f"{key}={value}" for key, value in facts.config.items()),
+        "quantised": facts.quantised or "",
+        "adapter": facts.adapter or "",
+        "parameters": size if facts.n_tensors else "no readable weights",
         "types": ", ".join(f"{name} ({count_text(n)})" for name, n in facts.dtypes.items()),
-        "layers": str(facts.n_layers),
+        "layers": str(facts.n_layers) if facts.n_tensors else "",
         "files": _files(facts),
-        "embedding": "not known by its name" if facts.n_rows is None else f"{facts.n_rows} rows",
-        "tokenizer": f"{facts.n_tokens} tokens, {facts.tokenizer}"
-        if facts.tokenizer
-        else "none that is readable",
+        "embedding": "no tensor with a known name" if facts.n_rows is None else f"{facts.n_rows} rows",
+        "tokenizer": f"{facts.n_tokens} tokens, {facts.tokenizer}" if facts.tokenizer else "none readable",
         "special tokens": ", ".join(f"{kind} {token}" for kind, token in facts.special.items()) or "none",
         "chat template": "yes" if facts.has_chat_template else "no",
-        "head tied": f"{tied}{', but stored all the same' if facts.is_tied and facts.stores_head else ''}",
+        "head tied": f"{tied}{', but stored as well' if facts.is_tied and facts.stores_head else ''}",
     }
 
 
@@ -65,37 +89,39 @@ def _files(facts: Facts) -> str:
     return "\n".join([*named[:2], f"... {len(named)} files, {total} in all"])
 
 
-def difference_tables(found: Difference) -> list[Table | Text]:
-    """Returns what is printed of two checkpoints."""
+def difference_tables(difference: Difference) -> list[Table | Text]:
+    """Returns the tables for two checkpoints."""
     parts: list[Table | Text] = []
-    measured = found.measured
+    measured = difference.measured
     if measured:
-        parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(found)]
-    if found.error is not None:
-        headline = "\nProblems that prevent a merge:" if measured else "\nThey cannot be merged:"
-        parts.append(Text(headline, "bold"))
-        parts += [Text.assemble("\n", error_text(block)) for block in problem_blocks(found.error)]
-    parts += [Text.assemble(("doubtful: ", "yellow"), line) for line in found.warnings]
-    if found.error is None:
-        parts.append(Text.assemble(("They can be merged", "bold green"), ", with the default options."))
-    return parts
+        parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(difference)]
+    if difference.error is not None:
+        parts += problem_parts(PREVENTED if measured else "They cannot be merged:", difference.error)
+    remarks = [Text.assemble(("note: ", "cyan"), line) for line in difference.notes]
+    remarks += [Text.assemble(("warning: ", "yellow"), line) for line in difference.warnings]
+    if difference.error is None:
+        remarks.append(Text.assemble(("They can be merged", "bold green"), ", with the default options."))
+    return [*parts, Text(), *remarks] if remarks else parts
 
 
-def mean_tables(found: Mapping[str, Difference]) -> list[Table | Text]:
-    """Returns what is printed of several models: how far each, by its label, is from model a."""
+def mean_tables(differences: Mapping[str, Difference]) -> list[Table | Text]:
+    """Returns the tables for several models: the mean angles of each, by its label, with model a."""
     table = ruled()
     for name in ("X", "all", *MODULES, "|X|/|A|"):
-        table.add_column(name, justify="left" if name == "X" else "right")
+        table.add_column(name, justify="left" if name == "X" else "right", no_wrap=True)
     lines = []
-    for label, each in found.items():
+    for label, each in differences.items():
         table.add_row(label.upper(), *_means(each.measured))
         lines += [(label, warning) for warning in each.warnings]
-    parts: list[Table | Text] = [Text(MEANS), table, Text()]
-    for label, each in found.items():
+    parts: list[Table | Text] = [Text(MEANS), table]
+    for label, each in differences.items():
         if each.error is not None:
-            parts.append(Text(f"Problems that prevent a merge of A and {label.upper()}:", "bold"))
-            parts += [Text.assemble("\n", error_text(block), "\n") for block in problem_blocks(each.error)]
-    return parts + [Text.assemble((f"doubtful (A, {n.upper()}): ", "yellow"), line) for n, line in lines]
+            parts += problem_parts(f"Problems that prevent a merge of A and {label.upper()}:", each.error)
+    return (
+        parts
+        + [Text()] * bool(lines)
+        + [Text.assemble((f"warning (A, {n.upper()}): ", "yellow"), line) for n, line in lines]
+    )
 
 
 def _means(measured: Sequence[TensorReport]) -> list[str]:
@@ -107,43 +133,41 @@ def _means(measured: Sequence[TensorReport]) -> list[str]:
 
 
 def layer_table(measured: Sequence[TensorReport]) -> Table:
-    """Returns layers by modules: mean angle, norm of a, norm of b over norm of a."""
+    """Returns layers by modules: mean angle, norm of A, norm ratio |B|/|A|."""
     layers = by_layer(measured)
-    modules = [m for m in MODULES if any(m in found for found in layers.values())]
+    modules = [m for m in MODULES if any(m in layer for layer in layers.values())]
     table = ruled()
-    table.add_column("layer", justify="right")
+    table.add_column("layer", justify="right", no_wrap=True)
     for module in modules:
-        table.add_column(f"{module}\nangle", justify="right", style="cyan")
-        table.add_column("\n|A|", justify="right")
-        table.add_column("\n|B|/|A|", justify="right")
-    for number, found in layers.items():
-        cells = [text for m in modules for text in (_cells(found[m]) if m in found else ("", "", ""))]
+        table.add_column(f"{module}\nangle", justify="right", style="cyan", no_wrap=True)
+        table.add_column("\n|A|", justify="right", no_wrap=True)
+        table.add_column("\n|B|/|A|", justify="right", no_wrap=True)
+    for number, layer in layers.items():
+        cells = [text for m in modules for text in (_cells(layer[m]) if m in layer else ("", "", ""))]
         table.add_row(str(number), *cells)
     return table
 
 
 def outside_table(measured: Sequence[TensorReport]) -> Table:
-    """Returns the tensors that belong to no layer, one by one."""
+    """Returns the tensors outside the layers, one by one."""
     table = ruled()
     for name in ("outside the layers", "angle", "|A|", "|B|/|A|"):
-        table.add_column(name, justify="left" if name.startswith("outside") else "right")
+        table.add_column(name, justify="left" if name.startswith("outside") else "right", no_wrap=True)
     for report in measured:
         if layer_of(report.name) is None:
             table.add_row(Text(report.name), *_cells(cell([report])))
     return table
 
 
-def summary(found: Difference) -> Text:
-    """Returns the mean angle and the largest ones."""
-    measured = found.measured
-    width = max(len(report.name) for report in found.largest)
-    lines = [f"  {report.name:{width}}  {report.angle_deg:6.2f}°" for report in found.largest]
+def summary(difference: Difference) -> Text:
+    """Returns the mean angle and the largest angles."""
+    measured = difference.measured
+    width = max(len(report.name) for report in difference.largest)
+    lines = [f"  {report.name:{width}}  {report.angle_deg:6.2f}°" for report in difference.largest]
     mean = f"{cell(measured).angle_deg:.2f}° over {len(measured)} tensors, weighted by their elements"
-    return Text.assemble(
-        ("\nmean angle ", "bold"), mean, ("\nlargest angles\n", "bold"), "\n".join(lines), "\n"
-    )
+    return Text.assemble(("\nmean angle ", "bold"), mean, ("\nlargest angles\n", "bold"), "\n".join(lines))
 
 
-def _cells(found: Cell) -> tuple[str, str, str]:
-    ratio = "" if found.ratio is None else f"{found.ratio:.3f}"
-    return f"{found.angle_deg:.2f}", f"{found.norm_a:.2f}", ratio
+def _cells(measured: Cell) -> tuple[str, str, str]:
+    ratio = "" if measured.ratio is None else f"{measured.ratio:.3f}"
+    return f"{measured.angle_deg:.2f}", f"{measured.norm_a:.2f}", ratio

@@ -1,4 +1,4 @@
-"""The options of the command, made from what is declared of the options of all methods."""
+"""The command's options, generated from the declared options of all methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fusion_slerp.errors import Problem, SettingsError, raise_all
+from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.options import BOOLEAN, declaration, declared, meanings
 from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
@@ -20,10 +20,10 @@ Command = Callable[..., Any]
 
 
 def with_settings(command: Command) -> Command:
-    """Gives a command every option of a merge, those of all methods included.
+    """Gives a command every option of a merge, including those of all methods.
 
     Args:
-        command: Its parameter `options` gets what the user typed, by name; it is no option itself.
+        command: Its parameter `options`, which is not an option itself, gets what the user typed, by name.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
     known = option_fields()
@@ -42,19 +42,19 @@ def with_settings(command: Command) -> Command:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """The method first, then the options of single methods, then those of all."""
+    """Sorts the method first, then the options of single methods, then those of all."""
     return sorted(names, key=lambda name: (name != "method", name in declared(MergeSettings)))
 
 
 def parse_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that were typed.
+    """Returns the values of typed options.
 
     Args:
-        given: By name of the option: a string, or a list of them where the option may be repeated; a
+        given: By name of the option: a string, a list of strings if the option may be repeated, or the
             boolean of a switch.
 
     Raises:
-        SettingsError: Some are no YAML, or contradict each other; all of them at once.
+        SettingsError: Some are not YAML, or contradict each other; all of them at once.
     """
     known = option_fields()
     values, problems = {}, []
@@ -76,14 +76,14 @@ def _value(typed: Any, name: str, each: Field[Any]) -> Any:
 
 
 def read_per_model(typed: Sequence[str], name: str) -> Any:
-    """Returns the value of an option that each model may have its own of.
+    """Returns the value of an option that may differ between models.
 
     Args:
         typed: One string of YAML for all models, or any number of `label=YAML`.
-        name: The option's, for messages.
+        name: The option's name, for messages.
 
     Raises:
-        SettingsError: Something is no YAML, a label comes twice, or both forms are mixed.
+        SettingsError: A value is not YAML, a label is given twice, or both forms are mixed.
     """
     parts = [re.fullmatch(r"\s*(\w+)\s*=(.*)", text, re.DOTALL) for text in typed]
     if len(typed) == 1 and parts[0] is None:
@@ -93,41 +93,46 @@ def read_per_model(typed: Sequence[str], name: str) -> Any:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         headline = f"{name} is given several times" if twice is None else f"{name} of {twice} is given twice"
         fields = (("found", "  ".join(typed)), ("needed", "one value for all models, or one for each label"))
-        fix = f"{flag(name)} a=0.4 {flag(name)} b=0.6"
+        fix = f"use {flag(name)} a=0.4 {flag(name)} b=0.6"
         raise Problem(SettingsError, headline, fields, fix).error()
     return {part[1]: read_value(part[2], f"{name}.{part[1]}") for part in parts if part is not None}
 
 
-def read_value(text: str, name: str) -> Any:
-    """Returns what a YAML string stands for; `1e-8`, a string in YAML 1.1, is a number here.
+def read_value(typed: str, name: str) -> Any:
+    """Returns the value of a YAML string; `1e-8`, a string in YAML 1.1, is a number here.
 
     Raises:
-        SettingsError: It is no YAML.
+        SettingsError: It is not YAML.
     """
     import yaml
 
     from fusion_slerp.recipes.yaml_loading import Loader
 
     try:
-        return yaml.load(text, Loader)  # a safe loader
+        return yaml.load(typed, Loader)  # a safe loader
     except yaml.YAMLError as error:
-        fields = (("found", text), ("because", getattr(error, "problem", None) or error))
-        fix = "write it as YAML, such as [0, 0.5, 1] or {a: 1}; in a shell, between single quotes"
+        fields = (("found", typed), ("because", getattr(error, "problem", None) or error))
+        option = name.partition(".")[0]
+        fix = f"write it as YAML between quotes, such as {setting(option, _example(option))}"
         raise Problem(SettingsError, f"{name} is not readable as YAML", fields, fix).error() from None
 
 
+def _example(name: str) -> Any:
+    return declaration(option_fields()[name]).example
+
+
 def flag(name: str) -> str:
-    """Returns an option as it is typed: the short form if it has one."""
+    """Returns an option as typed: its short form if it has one."""
     return declaration(option_fields()[name]).flag or long_flag(name)
 
 
 def long_flag(name: str, is_on: bool = True) -> str:
-    """Returns the long form of an option; that of a switch may turn it off."""
+    """Returns the long form of an option; that of a switch can also turn it off."""
     return f"--{normalized(name)}" if is_on else f"--no-{normalized(name)}"
 
 
 def normalized(name: str) -> str:
-    """Options may also be typed as they are spelled in Python: `--DOT_THRESHOLD`, `--max_shard_size`."""
+    """Returns an option's name for the command line; Python's spelling, `--max_shard_size`, works as well."""
     return name.lower().replace("_", "-")
 
 
@@ -149,7 +154,7 @@ def _parameter(name: str, each: Field[Any]) -> inspect.Parameter:
 
 
 def help_text(name: str) -> str:
-    """Returns what the help says of an option: the methods that it belongs to, its meaning and default."""
+    """Returns the help of an option: the methods that it belongs to, its meaning and its default."""
     each = option_fields()[name]
     owners = [method for method in METHODS.values() if name in declared(method.options)]
     methods = f"For {' and '.join(method.name for method in owners)}. " if owners else ""
@@ -167,5 +172,5 @@ def _shown(name: str, default: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    """The same for rich: brackets are no markup, and what stands between backticks is code."""
+    """The text as rich markup: brackets are escaped, and code between backticks is bold."""
     return re.sub(r"`([^`]+)`", r"[bold]\1[/bold]", text.replace("[", r"\["))

@@ -1,4 +1,4 @@
-"""What the command says and where: results on stdout, remarks and errors on stderr, and how it ends."""
+"""What the command prints: results on stdout, notes, warnings and errors on stderr; and its exit codes."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 FAILED = 1
-"""Exit code: a merge was begun and failed."""
+"""Exit code: a merge started and failed."""
 
 UNUSABLE = 2
-"""Exit code: arguments or models cannot be used as they are; nothing was begun."""
+"""Exit code: the arguments or models are unusable; nothing was started."""
 
 INTERRUPTED = 130
-"""Exit code: stopped by Ctrl-C, as shells have it (128 + SIGINT)."""
+"""Exit code: stopped by Ctrl-C; 128 + SIGINT, as in shells."""
 
 DIALECT: Dialect = "command"
 
 FILE_WIDTH = 160
-"""Columns of a table that goes to a file or a pipe."""
+"""Columns of a table in a file or a pipe."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """Where a command's words go.
+    """Where a command prints.
 
     Attributes:
-        json: One JSON object on stdout, and nothing else there.
-        quiet: Nothing but errors, and what was asked for with `json`.
+        json: Print one JSON object on stdout, and nothing else there.
+        quiet: Print errors only, and the object if `json` asks for it.
     """
 
     json: bool = False
@@ -48,37 +48,44 @@ class Output:
 
     @property
     def shows(self) -> bool:
-        """Whether people are to read the result."""
+        """Whether the result is printed for people."""
         return not (self.json or self.quiet)
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a progress bar has somebody to look at it."""
+        """Whether a progress bar is shown: in a terminal only."""
         return self.shows and sys.stderr.isatty()
 
     def show(self, *parts: Any) -> None:
-        """Prints texts and tables for people; nothing if they are not to read it."""
+        """Prints texts and tables, unless the output is JSON or quiet."""
         if self.shows:
             screen = console()
             for part in parts:
                 show_part(screen, part)
 
     def give(self, content: Callable[[], dict[str, Any]]) -> None:
-        """Prints the one JSON object, which is made only if it was asked for."""
+        """Prints the JSON object, which is made only if `json` is set."""
         if self.json:
             print(json.dumps(content(), ensure_ascii=False, indent=2))
 
-    def warn(self, text: str) -> None:
-        """Prints a remark on stderr."""
+    def warn(self, warning: str) -> None:
+        """Prints a warning on stderr."""
+        self._remark("warning: ", "yellow", warning)
+
+    def note(self, note: str) -> None:
+        """Prints information on stderr that is no cause for concern."""
+        self._remark("note: ", "cyan", note)
+
+    def _remark(self, mark: str, style: str, remark: str) -> None:
         if not self.quiet:
-            console(stderr=True).print(_marked("warning: ", "yellow", text))
+            console(stderr=True).print(_marked(mark, style, remark))
 
     def fail(self, error: FusionSlerpError, in_full: bool = False) -> None:
-        """Prints an error: as it is on stderr, and as JSON if that was asked for.
+        """Prints an error on stderr, and as JSON on stdout if `json` is set.
 
         Args:
-            error: What happened.
-            in_full: All problems, however many they are.
+            error: The error.
+            in_full: Show all problems, however many there are.
         """
         message = every_problem(error) if in_full else error.message(DIALECT)
         console(stderr=True).print(_marked("error: ", "bold red", ""), error_text(message), sep="")
@@ -86,22 +93,34 @@ class Output:
 
 
 def console(stderr: bool = False) -> Console:
-    """A console on the stream as it is now; without a terminal, lines are as long as they are."""
+    """Returns a console on the current stream; outside a terminal, tables are `FILE_WIDTH` wide."""
     from rich.console import Console
 
     is_file = not (sys.stderr if stderr else sys.stdout).isatty() and not os.environ.get("COLUMNS")
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, width=FILE_WIDTH if is_file else None)
+    width = FILE_WIDTH if is_file else None
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
 
 
 def show_part(screen: Console, part: Any) -> None:
-    """Prints a text with its lines as they are, to be copied, or a table as wide as the screen."""
+    """Prints a text with its own lines only, or a table that breaks no word.
+
+    Names and numbers can be copied, also where a table is wider than the screen for that.
+    """
+    from rich.measure import Measurement
     from rich.table import Table
 
+    if isinstance(part, Table):
+        unlimited = screen.options.update(width=10_000)
+        for column in part.columns:
+            if column.no_wrap:  # which alone does not keep a column from being cut
+                cells = (Measurement.get(screen, unlimited, cell).maximum for cell in column.cells)
+                column.min_width = max(cells, default=1)
+        screen.width = max(screen.width, Measurement.get(screen, unlimited, part).minimum)
     screen.print(part, soft_wrap=not isinstance(part, Table))
 
 
 def error_text(message: str) -> Text:
-    """The message with the headline in red, and each problem's headline in bold where there are several."""
+    """Returns a message with its headlines in red and `Fix:` in green."""
     from rich.text import Text
 
     headline, newline, rest = message.partition("\n")
@@ -112,12 +131,12 @@ def error_text(message: str) -> Text:
 
 
 def every_problem(error: FusionSlerpError) -> str:
-    """The message without its limit on the number of problems."""
+    """Returns the message with all problems, however many there are."""
     return error.message(DIALECT, limit=None)
 
 
 def problem_blocks(error: FusionSlerpError) -> list[str]:
-    """The problems one by one, numbered where there are several."""
+    """Returns the problems one by one, numbered if there are several."""
     blocks = [p.text(DIALECT) if isinstance(p, Problem) else str(p) for p in error.problems]
     return (
         [f"[{i}] {block}" for i, block in enumerate(blocks, start=1)]
@@ -127,16 +146,17 @@ def problem_blocks(error: FusionSlerpError) -> list[str]:
 
 
 def error_fields(error: FusionSlerpError) -> dict[str, Any]:
-    """The error for machines."""
-    found = error.problems or (error,)
+    """Returns the error as fields for JSON."""
+    problems = error.problems or (error,)
     return {
         "kind": type(error).__name__,
         "message": error.message(DIALECT),
-        "problems": [_problem_fields(problem) for problem in found],
+        "problems": [problem_fields(problem) for problem in problems],
     }
 
 
-def _problem_fields(problem: Problem | FusionSlerpError) -> dict[str, Any]:
+def problem_fields(problem: Problem | FusionSlerpError) -> dict[str, Any]:
+    """Returns one problem as fields for JSON."""
     if not isinstance(problem, Problem):
         return {"kind": type(problem).__name__, "headline": str(problem).partition("\n")[0]}
     return {
@@ -149,7 +169,7 @@ def _problem_fields(problem: Problem | FusionSlerpError) -> dict[str, Any]:
 
 @contextmanager
 def exit_on_error(output: Output, code: int = UNUSABLE, in_full: bool = False) -> Iterator[None]:
-    """Ends the command with that exit code and the message where one of our errors arrives."""
+    """Prints an error that is raised inside, and ends the command with an exit code."""
     try:
         yield
     except FusionSlerpError as error:
@@ -159,7 +179,7 @@ def exit_on_error(output: Output, code: int = UNUSABLE, in_full: bool = False) -
 
 @contextmanager
 def warnings_to(output: Output) -> Iterator[None]:
-    """Shows what the package logs as warnings."""
+    """Prints the package's logged warnings."""
     log, handler = logging.getLogger("fusion_slerp"), _Handler(output)
     propagate, log.propagate = log.propagate, False
     log.addHandler(handler)
@@ -179,7 +199,7 @@ class _Handler(logging.Handler):
         self._output.warn(record.getMessage())
 
 
-def _marked(mark: str, style: str, text: str) -> Text:
+def _marked(mark: str, style: str, remark: str) -> Text:
     from rich.text import Text
 
-    return Text.assemble((mark, style), text)
+    return Text.assemble((mark, style), remark)

@@ -1,4 +1,4 @@
-"""Completion of paths while somebody types one, by readline where Python has it."""
+"""Completion of paths in answers, with readline where Python has it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
-def completions(text: str) -> list[str]:
-    """Returns the folders that a typed beginning may become, each with a slash behind; `~` stays as typed."""
-    typed, _, start = text.rpartition("/")
-    place = os.path.expanduser(f"{typed}/" if "/" in text else ".")
+def completions(typed: str) -> list[str]:
+    """Returns the folders that complete a typed path, each with a slash at its end; `~` stays as typed."""
+    parent, _, start = typed.rpartition("/")
+    folder = os.path.expanduser(f"{parent}/" if "/" in typed else ".")
     try:
-        names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     except OSError:
         return []
-    found = (name for name in names if name.startswith(start) and (start or not name.startswith(".")))
-    return [f"{typed}/{name}/" if "/" in text else f"{name}/" for name in found]
+    fitting = (name for name in names if name.startswith(start) and (start or not name.startswith(".")))
+    return [f"{parent}/{name}/" if "/" in typed else f"{name}/" for name in fitting]
 
 
 @contextmanager
 def completing() -> Iterator[None]:
-    """Completes paths at every `input`, and nothing afterwards; does nothing where there is no readline."""
+    """Completes paths at every `input` inside; does nothing if there is no readline."""
     try:
         import readline
     except ImportError:  # Windows
@@ -40,11 +40,11 @@ def completing() -> Iterator[None]:
 
 
 def _completer() -> Callable[[str, int], str | None]:
-    found: list[str] = []
+    fitting: list[str] = []
 
-    def complete(text: str, state: int) -> str | None:
+    def complete(typed: str, state: int) -> str | None:
         if state == 0:
-            found[:] = completions(text)
-        return found[state] if state < len(found) else None
+            fitting[:] = completions(typed)
+        return fitting[state] if state < len(fitting) else None
 
     return complete

@@ -1,4 +1,4 @@
-"""A plan as tables: tensors that are treated alike in one line, then what the merge will take."""
+"""A plan as tables: one line for tensors that are treated alike, then bytes, memory, disk and time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
-from fusion_slerp.cli.tables import ruled
+from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.errors import listed
 from fusion_slerp.settings.schedule import PerModel
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
 
 
-def tables(found: Forecast, every: bool = False) -> list[Table | Text]:
-    """Returns what is printed of a forecast.
+def tables(shown: Forecast, every: bool = False) -> list[Table | Text]:
+    """Returns the tables of a forecast.
 
     Args:
-        found: What to show.
-        every: A line for each tensor, in place of one for those that are alike.
+        shown: The forecast.
+        every: Give each tensor its own line, instead of one for all that are treated alike.
     """
-    return [Text(), tensor_table(found.plan, every), Text(), summary(found)]
+    return [Text(), tensor_table(shown.plan, every), Text(), summary(shown)]
 
 
 def tensor_table(plan: MergePlan, every: bool = False) -> Table:
-    """Returns tensor -> action, the values of the method's schedules, shape, type, size."""
+    """Returns each tensor's action, the values of the method's schedules, shape, type and size."""
     tensors, schedules = plan.tensors, plan.settings.schedules
     table = ruled()
-    table.add_column("tensor", overflow="fold")
-    table.add_column("action")
+    table.add_column("tensor", no_wrap=True)
+    table.add_column("action", no_wrap=True)
     for name, schedule in schedules.items():
         labels = ", ".join(plan.parents) if isinstance(schedule, PerModel) else ""
-        table.add_column(f"{name}\nof {labels}" if labels else name, justify="right")
-    table.add_column("shape", justify="right")
-    table.add_column("type")
-    table.add_column("size", justify="right")
+        table.add_column(f"{name}\nof {labels}" if labels else name, justify="right", no_wrap=True)
+    table.add_column("shape", justify="right", no_wrap=True)
+    table.add_column("type", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
     for group in [[tensor] for tensor in tensors] if every else _groups(tensors):
         first = group[0]
         cells = [_name(group), _action(first)]
@@ -53,36 +53,36 @@ def tensor_table(plan: MergePlan, every: bool = False) -> Table:
     return table
 
 
-def summary(found: Forecast) -> Table:
-    """Returns what the merge will take."""
-    plan = found.plan
+def summary(shown: Forecast) -> Table:
+    """Returns what the merge will need: bytes, memory, disk space and time."""
+    plan = shown.plan
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
     n_files = len(plan.shards)
-    written = f"{nbytes_text(found.nbytes_written)}, {n_files} file{'s' * (n_files > 1)} of weights"
+    written = f"{nbytes_text(shown.nbytes_written)}, {n_files} file{'s' * (n_files > 1)} of weights"
     lines = {
         "reads": nbytes_text(plan.nbytes_read),
         "writes": written,
         "memory": f"peak about {nbytes_text(plan.peak_nbytes)}",
-        "disk": _disk(found),
-        "time": found.time_text,
-        "tokenizer": _tokenizer(found),
+        "disk": _disk(shown),
+        "time": shown.time_text,
+        "tokenizer": _tokenizer(shown),
     }
+    table.add_column(min_width=longest_word(value for value in lines.values() if value is not None))
     for name, value in lines.items():
         if value is not None:
             table.add_row(name, Text(value))
     return table
 
 
-def _disk(found: Forecast) -> str | None:
-    if found.out is None or found.free_nbytes is None:
+def _disk(shown: Forecast) -> str | None:
+    if shown.out is None or shown.free_nbytes is None:
         return None
-    return f"{nbytes_text(found.free_nbytes)} free for {path_text(found.out)}"
+    return f"{nbytes_text(shown.free_nbytes)} free for {path_text(shown.out)}"
 
 
-def _tokenizer(found: Forecast) -> str:
-    tokenizer = found.plan.tokenizer
+def _tokenizer(shown: Forecast) -> str:
+    tokenizer = shown.plan.tokenizer
     united = ", with tokens added" if tokenizer.written else ""
     if tokenizer.rows is None:
         return f"files of {tokenizer.folder}"
@@ -90,22 +90,22 @@ def _tokenizer(found: Forecast) -> str:
 
 
 def _groups(tensors: Sequence[TensorPlan]) -> list[list[TensorPlan]]:
-    found: dict[object, list[TensorPlan]] = {}
+    groups: dict[object, list[TensorPlan]] = {}
     for tensor in tensors:
         key = (_pattern(tensor.out.name), _action(tensor), tensor.out.shape, _type(tensor))
-        found.setdefault(key, []).append(tensor)
-    return list(found.values())
+        groups.setdefault(key, []).append(tensor)
+    return list(groups.values())
 
 
 def _pattern(name: str) -> str:
-    """The name with every number in it as a star."""
+    """The name with a star for every number."""
     return _NUMBER.sub("*", name)
 
 
 def _name(group: Sequence[TensorPlan]) -> str:
-    """One name for all: `model.layers.{0-4}.mlp.up_proj.weight`."""
+    """One name for all, such as `model.layers.{0-4}.mlp.up_proj.weight`."""
     numbers = [_NUMBER.findall(tensor.out.name) for tensor in group]
-    runs = iter([_run({int(number) for number in place}) for place in zip(*numbers, strict=True)])
+    runs = iter([_run({int(number) for number in column}) for column in zip(*numbers, strict=True)])
     return _NUMBER.sub(lambda _: next(runs), group[0].out.name)
 
 
@@ -123,7 +123,7 @@ def _action(tensor: TensorPlan) -> str:
 
 
 def _values(values: Sequence[Any]) -> str:
-    """A value of several tensors: its range, or that of each model's where each has its own."""
+    """The range of a value over several tensors, or of each model's value if each has its own."""
     first = values[0]
     if isinstance(first, Mapping):
         return ", ".join(_range([value[label] for value in values]) for label in first)
@@ -131,7 +131,7 @@ def _values(values: Sequence[Any]) -> str:
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """From the least to the largest; a dash where no entry of the schedule has one."""
+    """The range of the values; a dash if no entry of the schedule matches."""
     values = [value for value in values if value is not None]
     if not values:
         return "-"

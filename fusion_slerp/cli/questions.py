@@ -1,4 +1,4 @@
-"""The conversation in a terminal, for SLERP: which two models, where to, which t; then plan and merge."""
+"""The questions in a terminal, for SLERP: two models, a folder and t; then the plan and the merge."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from fusion_slerp.cli.output import (
 from fusion_slerp.cli.paths import completing
 from fusion_slerp.cli.request import Request
 from fusion_slerp.errors import FusionSlerpError, raise_all
-from fusion_slerp.output.place import check_apart, check_place, check_room
+from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
@@ -41,13 +41,13 @@ T = TypeVar("T")
 
 INTRODUCTION = """\
 Merges two language models into a new one (SLERP). Nothing is written before you agree to the plan.
-A model is a folder (Tab completes) or a hub id such as owner/name. Ctrl-C stops.
+A model is a folder (Tab completes it) or a Hub id such as owner/name. Ctrl-C stops.
 """
 
 
 @dataclass(slots=True)
 class Answers:
-    """The answers so far; for the line that resumes from them."""
+    """The answers so far, for the command that repeats them."""
 
     models: list[str] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
@@ -55,14 +55,14 @@ class Answers:
     warnings: tuple[str, ...] = ()
 
     def command(self) -> str:
-        """The command that resumes from here, as far as it is known."""
+        """Returns the command with the answers so far."""
         if len(self.models) < 2:
             return "fusion_slerp"
         return Request(tuple(self.models), options=self.options).command(self.out or "child")
 
 
 class Back(Exception):
-    """The question before is to be asked again."""
+    """The user wants to return to the previous question."""
 
 
 def ask_and_merge() -> None:
@@ -73,14 +73,14 @@ def ask_and_merge() -> None:
             request, out = _ask_everything(answers)
             prepared = _prepare(request, out, answers.warnings)
             if not _agreed("Merge?", default=True):
-                _say(Text.assemble("Nothing was written. To do it later:\n  ", request.command(out)))
+                _say(Text(f"Nothing was written. To merge later:\n  {request.command(out)}"))
                 return
     except (KeyboardInterrupt, EOFError):
-        running.tell_stopped(None, answers.command())
+        running.report_stopped(None, answers.command())
         raise typer.Exit(INTERRUPTED) from None
-    with warnings_to(Output(quiet=True)):  # they were told with the answers
+    with warnings_to(Output(quiet=True)):  # they were shown with the answers
         result = running.run(prepared, request, out, Output())
-    running.show_result(result, request, out, Output())
+    running.show_result(result, request, out, Output(), with_config=False)
 
 
 def _ask_everything(answers: Answers) -> tuple[Request, str]:
@@ -109,32 +109,32 @@ def _ask_everything(answers: Answers) -> tuple[Request, str]:
 def _ask_model(question: str, known: list[str], may_go_back: bool = False) -> tuple[str, Checkpoint, Facts]:
     """Asks until a model can be opened."""
 
-    def open_model(text: str) -> tuple[str, Checkpoint, Facts]:
-        if not text and may_go_back:
+    def open_model(answer: str) -> tuple[str, Checkpoint, Facts]:
+        if not answer and may_go_back:
             raise Back
-        name = _chosen(text.rstrip("/") or text, known)
-        checkpoint, facts = inspect_source(name, follow_links=False)
+        name = _chosen(answer.rstrip("/") or answer, known)
+        checkpoint, facts = inspect_source(name)
         _remark(_in_short(facts))
         return name, checkpoint, facts
 
     return _until(question, open_model)
 
 
-def _chosen(text: str, known: list[str]) -> str:
-    if not text:
-        raise _Unusable("a folder or a hub id is needed")
-    if text.isdecimal() and known and not os.path.isdir(text):
-        if 1 <= int(text) <= len(known):
-            return known[int(text) - 1]
-        raise _Unusable(f"the list ends with {len(known)}")
-    is_here = os.path.exists(os.path.expanduser(text))
-    if not is_here and is_hub_id(text) and not _agreed(f"No folder {text} here. Look on the hub?", False):
-        raise _Unusable("enter a different model")
-    return text
+def _chosen(answer: str, known: list[str]) -> str:
+    if not answer:
+        raise _InvalidAnswer("enter a folder or a Hub id")
+    if answer.isdecimal() and known and not os.path.isdir(answer):
+        if 1 <= int(answer) <= len(known):
+            return known[int(answer) - 1]
+        raise _InvalidAnswer(f"the last number is {len(known)}")
+    is_here = os.path.exists(os.path.expanduser(answer))
+    if not is_here and is_hub_id(answer) and not _agreed(f"No folder {answer} here. Look on the Hub?", False):
+        raise _InvalidAnswer("enter a different model")
+    return answer
 
 
 def _ask_second(known: list[str], a: Checkpoint, facts_a: Facts) -> tuple[str, Checkpoint, MergePlan]:
-    """Asks until a model can be merged with the first."""
+    """Asks until a model is given that can be merged with the first."""
     while True:
         name, b, facts = _ask_model("Second model (t = 1)", known, may_go_back=True)
         try:
@@ -142,43 +142,45 @@ def _ask_second(known: list[str], a: Checkpoint, facts_a: Facts) -> tuple[str, C
                 plan = make_plan({"a": a, "b": b}, MergeSettings())
         except FusionSlerpError as error:
             _refuse(every_problem(error))
-            _remark("Enter a different second model; an empty line goes back to the first.", "yellow")
+            _remark("Enter a different second model; an empty line returns to the first.", "yellow")
             continue
         _remark("the same architecture", "green")
         if any(tensor.rows is not None for tensor in plan.tensors):
-            _remark("other vocabulary: rows follow their tokens", "yellow")
+            _remark("different vocabularies: rows follow their tokens", "yellow")
         elif None in (facts_a.n_tokens, facts.n_tokens):
-            _remark("no readable tokenizer: rows are taken to stand for the same tokens", "yellow")
+            _remark("no readable tokenizer: rows are assumed to stand for the same tokens", "yellow")
         else:
             _remark("the same vocabulary", "green")
+        for note in plan.notes:
+            _remark(note)
         for warning in plan.warnings:
             _remark(warning, "yellow")
         return name, b, plan
 
 
 def _ask_out(a: Checkpoint, b: Checkpoint, plan: MergePlan, options: dict[str, Any]) -> str:
-    """Asks until the child can be made there."""
+    """Asks until a folder is given that the merged model can be written to."""
     default = _free_name(a, b)
 
-    def check(text: str) -> str:
-        target = Path(text or default).expanduser().resolve()
+    def check(answer: str) -> str:
+        target = Path(answer or default).expanduser().resolve()
         raise_all(check_apart(target, {b.folder: "model b", a.folder: "model a"}))
-        in_the_way, despite = check_place(target, False), check_place(target, True)
+        in_the_way, despite = check_target(target, False), check_target(target, True)
         if in_the_way and not despite:
             if not _agreed(f"{target} exists. Replace it when the merge is done?", default=False):
-                raise _Unusable("choose another folder")
+                raise _InvalidAnswer("enter a different folder")
             options["overwrite"] = True
         raise_all(despite)
-        raise_all(check_room(target, plan.nbytes_written))
-        free = nbytes_text(forecast.free_room(target))
+        raise_all(check_disk_space(target, plan.nbytes_written))
+        free = nbytes_text(forecast.free_space(target))
         _remark(f"{nbytes_text(plan.nbytes_written)} needed, {free} free", "green")
-        return text or default
+        return answer or default
 
     return _until("Folder to save in", check, default)
 
 
 def _free_name(a: Checkpoint, b: Checkpoint) -> str:
-    """A name for the child that is not taken here."""
+    """Returns a name for the merged model that is not taken in the working folder."""
     parts = [re.sub(r"[^\w.-]+", "-", Path(p.source.partition("@")[0]).name or p.folder.name) for p in (a, b)]
     name = "-".join([*parts, "slerp"])
     taken = (f"{name}-{n}" for n in range(2, 1000) if not os.path.exists(f"{name}-{n}"))
@@ -186,8 +188,9 @@ def _free_name(a: Checkpoint, b: Checkpoint) -> str:
 
 
 def _ask_t() -> Any:
-    def check(text: str) -> Any:
-        t = read_value(text or "0.5", "t")
+    def check(answer: str) -> Any:
+        answer = answer.removeprefix("-t ").strip(" '")  # as the fixes of errors spell it
+        t = read_value(answer or "0.5", "t")
         make_settings(t=t)
         return t
 
@@ -195,54 +198,54 @@ def _ask_t() -> Any:
     return _until(question, check, "0.5")
 
 
-def _prepare(request: Request, out: str, told: tuple[str, ...]) -> Any:
-    """Prepares the merge and shows the plan, with the warnings that were not told yet."""
+def _prepare(request: Request, out: str, shown: tuple[str, ...]) -> Any:
+    """Prepares the merge and shows the plan, with the warnings that were not shown yet."""
     try:
         prepared = running.prepare(request, out, Output())
     except FusionSlerpError as error:
         _refuse(every_problem(error))
         raise typer.Exit(UNUSABLE) from None
-    found = forecast.of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
-    Output().show(*plan_table.tables(found))
+    planned = forecast.of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
+    Output().show(*plan_table.tables(planned))
     for warning in prepared.plan.warnings:
-        if warning not in told:
+        if warning not in shown:
             _remark(warning, "yellow")
     _say("")
     return prepared
 
 
-class _Unusable(Exception):
-    """An answer that is explained in one line."""
+class _InvalidAnswer(Exception):
+    """An invalid answer; the message says in one line what to enter."""
 
 
 def _until(question: str, check: Callable[[str], T], default: str = "") -> T:
-    """Asks until an answer passes the check; what is wrong with the others is said."""
+    """Asks until an answer passes the check, and prints what is wrong with those that do not."""
     while True:
-        text = _line(f"{question} [{default}]: " if default else f"{question}: ")
+        answer = _line(f"{question} [{default}]: " if default else f"{question}: ")
         try:
-            return check(text)
+            return check(answer)
         except FusionSlerpError as error:
             _refuse(every_problem(error))
-        except _Unusable as reason:
+        except _InvalidAnswer as reason:
             _remark(str(reason), "yellow")
 
 
 def _agreed(question: str, default: bool) -> bool:
     while True:
-        text = _line(f"{question} [{'Y/n' if default else 'y/N'}] ").lower()
-        if text in ("y", "yes", "n", "no", ""):
-            return default if not text else text[0] == "y"
-        _remark("y or n", "yellow")
+        answer = _line(f"{question} [{'Y/n' if default else 'y/N'}] ").lower()
+        if answer in ("y", "yes", "n", "no", ""):
+            return default if not answer else answer[0] == "y"
+        _remark("enter y or n", "yellow")
 
 
 def _line(prompt: str) -> str:
-    """Reads an answer, without the quotes that a pasted path may have."""
-    text = input(_bold(prompt)).strip()
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+    """Reads an answer, without the quotes around a pasted path."""
+    answer = input(_bold(prompt)).strip()
+    return answer[1:-1] if len(answer) > 1 and answer[0] == answer[-1] and answer[0] in "'\"" else answer
 
 
 def _bold(prompt: str) -> str:
-    """The prompt in bold where readline can be told which characters take no room."""
+    """The prompt in bold, if readline is there to be told which characters have no width."""
     if "readline" not in sys.modules or console().color_system is None:
         return prompt
     return f"\x01\x1b[1m\x02{prompt}\x01\x1b[0m\x02"

@@ -1,7 +1,7 @@
-"""What the command remembers from run to run: folders to offer, and how fast this machine merged.
+"""Models of earlier merges, to offer them again, and the speed of the last large one.
 
-In `$XDG_STATE_HOME/fusion_slerp/recent.json`, or below `~/.local/state`. A file that cannot be read or
-written is no failure: then nothing is remembered.
+They are kept in `$XDG_STATE_HOME/fusion_slerp/recent.json`, by default below `~/.local/state`. If the file
+cannot be read or written, nothing is remembered and no error is raised.
 """
 
 from __future__ import annotations
@@ -14,39 +14,39 @@ from pathlib import Path
 from typing import Any
 
 MOST = 9
-"""Models that are remembered: each can be chosen by one digit."""
+"""The number of models that are remembered: one digit chooses one."""
 
 TIMED_NBYTES = 100_000_000
-"""A merge that moves less says more of the start than of the disk."""
+"""The time of a merge that moves less depends on the start more than on the disk."""
 
 
 def state_file() -> Path:
-    """Where it is kept."""
+    """The file that holds it."""
     given = os.environ.get("XDG_STATE_HOME", "")
     base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
     return base / "fusion_slerp" / "recent.json"
 
 
 def recent_models() -> list[str]:
-    """Returns the models of earlier merges, the last first; local folders only while they exist."""
-    found = _read().get("models")
-    texts = [text for text in found if isinstance(text, str)] if isinstance(found, list) else []
-    return [text for text in texts if not os.path.isabs(text) or os.path.isdir(text)][:MOST]
+    """Returns the models of earlier merges, the latest first, without local folders that are gone."""
+    kept = _read().get("models")
+    models = [model for model in kept if isinstance(model, str)] if isinstance(kept, list) else []
+    return [model for model in models if not os.path.isabs(model) or os.path.isdir(model)][:MOST]
 
 
 def measured_rate() -> float | None:
-    """Returns the bytes per second, read and written, of the last merge here; None if none was timed."""
+    """Returns the bytes per second, read and written, of the last large merge; None if none was timed."""
     rate = _read().get("bytes_per_s")
     return float(rate) if isinstance(rate, (int, float)) and 0 < rate < 1e15 else None
 
 
 def remember(models: Iterable[str], nbytes: int, elapsed_s: float) -> None:
-    """Keeps the models of a merge, and its rate if it was large enough to tell.
+    """Remembers the models of a merge, and its rate if it was large enough to be meaningful.
 
     Args:
-        models: What the user called them; folders are kept by their absolute paths.
-        nbytes: Read and written.
-        elapsed_s: In so many seconds.
+        models: As the user named them; folders are kept as absolute paths.
+        nbytes: Bytes read and written.
+        elapsed_s: Seconds that this took.
     """
     with suppress(OSError, RuntimeError):
         names = [os.path.abspath(m) if os.path.isdir(m) else m for m in map(os.path.expanduser, models)]
@@ -63,6 +63,6 @@ def remember(models: Iterable[str], nbytes: int, elapsed_s: float) -> None:
 def _read() -> dict[str, Any]:
     try:
         value = json.loads(state_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RuntimeError, RecursionError):  # RuntimeError: there is no home
+    except (OSError, ValueError, RuntimeError, RecursionError):  # RuntimeError: no home folder
         return {}
     return value if isinstance(value, dict) else {}

@@ -1,4 +1,4 @@
-"""Runs a merge for a terminal: what is shown while it runs, when it stops, and when it is done."""
+"""Runs a merge, and prints its progress, its result, and how to resume it if it stops."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from fusion_slerp.cli import recent
-from fusion_slerp.cli.amounts import nbytes_text, path_text
+from fusion_slerp.cli.amounts import nbytes_text, path_text, relative
 from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error
 from fusion_slerp.cli.request import Request
+from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult, PreparedMerge
+    from fusion_slerp.output.unfinished import Unfinished
 
 
 def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
-    """Plans a merge with a progress bar where somebody sees it.
+    """Plans a merge, with a progress bar if the output is a terminal.
 
     Raises:
         FusionSlerpError: As `prepare_merge`.
@@ -32,13 +34,13 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
 
 
 def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
-    """Runs a prepared merge, remembers it and shows the result; ends the command if that fails."""
+    """Runs a prepared merge and remembers it; ends the command if it fails."""
     from fusion_slerp.api import run_merge
     from fusion_slerp.output.unfinished import find_unfinished
 
     left = find_unfinished(prepared.target)
-    if left is not None and left.finished:  # reading them again may take its time
-        output.show(f"Resuming: {left}. Verifying finished files first.")
+    if left is not None and left.finished:  # reading them again may take a while
+        output.show(f"Resuming: {left_over(left)}\nVerifying finished files first.")
     with stops_cleanly(prepared.target, request.command(out)), exit_on_error(output, FAILED):
         result = run_merge(prepared)
     moved = result.nbytes_read + result.nbytes_made
@@ -46,8 +48,8 @@ def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> 
     return result
 
 
-def show_result(result: MergeResult, request: Request, out: str, output: Output) -> None:
-    """Shows what was made, and how to make it again."""
+def show_result(result: MergeResult, request: Request, out: str, output: Output, with_config: bool) -> None:
+    """Shows where the merged model is, and the lines to use it and to repeat the merge."""
     from rich.text import Text
 
     if not output.shows:
@@ -56,20 +58,23 @@ def show_result(result: MergeResult, request: Request, out: str, output: Output)
     size = f"{nbytes_text(result.plan.nbytes_written)} in {result.elapsed_s:.1f} s"
     if result.n_resumed:
         size += f", {result.n_resumed} of {len(result.plan.shards)} files from an interrupted run"
-    output.show(
-        Text.assemble(
-            ("Done. ", "bold green"), f"{path_text(result.out)}: {len(result.report)} tensors, {size}"
-        ),
-        Text(f"  {rules}"),
-        Text("\nTo repeat this merge:", "bold"),
-        Text(f"  {request.command(out)}"),
-        Text("\nAs a config file:", "bold"),
-        Text(request.recipe(out).rstrip()),
-    )
+    word = shell_line([folder_word(result.out)])
+    load = f"model = AutoModelForCausalLM.from_pretrained({relative(result.out)!r})"
+    lines = {
+        "The merged model:": path_text(result.out),
+        "To load it in Python:": f"from transformers import AutoModelForCausalLM; {load}",
+        "To verify it:": f"fusion_slerp verify {word}",
+        "To upload it to the Hub:": f"hf upload OWNER/NAME {word}",
+        "To repeat this merge:": request.repeated(out),
+    }
+    output.show(Text.assemble(("Done: ", "bold green"), f"{len(result.report)} tensors ({rules}), {size}\n"))
+    output.show(*(Text.assemble((title, "bold"), f"\n  {line}") for title, line in lines.items()))
+    if with_config:
+        output.show(Text("\nAs a config file:", "bold"), Text(request.recipe(out).rstrip()))
 
 
 def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, Any]:
-    """The result for machines."""
+    """Returns the result as fields for JSON."""
     return {
         "out": str(result.out),
         **request.named,
@@ -79,50 +84,56 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
         "files_resumed": result.n_resumed,
         "elapsed_s": round(result.elapsed_s, 3),
         "warnings": list(result.plan.warnings),
-        "command": request.command(out),
+        "notes": request.notes_on(result.plan),
+        "command": request.repeated(out),
         "recipe": request.recipe(out),
     }
 
 
 @contextmanager
 def stops_cleanly(target: Path, command: str) -> Iterator[None]:
-    """Ends the command after Ctrl-C or SIGTERM, with what is left and how to resume."""
+    """Ends the command after Ctrl-C or SIGTERM, and prints the leftovers and how to resume."""
     before = _identity(target)
     try:
         with signals_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
-        if _identity(target) not in (before, None):  # it came after the child was published
+        if _identity(target) not in (before, None):  # it came after the model was published
             console(stderr=True).print(f"\nStopped, but {path_text(target)} is complete.")
         else:
-            tell_stopped(target, command)
+            report_stopped(target, command)
         raise typer.Exit(128 + stop.number if isinstance(stop, Terminated) else INTERRUPTED) from None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
-def tell_stopped(target: Path | None, command: str) -> None:
-    """Says that a merge was stopped, what is left of it, and how to resume."""
+def report_stopped(target: Path | None, command: str) -> None:
+    """Prints that a merge was stopped, its leftovers, and how to resume it."""
     from rich.text import Text
 
     from fusion_slerp.output.unfinished import clean_command, find_unfinished
 
     left = find_unfinished(target) if target else None
     if left is not None and target is not None:
-        state = f"{_untouched(target)} Kept: {left}"
+        state = f"{_untouched(target)}\nKept: {left_over(left)}"
         more = f"To resume:\n  {command}\nTo remove it:\n  {clean_command(target)}"
     else:
-        state = f"Nothing is left of it. {_untouched(target)}" if target else "Nothing was written."
+        state = f"Nothing was kept. {_untouched(target)}" if target else "Nothing was written."
         more = f"To run it again:\n  {command}"
     console(stderr=True).print(Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\n{more}"))
 
 
+def left_over(left: Unfinished) -> str:
+    """Returns what is left of an interrupted merge, with its folder on a line of its own."""
+    return f"{len(left.finished)} of {left.n_files} weight files, in\n  {path_text(left.folder)}"
+
+
 def _untouched(target: Path) -> str:
-    """What a merge that did not finish did to its target."""
+    """The state of the target of a merge that did not finish."""
     return f"{path_text(target)} was not {'changed' if target.exists() else 'created'}."

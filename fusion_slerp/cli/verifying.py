@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.output import FAILED, Output, exit_on_error, warnings_to
+from fusion_slerp.cli.request import is_recipe
+from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.errors import Problem, SettingsError
 from fusion_slerp.settings.labels import is_label
 
@@ -20,14 +23,14 @@ if TYPE_CHECKING:
 def verify_child(
     out: str, inputs: bool, recompute: str | None, models: Sequence[str], output: Output
 ) -> None:
-    """Verifies a merged model and shows what deviates; ends with exit code 1 if anything does.
+    """Verifies a merged model and shows the deviations; ends with exit code 1 if there are any.
 
     Args:
         out: Its folder.
         inputs: Whether its source models are checked as well.
-        recompute: How many tensors are merged again; None for none.
-        models: Where source models are: `label=FOLDER`.
-        output: Where words go.
+        recompute: The number of tensors to merge again, or `all`; None for none.
+        models: Folders of source models, as `label=FOLDER`.
+        output: Where to print.
     """
     from fusion_slerp.verification.verify import verify
 
@@ -44,38 +47,49 @@ def verify_child(
 def read_models(typed: Sequence[str]) -> dict[str, str]:
     """Returns the folders of models by label.
 
+    Args:
+        typed: Each `label=FOLDER`, or a recipe that names the models.
+
     Raises:
-        SettingsError: Something is not `label=FOLDER`, or a label comes twice.
+        SettingsError: An argument is neither, or a label is given twice.
     """
-    found: dict[str, str] = {}
-    for text in typed:
-        label, is_there, folder = text.partition("=")
-        if not (is_there and folder and is_label(label)):
-            fields = (("found", text), ("needed", "a label of a model, =, and its folder"))
-            raise Problem(SettingsError, "--model names no model", fields, "--model a=FOLDER").error()
-        if label in found:
-            fields = (("found", f"{found[label]} and {folder}"),)
-            fix = f"name one folder: --model {label}={folder}"
+    from fusion_slerp.recipes import read_recipe
+
+    folders: dict[str, str] = {}
+    for argument in typed:
+        if is_recipe(argument):
+            folders |= read_recipe(Path(argument).expanduser()).named
+            continue
+        label, equals, folder = argument.partition("=")
+        if not (equals and folder and is_label(label)):
+            fields = (("found", argument), ("needed", "a model's label, =, and its folder"))
+            raise Problem(SettingsError, "invalid --model", fields, "use --model a=FOLDER").error()
+        if label in folders:
+            fields = (("found", f"{folders[label]} and {folder}"),)
+            fix = f"name one folder: {shell_line(['--model', f'{label}={folder}'])}"
             raise Problem(SettingsError, f"model {label} is given twice", fields, fix).error()
-        found[label] = folder
-    return found
+        folders[label] = folder
+    return folders
 
 
 def _show(result: Verification, output: Output) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    verdict = f"{result.verdict[0].upper()}{result.verdict[1:]}. "
+    verdict = result.verdict if result.ok else f"Verification failed: {result.verdict}"
     read = f"{result.n_files} files, {result.n_tensors} tensors, {nbytes_text(result.nbytes)}"
-    took = f"{read} in {result.elapsed_s:.1f} s"
     style = "bold green" if result.ok else "bold red"
-    output.show(Text.assemble((verdict, style), f"{path_text(result.folder)}: {took}"))
+    output.show(
+        Text(verdict, style), f"  {path_text(result.folder)}", f"  {read} in {result.elapsed_s:.1f} s"
+    )
     if result.measured:
         output.show(f"  source models: {result.measured} tensors measured again")
     if result.recomputed:
         output.show(f"  merged again and compared bit by bit: {len(result.recomputed)} tensors")
     if not result.ok:
-        table = Table("file", "tensor", "found", box=None, header_style="bold")
+        table = Table(box=None, header_style="bold")
+        for name in ("file", "tensor", "found"):
+            table.add_column(name, no_wrap=True)
         for deviation in result.deviations:
             table.add_row(*map(Text, (deviation.file, deviation.tensor or "", deviation.found)))
         output.show(table)

@@ -1,1 +1,1 @@
-"""Runs a plan on threads: reads, measures, combines, and hands the results to a sink."""
+"""Runs a plan on threads: reads, measures, combines, and passes the results to a sink."""

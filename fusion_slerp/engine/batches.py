@@ -1,4 +1,4 @@
-"""What a worker thread does to a batch of small tensors: neighbours in a file, one chunk together at most."""
+"""A worker thread's task for a batch of small tensors: neighbours in a file that fill at most one chunk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from fusion_slerp.planning.plan import Merge, TensorPlan
 def make(
     threads: Threads, tensors: Sequence[TensorPlan], method: Method
 ) -> tuple[Future[int], list[TensorReport]]:
-    """Makes the tensors and hands them to a writer; reads each model once."""
+    """Makes the tensors and passes them to a writer; reads each model once."""
     nbytes = sum(tensor.out.nbytes for tensor in tensors)
     with threads.in_buffer() as buffer, threads.result(tensors[0].out, 0, nbytes) as result:
         read = _read(threads, tensors, buffer)
@@ -36,7 +36,7 @@ def make(
 
 
 def measure(threads: Threads, tensors: Sequence[TensorPlan], method: Method) -> list[TensorReport]:
-    """Measures the tensors and writes nothing."""
+    """Measures the tensors without writing anything."""
     with threads.in_buffer() as buffer:
         read = _read(threads, tensors, buffer)
         with threads.computing:
@@ -48,8 +48,8 @@ class _Read(NamedTuple):
 
     Attributes:
         tensor: The tensor.
-        offsets: Where its sources begin in the buffer.
-        start: Where it begins in the batch's result.
+        offsets: Offsets of its sources in the buffer.
+        start: Its offset in the batch's result.
         buffer: The memory.
     """
 
@@ -60,7 +60,7 @@ class _Read(NamedTuple):
 
     @property
     def words(self) -> list[np.ndarray]:
-        """Of every source."""
+        """The words of every source."""
         sources = self.tensor.sources.values()
         return [
             as_words(self.buffer[offset : offset + source.nbytes], source)
@@ -69,7 +69,7 @@ class _Read(NamedTuple):
 
     @property
     def kind(self) -> tuple[str, ...]:
-        """What tensors have in common that are worked on together: types, if they are merged."""
+        """The key of tensors that are processed together: their types, if they are merged."""
         if not isinstance(self.tensor.work, Merge):
             return ()
         words = [source.words.word for source in self.tensor.sources.values()]
@@ -81,16 +81,16 @@ class _Read(NamedTuple):
 
 
 def _read(threads: Threads, tensors: Sequence[TensorPlan], buffer: Buffer) -> list[_Read]:
-    found = read_batch(threads.files, [[*tensor.sources.values()] for tensor in tensors], buffer)
+    by_tensor = read_batch(threads.files, [[*tensor.sources.values()] for tensor in tensors], buffer)
     first = tensors[0].out.offset
     return [
         _Read(tensor, offsets, tensor.out.offset - first, buffer)
-        for tensor, offsets in zip(tensors, found, strict=True)
+        for tensor, offsets in zip(tensors, by_tensor, strict=True)
     ]
 
 
 def _runs(read: Sequence[_Read]) -> Iterator[list[_Read]]:
-    """Neighbours that are worked on together."""
+    """Yields neighbours that are processed together."""
     for _, run in groupby(read, lambda each: each.kind):
         yield list(run)
 
@@ -110,7 +110,7 @@ def _made(run: Sequence[_Read], method: Method, data: np.ndarray) -> list[Tensor
 
     n_bad = combine_many(made, _table(run, run[0].kind, starts), one)
     for each, count in zip(run, n_bad, strict=True):
-        if count and not are_finite(each.words):  # a method that measures nothing meets it only here
+        if count and not are_finite(each.words):  # not noticed earlier by a method that measures nothing
             raise not_finite(each.tensor.sources, [each.words])
         refuse_overflow(each.tensor, count)
     return [_report(each, decided) for each, decided in zip(run, made, strict=True)]
@@ -127,19 +127,19 @@ def _report(read: _Read, made: Made) -> TensorReport:
 
 
 def _decided(run: Sequence[_Read], method: Method) -> list[Made]:
-    """What the method decides on tensors of one kind."""
+    """The method's decisions for tensors of one kind."""
     works = [each.tensor.work for each in run]
     parameters = [next(iter(work.units.values())) for work in works if isinstance(work, Merge)]
     steps = [method.steps(each) for each in parameters]
-    found = drive_many(steps, _table(run, run[0].kind[:-1]), lambda i: run[i].words)
-    for each, decided in zip(run, found, strict=True):
-        if not isinstance(decided, Made):
+    outcomes = drive_many(steps, _table(run, run[0].kind[:-1]), lambda i: run[i].words)
+    for each, outcome in zip(run, outcomes, strict=True):
+        if not isinstance(outcome, Made):
             raise not_finite(each.tensor.sources, [each.words])
-    return [decided for decided in found if isinstance(decided, Made)]
+    return [outcome for outcome in outcomes if isinstance(outcome, Made)]
 
 
 def _table(run: Sequence[_Read], dtypes: tuple[str, ...], outs: list[list[int]] | None = None) -> Table:
-    """The tensors' words as they lie in memory; the buffer must stay where it is."""
+    """The tensors' words in memory; the buffer must not move."""
     base = run[0].buffer.ctypes.data
     rows = [
         [each.tensor.out.n_elements, *(base + offset for offset in each.offsets), *(outs[i] if outs else ())]

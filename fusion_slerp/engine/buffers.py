@@ -1,4 +1,4 @@
-"""Memory that is used again and again: page-aligned, as direct I/O needs it."""
+"""Reusable memory, page-aligned as direct I/O requires."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from fusion_slerp.chunks import PAGE_NBYTES, whole_pages
 
 Buffer = np.ndarray
-"""uint8, starting at a page."""
+"""uint8, aligned to a page."""
 
 
 class BufferPool:
     """`count` buffers of at least `nbytes` each, overwritten by each user.
 
-    They are cut from one block, which lets the system use large pages; and the last one given
-    back goes out first, so memory that is never needed is never touched.
+    They are parts of one block, which lets the system use large pages. The buffer returned last is
+    handed out first, so memory that is not needed is never touched.
     """
 
     def __init__(self, nbytes: int, count: int) -> None:
@@ -32,5 +32,5 @@ class BufferPool:
         return self._free.get()
 
     def give(self, buffer: Buffer) -> None:
-        """Takes a buffer back."""
+        """Returns a buffer to the pool."""
         self._free.put(buffer)

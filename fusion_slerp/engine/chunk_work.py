@@ -1,4 +1,4 @@
-"""What a worker thread does to one chunk of a tensor."""
+"""A worker thread's tasks for one chunk of a tensor."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 def measure(
     threads: Threads, tensor: TensorPlan, unit: UnitAtWork, chunk: Chunk, kept: Buffer | None, keep: bool
 ) -> Buffer | None:
-    """Measures one chunk of a unit and folds it in.
+    """Measures one chunk of a unit and adds it to the total.
 
     Args:
         threads: For buffers and files.
-        tensor: What it is part of.
-        unit: What is measured.
-        chunk: Which part of it.
+        tensor: The tensor.
+        unit: The unit.
+        chunk: The chunk.
         kept: The buffer that still holds its words from an earlier pass; None reads them.
-        keep: Whether the words stay for the next pass.
+        keep: Whether the words are kept for the next pass.
 
     Returns:
-        The buffer that holds them, if they stay.
+        The buffer that holds the words, if they are kept.
     """
     assert unit.measure is not None, tensor.out.name
     buffer = threads.ins.take() if kept is None else kept
@@ -64,19 +64,19 @@ def produce(
     kept: Buffer | None,
     filler: RowFiller | None,
 ) -> Future[int]:
-    """Makes one chunk of the merged model's tensor and hands it to a writer.
+    """Makes one chunk of the merged model's tensor and passes it to a writer.
 
     Args:
         threads: For buffers and files.
-        tensor: What to make.
+        tensor: The tensor.
         units: Its units, decided; none for a copy.
-        chunk: Which part of it.
-        kept: The buffer that holds the words of the only unit, where it was kept; is given back.
+        chunk: The chunk.
+        kept: The buffer that holds the words of the only unit, if they were kept; it is returned to the pool.
         filler: Makes the rows that are not merged, in a tensor with a row map.
 
     Raises:
         OutputError: A value does not fit the output type.
-        MismatchError: A tensor that must be equal in all models is not.
+        MismatchError: A tensor that must be equal in all models differs.
     """
     itemsize = tensor.out.dtype.itemsize
     buffer = threads.ins.take() if kept is None else kept
@@ -99,7 +99,7 @@ def produce(
 
 
 def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> FusionSlerpError:
-    """Reads a unit once more to say where it is not finite, and how often."""
+    """Reads a unit again and returns the error that says where it is not finite, and how often."""
     sources = dict(zip(unit.owners, unit.sources, strict=True))
 
     def chunks() -> Iterator[Words]:
@@ -111,9 +111,9 @@ def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> F
 
 
 def _words(
-    threads: Threads, tensor: TensorPlan, unit: UnitAtWork, chunk: Chunk, buffer: Buffer, is_there: bool
+    threads: Threads, tensor: TensorPlan, unit: UnitAtWork, chunk: Chunk, buffer: Buffer, is_read: bool
 ) -> Words:
-    if is_there:
+    if is_read:
         return split(unit.sources, chunk[1], buffer)
     return read(threads.files, unit.sources, unit.rows, chunk, tensor.width, buffer)
 
@@ -127,16 +127,14 @@ def _combine(
     data: np.ndarray,
     is_first: bool,
 ) -> None:
-    """Writes a unit's part of a chunk; the first writes all of it, and the others put their rows over
-    that.
-    """
+    """Writes a unit's part of a chunk: the first unit writes all of it, the others overwrite their rows."""
     out = data.view(tensor.out.dtype.word)
     target = out if is_first else np.empty_like(out)
     try:
         n_bad = unit.made.combine.into(words, target)
     except NotFiniteError:
         raise unit_not_finite(threads, tensor, unit) from None
-    if n_bad and not are_finite(words):  # a method that measures nothing meets it only here
+    if n_bad and not are_finite(words):  # not noticed earlier by a method that measures nothing
         raise unit_not_finite(threads, tensor, unit)
     refuse_overflow(tensor, n_bad)
     if not is_first:
@@ -148,7 +146,7 @@ def _combine(
 
 
 def copy_words(tensor: TensorPlan, words: Words, start: int, out: np.ndarray) -> None:
-    """Writes the bytes of a piece that begins at element `start`."""
+    """Copies a piece that begins at element `start`, converted if its type changes."""
     if isinstance(tensor.work, CopyIfEqual):
         refuse_difference(tensor, words, start)
     (source, *_), (first, *_) = tensor.sources.values(), words

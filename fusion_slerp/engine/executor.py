@@ -1,6 +1,4 @@
-"""Runs a plan's tensors in the order of the files, and finishes each file when the last of its tensors is
-made.
-"""
+"""Runs a plan's tensors in the order of the files, and finishes each file after its last tensor."""
 
 from __future__ import annotations
 
@@ -32,22 +30,22 @@ def execute(
 ) -> int:
     """Merges tensors of a plan into the sink.
 
-    Memory: the buffers of `plan.memory`, whatever the size of the model or of its tensors.
+    Memory: the buffers of `plan.memory`, regardless of the size of the model or its tensors.
 
     Args:
-        plan: What to do.
-        sink: Where the results go.
+        plan: The merge.
+        sink: Receives the results.
         on_file: Called from another thread after the sink has finished a file.
-        on_bytes: Called in the calling thread with numbers of bytes just measured or written.
-        digests: Takes all that is written; None skips them.
-        tensors: Those of the plan that are made, in its order; None for all.
+        on_bytes: Called in the calling thread with the number of bytes just measured or written.
+        digests: Computes the digests of everything that is written; None for no digests.
+        tensors: The tensors of the plan that are made, in its order; None for all.
 
     Returns:
-        How many bytes of weights were read.
+        The number of bytes of weights that were read.
 
     Raises:
         FusionSlerpError: A weight is not finite, a file cannot be read or written, a result does not
-            fit its type, or a model changed meanwhile. Work under way is finished or cancelled
+            fit its type, or a model changed meanwhile. Work in progress is finished or cancelled
             before it is raised.
     """
     tensors = plan.tensors if tensors is None else tensors
@@ -64,14 +62,14 @@ def execute(
 
 
 def open_files(plan: MergePlan, tensors: Sequence[TensorPlan]) -> OpenFiles:
-    """Returns the files that tensors of a plan are made from, to be opened."""
+    """Returns the files that tensors of a plan are made from, as a context manager that opens them."""
     states = {file: state for parent in plan.parents.values() for file, state in parent.files.items()}
     used = {entry.file for t in tensors for source in t.sources.values() for entry in source.entries}
     return OpenFiles({file: states[file] for file in used})
 
 
 def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
-    """Compiles the kernels of a merge, which takes some hundredths of a second, while others read."""
+    """Compiles the kernels of a merge, which takes a few hundredths of a second, while other threads read."""
     measured, combined = dict[tuple[str, ...], None](), dict[tuple[Kernel, tuple[str, ...]], None]()
     for tensor in _unlike(tensors):
         assert isinstance(tensor.work, Merge), tensor.out.name
@@ -89,7 +87,7 @@ def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
 
 
 def _unlike(tensors: Sequence[TensorPlan]) -> Iterable[TensorPlan]:
-    """One of each kind of tensor that is merged, in the order of their first."""
+    """One tensor of each kind that is merged, in the plan's order."""
     kinds: dict[tuple[object, ...], TensorPlan] = {}
     for tensor in tensors:
         if isinstance(tensor.work, Merge):
@@ -99,18 +97,18 @@ def _unlike(tensors: Sequence[TensorPlan]) -> Iterable[TensorPlan]:
 
 
 def groups_of(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
-    """Runs of neighbours in one file that fill at most a chunk; large tensors stay alone."""
+    """Yields runs of neighbours in one file that fill at most one chunk; each large tensor is its own run."""
     group: list[TensorPlan] = []
-    room, end = 0, None
+    n_free, end = 0, None
     for tensor in tensors:
         out, n, is_large = tensor.out, tensor.out.n_elements, tensor.is_large
-        if group and (is_large or n > room or len(group) == MAX_BATCH or end != out.position()):
+        if group and (is_large or n > n_free or len(group) == MAX_BATCH or end != out.position()):
             yield group
             group = []
         if not group:
-            room = 0 if is_large else CHUNK_ELEMENTS
+            n_free = 0 if is_large else CHUNK_ELEMENTS
         group.append(tensor)
-        room -= n
+        n_free -= n
         end = out.shard, out.offset + out.nbytes
     if group:
         yield group
@@ -136,7 +134,7 @@ def _run(
 
 
 class _Finishing:
-    """Finishes files, on the writers' threads."""
+    """Finishes files on the writers' threads."""
 
     def __init__(
         self,
@@ -153,14 +151,14 @@ class _Finishing:
         self._reports: list[TensorReport] = []
 
     def take(self, tensor: TensorPlan, report: TensorReport) -> None:
-        """Takes the report of a tensor that is written; its file is finished if it is another than before."""
+        """Adds the report of a written tensor; the first tensor of another file finishes the one before."""
         if self._shard not in (None, tensor.out.shard):
             self._finish()
         self._shard = tensor.out.shard
         self._reports.append(report)
 
     def end(self) -> None:
-        """Finishes the last file, and waits for all."""
+        """Finishes the last file, and waits for all files."""
         if self._shard is not None:
             self._finish()
         for future in self._under_way:
@@ -169,7 +167,7 @@ class _Finishing:
     def _finish(self) -> None:
         assert self._shard is not None, "no file"
         for finished in filter(Future.done, self._under_way):
-            finished.result()  # one that failed ends the merge now, not when all is done
+            finished.result()  # a failure ends the merge now, not at its end
         self._under_way.append(self._threads.writers.submit(self._file, self._shard, self._reports))
         self._shard, self._reports = None, []
 
@@ -177,7 +175,7 @@ class _Finishing:
         self._sink.finish(shard)
         digest = ""
         if self._digests is not None:
-            self._threads.files.check_unchanged()  # what is noted as finished has to be of the planned models
+            self._threads.files.check_unchanged()  # a file is recorded as finished only if no model changed
             digests = self._digests.tensors(shard)
             digest = self._digests.file(shard)
             reports = [report._replace(digest=digests[report.name]) for report in reports]

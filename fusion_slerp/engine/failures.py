@@ -1,4 +1,4 @@
-"""What can be wrong with values that only the reading of weights shows."""
+"""Faults in values that show only when the weights are read."""
 
 from __future__ import annotations
 
@@ -6,16 +6,22 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, OutputError, Problem
+from fusion_slerp.dtypes import DType
+from fusion_slerp.errors import (
+    CheckpointError,
+    FusionSlerpError,
+    MismatchError,
+    OutputError,
+    Problem,
+    setting,
+)
 from fusion_slerp.kernels import Words
 from fusion_slerp.planning.plan import TensorPlan
 from fusion_slerp.sources.source import Source
 
 
 def not_finite(sources: Mapping[str, Source], chunks: Iterable[Words]) -> FusionSlerpError:
-    """Returns the error for NaN or infinity in a weight; `chunks` are its words, read again from the
-    first.
-    """
+    """Returns the error for NaN or infinity in a weight; `chunks` are all of its words, read again."""
     n = len(sources)
     counts, firsts, start = [0] * n, [-1] * n, 0
     for chunk in chunks:
@@ -30,7 +36,7 @@ def not_finite(sources: Mapping[str, Source], chunks: Iterable[Words]) -> Fusion
         if count:
             fields.append((label, f"{count} of {source.n_elements} elements, first at {first}"))
             fields.append(("file", source.entries[0].file))
-    fix = "use an undamaged copy of that model; such weights make every output NaN"
+    fix = "use an undamaged copy of this model: such weights make every output NaN"
     return Problem(CheckpointError, "NaN or infinity in a weight", tuple(fields), fix).error()
 
 
@@ -40,7 +46,7 @@ def are_finite(words: Words) -> bool:
 
 
 def refuse_overflow(tensor: TensorPlan, count: int) -> None:
-    """Raises OutputError if a result holds elements that are not finite."""
+    """Raises OutputError if a result has elements that are not finite."""
     if not count:
         return
     name = tensor.out.dtype.name
@@ -50,12 +56,20 @@ def refuse_overflow(tensor: TensorPlan, count: int) -> None:
         ("found", f"{count} values in one chunk that {name} cannot hold (or that are not finite)"),
         *files,
     )
-    fix = f"set dtype: {tensor.out.dtype.further_reaching}, which reaches further"
+    fix = overflow_fix(tensor.out.dtype)
     raise Problem(OutputError, f"overflow to infinity in {name}", fields, fix).error()
 
 
+def overflow_fix(dtype: DType) -> str:
+    """Returns what to do about values that are too large for a type."""
+    wider = dtype.further_reaching
+    if wider is None:
+        return "use smaller weights: no type has a larger maximum"
+    return f"use {setting('dtype', wider)}, which has a larger maximum"
+
+
 def refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
-    """Raises MismatchError if bytes that must be equal are not; `start` is their first element."""
+    """Raises MismatchError if words that must be equal differ; `start` is the index of the first element."""
     first, *others = words
     differing = [other for other in others if not np.array_equal(first, other)]
     if not differing:
@@ -67,7 +81,7 @@ def refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
         *((label, each.entries[0].file) for label, each in tensor.sources.items()),
         ("found", f"different values, first at element {element}"),
     )
-    fix = "integers and booleans are copied, never interpolated; make them equal"
+    fix = "copy this tensor from one model to the others: integers and booleans are never interpolated"
     raise Problem(MismatchError, "a tensor must be equal in all models", fields, fix).error()
 
 

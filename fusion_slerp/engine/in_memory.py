@@ -1,4 +1,4 @@
-"""Tensors in memory, by the same method and kernels as a whole merge."""
+"""Merges tensors in memory, by the same methods and kernels as a merge of files."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.dtypes import BY_NAME, MERGEABLE, DType
-from fusion_slerp.engine.failures import are_finite
+from fusion_slerp.dtypes import BY_NAME, MERGEABLE_NAMES, DType
+from fusion_slerp.engine.failures import are_finite, overflow_fix
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem, SettingsError
+from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem, SettingsError, setting
 from fusion_slerp.kernels import Words
 from fusion_slerp.methods.method import UnusableError
 from fusion_slerp.options import UNIT_INTERVAL
@@ -29,14 +29,14 @@ T = TypeVar("T", "torch.Tensor", np.ndarray)
 def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float = 1e-8) -> T:
     """Returns the spherical linear interpolation of two tensors, each taken as one vector.
 
-    Every element is the exactly rounded value of the formula in `fusion_slerp.methods.slerp`:
-    float64 inside, one rounding. Same arguments as FusionBench's `slerp`; unlike there, the
-    result has v0's type, and zero vectors are interpolated linearly.
+    Every element is the formula of `fusion_slerp.methods.slerp` computed in float64 and rounded once.
+    The arguments are those of FusionBench's `slerp`; unlike there, the result has v0's type, and zero
+    vectors are interpolated linearly.
 
     Args:
         t: A number in [0, 1], both ends included; at an end the result is that tensor's values.
         v0: torch tensor or numpy array of any shape; bfloat16, float16, float32 or float64.
-        v1: As v0 in shape; of any of these types.
+        v1: The same shape as v0, in any of these types.
         DOT_THRESHOLD: |cosine| above which the interpolation is linear, in [0, 1].
         epsilon: Norm up to which a tensor counts as zero and is interpolated linearly.
 
@@ -51,7 +51,7 @@ def slerp(t: float, v0: T, v1: T, DOT_THRESHOLD: float = 0.9995, epsilon: float 
     """
     if not UNIT_INTERVAL.is_fine(t):
         fields = (("found", f"{t!r} ({type(t).__name__})"), ("needed", UNIT_INTERVAL.needed))
-        raise Problem(SettingsError, "t is not usable", fields, "set t: 0.5").error()
+        raise Problem(SettingsError, "invalid t", fields, f"use {setting('t', 0.5)}").error()
     settings = make_settings(t=t, DOT_THRESHOLD=DOT_THRESHOLD, epsilon=epsilon)
     return combine_tensors({"a": v0, "b": v1}, settings, "v0, v1", {"t": float(t)})[0]
 
@@ -62,14 +62,14 @@ def combine_tensors(
     """Combines tensors of one shape by the method of the settings, each taken as one vector.
 
     Args:
-        tensors: By label, in their order; torch tensors or numpy arrays of any shape, of the four types.
-        settings: The method and its options; of all others dtype alone is heeded.
-        name: What the tensor is called in messages and in the report.
-        values: The method's options with a schedule, for this tensor.
+        tensors: By label, in order; torch tensors or numpy arrays of any shape, of the four types.
+        settings: The method and its options; of all other options, only dtype applies.
+        name: The tensor's name in messages and in the report.
+        values: The values of the method's options with a schedule, for this tensor.
 
     Returns:
         A fresh tensor of the first one's shape and device, without gradient, in its type or that of the
-        settings; and what happened.
+        settings; and the report.
 
     Raises:
         FusionSlerpError: As `slerp`, with the name in the message.
@@ -83,7 +83,7 @@ def combine_tensors(
     if overflowed:
         found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
         wider = dtype.further_reaching
-        fix = f"convert the first tensor to {wider}, or set dtype: {wider}, which reaches further"
+        fix = f"convert the first tensor to {wider}, or " * bool(wider) + overflow_fix(dtype)
         fields = (("tensor", name), ("found", found))
         raise Problem(OutputError, f"overflow to infinity in {dtype.name}", fields, fix).error()
     return _like(out, dtype, first), report
@@ -104,12 +104,11 @@ def _combine(
     name: str,
     values: Mapping[str, Any],
 ) -> tuple[TensorReport, int]:
-    """Fills `out`; also returns how many of its elements are not finite (0 for a copy of words)."""
+    """Fills `out`; also returns how many of its elements are not finite (0 for an exact copy)."""
     try:
         decision = Works(settings, len(words)).decided(values, tuple(words))
     except UnusableError as error:
-        fix = "give this tensor other values"
-        raise Problem(SettingsError, str(error), (("tensor", name),), fix).error() from None
+        raise Problem(SettingsError, str(error), (("tensor", name),), error.fix).error() from None
     if decision.copied is not None:
         report = TensorReport(name, f"copy {decision.copied}", out.size, values, decision.why)
         source = words[decision.copied]
@@ -141,7 +140,7 @@ def _chunks(vectors: Words) -> Iterator[Words]:
 
 
 def _words(tensor: Any, name: str) -> np.ndarray:
-    """A tensor's elements as a flat, contiguous, aligned array of the kernels' words."""
+    """A tensor's elements as a flat, contiguous, aligned array of words."""
     dtype = _dtype_of(tensor, name)
     if isinstance(tensor, np.ndarray):
         flat = np.require(tensor.reshape(-1), requirements=["C", "A", "W"])
@@ -155,12 +154,11 @@ def _words(tensor: Any, name: str) -> np.ndarray:
 
 
 def _dtype_of(tensor: Any, name: str) -> DType:
-    found = str(tensor.dtype).removeprefix("torch.")
-    dtype = BY_NAME.get(found)
+    type_name = str(tensor.dtype).removeprefix("torch.")
+    dtype = BY_NAME.get(type_name)
     if dtype is None or not dtype.is_mergeable:
-        known = ", ".join(known.name for known in MERGEABLE)
-        fields = (("tensor", name), ("found", found), ("needed", known))
-        fix = "convert the tensor to one of these"
+        fields = (("tensor", name), ("found", type_name), ("needed", ", ".join(MERGEABLE_NAMES)))
+        fix = "convert the tensor to one of these types"
         raise Problem(MismatchError, "this type cannot be merged", fields, fix).error()
     return dtype
 

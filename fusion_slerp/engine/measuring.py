@@ -1,4 +1,4 @@
-"""Angles and norms of checkpoints, tensor by tensor: the measures of a merge without its result."""
+"""Angles and norms of checkpoints, tensor by tensor: a merge that measures and writes nothing."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One tensor, measured.
+    """One measured tensor.
 
     Attributes:
-        report: Its angle and norms; `rule` is what the merge would do.
-        nbytes: Bytes of it that were measured.
+        report: Its angle and norms; `rule` is the one that the merge would apply.
+        nbytes: Number of its bytes that were measured.
     """
 
     report: TensorReport
@@ -27,15 +27,15 @@ class Measurement:
 
 
 def measure(plan: MergePlan) -> Iterator[Measurement]:
-    """Yields what `execute` would measure, in the plan's order; writes nothing.
+    """Yields the measurements of `execute`, in the plan's order, without writing anything.
 
-    The passes that the method asks for, in float64, in the buffers of `plan.memory`. Each tensor counts as a
-    whole, also where a merge would take its rows or columns alone. A tensor that would be copied is not
-    read, and its report has no angle. Where the vocabularies differ, angle and norms of an embedding are
-    those of its merged rows.
+    It makes the passes that the method requests, in float64, in the buffers of `plan.memory`. Each tensor is
+    measured as a whole, even if a merge would take its rows or columns separately. A tensor that would be
+    copied is not read, and its report has no angle. If the vocabularies differ, an embedding's angle and
+    norms are those of its merged rows.
 
     Args:
-        plan: Made with values that merge tensors, as t = 0.5.
+        plan: Made with values that merge tensors, such as t = 0.5.
 
     Raises:
         CheckpointError: A weight is not finite, or a file cannot be read.
@@ -59,7 +59,7 @@ def _measured(group: Sequence[TensorPlan], threads: Threads, plan: MergePlan) ->
 
 
 def _whole(tensor: TensorPlan) -> TensorPlan:
-    """The tensor as one unit, read only if it is merged."""
+    """The tensor as one unit; it is read only if it is merged."""
     if isinstance(tensor.work, Merge):
         return tensor._replace(work=Merge(tensor.work.units))
     return tensor

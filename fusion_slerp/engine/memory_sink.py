@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 
 class MemorySink:
-    """Holds the merged model's bytes; one block per output file of the plan."""
+    """Holds the merged model's bytes, in one block per output file of the plan."""
 
     def __init__(self, plan: MergePlan) -> None:
         self._slots = plan.slots
         self._blocks = [np.empty(shard.data_nbytes, np.uint8) for shard in plan.shards]
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:
-        """Takes bytes for an offset of a shard's data section, in any order, from any thread."""
+        """Stores bytes at an offset of a shard's data section, in any order, from any thread."""
         block = self._blocks[shard]
         block[offset : offset + data.nbytes] = np.frombuffer(data, np.uint8)
 
     def finish(self, shard: int) -> None:
-        """Nothing: what is in memory needs no finishing."""
+        """Does nothing: there is no file."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Returns the tensors by name: views of the blocks, on the CPU."""

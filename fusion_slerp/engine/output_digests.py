@@ -1,16 +1,16 @@
-"""Digests of the child's files and tensors, taken while their bytes are at hand: no extra pass.
+"""Digests of the merged model's files and tensors, computed while their bytes are in memory: no extra pass.
 
-A file's digest runs over its bytes from first to last, so it is what any tool of that name prints
-(`b3sum FILE`, `sha256sum FILE`). Results come from several threads, not quite in order. Those that come early
-are left until the ones before them in the file are in the digest; whoever adds these adds them as well.
+A file's digest covers its bytes from first to last, so it equals the output of the standard tools
+(`b3sum FILE`, `sha256sum FILE`). Results come from several threads, not quite in order. Early results are
+kept until those before them in the file have been added; the thread that adds these adds them as well.
 
-At most `most_early` are left, so that each worker still gets a buffer for its result; with more, workers
-wait. Nobody waits for long, or for ever: workers take their tasks in the order of the files, and when a task
-fails, `abort` releases those that come after it. Those before it continue, so whichever task fails first in
-time, the first in order is the one that is reported.
+At most `most_early` results are kept, so that each worker still gets a buffer for its result; with more,
+workers wait. No worker waits for long, or forever: workers take their tasks in the order of the files, and
+when a task fails, `abort` releases those that come after it. Those before it continue, so that of several
+failures, the first in order is reported.
 
 Source: BLAKE3, https://github.com/BLAKE3-team/BLAKE3-specs; XXH3, https://xxhash.com. A tensor's XXH3 only
-has to say which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
+has to show which tensor of a file deviates, and costs a fraction of the file's BLAKE3.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from fusion_slerp.planning.layout import Position, Shard, Slot
 from fusion_slerp.planning.memory import WAITING_RESULTS, WRITERS
 
 EARLY_RESULTS = WRITERS * (1 + WAITING_RESULTS)
-"""All buffers for results but one for each worker; see `MemoryPlan.n_outs`."""
+"""All buffers for results except one per worker; see `MemoryPlan.n_outs`."""
 
 Added = Callable[[BaseException | None], object]
-"""Is told that bytes are in the digest, or why they never will be."""
+"""Called when bytes have been added to the digest, or with the error because of which they never will be."""
 
 
 class AbortedError(Exception):
-    """What comes before in the file failed; its error is the one that counts."""
+    """An earlier part of the file failed; that part's error is reported."""
 
 
 class OutputDigests:
-    """The digests of files under way; every method may be called from any thread.
+    """The digests of unfinished files; every method may be called from any thread.
 
     Args:
-        slots: Every tensor of the child, file by file in the order of their offsets.
-        shards: The child's weight files.
+        slots: Every tensor of the merged model, file by file in the order of their offsets.
+        shards: The merged model's weight files.
         checksum: The hash of whole files.
-        most_early: Results that may be left for later.
+        most_early: Number of early results that may be kept.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class OutputDigests:
         self._most_early = most_early
 
     def add(self, shard: int, offset: int, data: np.ndarray, added: Added) -> None:
-        """Takes the bytes at an offset of a file's data section.
+        """Adds the bytes at an offset of a file's data section.
 
         Args:
             shard: Index of the file.
             offset: Bytes from the start of its data section.
-            data: The bytes; left alone until `added` is called.
+            data: The bytes; must not change until `added` is called.
             added: Called once, with None when the bytes are in the digest, or with an error if they never
                 will be, from this thread or another.
         """
@@ -75,16 +75,16 @@ class OutputDigests:
         with self._turn:
             self._turn.wait_for(
                 lambda: (
-                    self._is_behind(shard, offset)
+                    self._comes_later(shard, offset)
                     or file.position == offset
                     or len(self._early) < self._most_early
                 )
             )
-            is_behind = self._is_behind(shard, offset)
-            if not is_behind and file.position != offset:
+            comes_later = self._comes_later(shard, offset)
+            if not comes_later and file.position != offset:
                 self._early[shard, offset] = data, added
                 return
-        if is_behind:
+        if comes_later:
             added(AbortedError())
             return
         following: tuple[np.ndarray, Added] | None = (data, added)
@@ -98,28 +98,28 @@ class OutputDigests:
                 self._turn.notify_all()
 
     def abort(self, position: Position) -> None:
-        """Lets nobody wait any longer for the bytes at a position, which will never come."""
+        """Releases all threads that wait for the bytes at a position, which will never come."""
         with self._turn:
             self._missing = min(self._missing or position, position)
-            behind = [self._early.pop(each) for each in list(self._early) if self._is_behind(*each)]
+            later = [self._early.pop(each) for each in list(self._early) if self._comes_later(*each)]
             self._turn.notify_all()
-        for _, added in behind:
+        for _, added in later:
             added(AbortedError())
 
-    def _is_behind(self, shard: int, offset: int) -> bool:
+    def _comes_later(self, shard: int, offset: int) -> bool:
         return self._missing is not None and self._missing < (shard, offset)
 
     def file(self, shard: int) -> str:
-        """The digest of a whole file whose bytes are all in."""
+        """The digest of a whole file whose bytes have all been added."""
         return self._files[shard].whole.hexdigest()
 
     def tensors(self, shard: int) -> dict[str, str]:
-        """The digests of a file's tensors, by name; the bytes of all of them are in."""
+        """The digests of a file's tensors, by name; all of its bytes have been added."""
         return self._files[shard].finished()
 
 
 class _FileDigests:
-    """The digests of one file; the caller sees to the order."""
+    """The digests of one file; the caller adds its bytes in order."""
 
     def __init__(self, shard: Shard, slots: Sequence[Slot], checksum: Checksum) -> None:
         self.position = 0

@@ -11,13 +11,13 @@ from fusion_slerp.planning.plan import MergePlan
 
 @contextmanager
 def progress(plan: MergePlan, done: Collection[int] = ()) -> Iterator[Callable[[int], object]]:
-    """Shows bytes measured and written, rate and time left on standard error, if `show_pbar` asks for it.
+    """Shows bytes measured and written, rate and time left on standard error, if `show_pbar` is set.
 
-    A further pass that only the values ask for makes the total grow.
+    A further pass that the values require increases the total.
 
     Args:
-        plan: What is to be done.
-        done: Indexes of shards that are finished already; they count as done.
+        plan: The merge.
+        done: Indexes of shards that are already finished; they count as done.
     """
     if not plan.settings.show_pbar:
         yield lambda nbytes: None

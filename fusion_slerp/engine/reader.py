@@ -1,8 +1,8 @@
-"""Brings a chunk of several sources into a buffer, each element next to its counterparts.
+"""Reads a chunk of several sources into a buffer, with matching elements at the same index.
 
-Where the vocabularies differ, an embedding's rows are gathered: in the order of the merged model, rows from
-wherever a model has them, and zeros in place of all others. Zeros add nothing to a sum, so a chunk measures
-its merged rows alone, and it does so in the same order whatever the models' order.
+If the vocabularies differ, an embedding's rows are gathered in the order of the merged model: each model's
+row, or zeros for a row that is not taken from it. Zeros add nothing to a sum, so only merged rows are
+measured, and in the same order whatever the order of the models.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def read(
     width: int,
     buffer: Buffer,
 ) -> Words:
-    """Returns the words of a chunk of some sources, in a caller's buffer; see `split`.
+    """Returns the words of a chunk of each source, in the caller's buffer; see `split`.
 
     Args:
-        files: Where they are.
-        sources: What is read.
-        rows: Of each source, its row for each row of the merged model, negative where it gives none; None
-            where all rows are in place.
-        chunk: Which part of the merged model's tensor.
+        files: The models' files.
+        sources: The sources.
+        rows: For each source, its row for each row of the merged model, negative if it has none; None
+            if all rows are in place.
+        chunk: The chunk of the merged model's tensor.
         width: Elements of a row.
         buffer: Memory for the chunk.
     """
@@ -48,30 +48,28 @@ def read(
 
 
 def read_batch(files: OpenFiles, tensors: Sequence[Sequence[Source]], buffer: Buffer) -> list[list[int]]:
-    """Reads the sources of whole small tensors, each model's together; returns where each begins in the
-    buffer.
-    """
+    """Reads the sources of small tensors, each model's together; returns their offsets in the buffer."""
     n_most = max(map(len, tensors))
     order = [(i, sources[k]) for k in range(n_most) for i, sources in enumerate(tensors) if k < len(sources)]
-    found: list[list[int]] = [[] for _ in tensors]
+    by_tensor: list[list[int]] = [[] for _ in tensors]
     offsets = files.read_together([source for _, source in order], buffer)
     for (i, _), offset in zip(order, offsets, strict=True):
-        found[i].append(offset)
-    return found
+        by_tensor[i].append(offset)
+    return by_tensor
 
 
 def gather(
     files: OpenFiles, source: Source, rows: np.ndarray, chunk: Chunk, width: int, words: np.ndarray
 ) -> None:
-    """Fills a chunk's words from rows of a source; zeros where it gives none. Arguments as for `pieces`."""
-    found = pieces(rows, width, chunk)
-    if sum(count for _, count, _ in found) < chunk[1]:
+    """Fills a chunk's words from a source's rows, or with zeros if it has none. Arguments as for `pieces`."""
+    parts = pieces(rows, width, chunk)
+    if sum(count for _, count, _ in parts) < chunk[1]:
         words[:] = 0
-    files.read(source, found, words.view(np.uint8))
+    files.read(source, parts, words.view(np.uint8))
 
 
 def split(sources: Sequence[Source], count: int, buffer: Buffer) -> list[np.ndarray]:
-    """The parts of a buffer that hold a chunk of each source, as words."""
+    """Returns the parts of a buffer that hold a chunk of each source, as words."""
     words, used = [], 0
     for source in sources:
         nbytes = count * source.words.itemsize
@@ -81,18 +79,16 @@ def split(sources: Sequence[Source], count: int, buffer: Buffer) -> list[np.ndar
 
 
 def as_words(raw: np.ndarray, source: Source) -> np.ndarray:
-    """Bytes as words of the type that a source delivers; as they are, where that type is never computed
-    with.
-    """
+    """Returns bytes as words of a source's type; unchanged if that type is never merged."""
     return raw.view(source.words.word) if source.words.is_mergeable else raw
 
 
 def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> list[Piece]:
-    """Returns the parts of a chunk that lie next to each other in the source.
+    """Returns the parts of a chunk that are contiguous in the source.
 
     Args:
-        rows: The source's row for each of the merged model's rows that the chunk touches; negative where it
-            gives none.
+        rows: The source's row for each of the merged model's rows that the chunk overlaps; negative if it
+            has none.
         width: Elements of a row.
         chunk: First element and number of elements, in the merged model.
     """
@@ -106,5 +102,5 @@ def pieces(rows: np.ndarray, width: int, chunk: Chunk) -> list[Piece]:
 
 
 def rows_in(chunk: Chunk, width: int) -> slice:
-    """The merged model's rows that a chunk touches, parts of rows included."""
+    """Returns the merged model's rows that a chunk overlaps, even in part."""
     return slice(chunk[0] // width, -(-(chunk[0] + chunk[1]) // width))

@@ -1,4 +1,4 @@
-"""What happened to each tensor, as numbers, and to each file."""
+"""Reports: how each tensor was made, with its measurements, and the finished files."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ from fusion_slerp.vocabulary.rows import RowCounts
 
 NONE: Mapping[str, Any] = {}
 
+OLD_NAME, NEW_NAME = "null vector", "zero vector"
+"""In a rule: earlier versions wrote the old name."""
+
 
 class TensorReport(NamedTuple):
-    """What happened to one tensor.
+    """How one tensor was made.
 
     Attributes:
         name: Its name.
-        rule: How it was made: `"slerp"`, `"lerp: null vector"`, `"lerp: nearly parallel"`,
+        rule: The rule: `"slerp"`, `"lerp: zero vector"`, `"lerp: nearly parallel"`,
             `"lerp: nearly opposite"`, `"linear"`, `"copy a"` (or another label), `"copy if equal"`.
         n_elements: Number of elements.
         values: The method's options that may vary from tensor to tensor, with their values: `{"t": 0.3}`,
             `{"weight": {"a": 0.4, "b": 0.6}}`.
-        why: Why it was copied: `"values"` (the values ask for one model alone), `"owner"` (only that model
+        why: Why it was copied: `"values"` (the values select one model), `"owner"` (only that model
             has it), `"integer"` (never interpolated), `"no entry"` (no entry of a schedule matches its name);
             None if it was not.
-        angle_deg: Angle between the first two models in degrees; None where it was not measured, or where
-            a model's tensor is zero and there is none.
-        norms: Euclidean norm in each model, by label; empty where not measured.
-        rows: How many rows were made in which way, where the vocabularies differ; angle and norms are
-            then those of the largest group of merged rows with the same owners. None where all rows were
+        angle_deg: Angle between the first two models in degrees; None if it was not measured, or is
+            undefined because a model's tensor is zero.
+        norms: Euclidean norm in each model, by label; empty if not measured.
+        rows: How many rows were made in which way, if the vocabularies differ; angle and norms are
+            then those of the largest group of merged rows with the same owners. None if all rows were
             made alike.
-        digest: XXH3 (128 bits) of its bytes in the merged model; None where that is not on a disk.
+        digest: XXH3 (128 bits) of its bytes in the merged model; None if that is not on a disk.
     """
 
     name: str
@@ -46,7 +49,7 @@ class TensorReport(NamedTuple):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The same as plain values, without what is not known; `from_fields` turns them back."""
+        """The report as plain values, without empty ones; `from_fields` is the inverse."""
         values = self._asdict()
         if self.rows is not None:
             values["rows"] = asdict(self.rows)
@@ -55,13 +58,13 @@ class TensorReport(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """A weight file that has all its bytes.
+    """A finished weight file.
 
     Attributes:
         name: Its name.
         nbytes: Its size.
-        digest: The `checksum` of its content; empty where none was taken.
-        reports: What happened to its tensors, with their digests.
+        digest: The `checksum` of its content; empty if none was taken.
+        reports: How its tensors were made, with their digests.
     """
 
     name: str
@@ -71,13 +74,14 @@ class WeightFile:
 
 
 def from_fields(fields: Mapping[str, Any]) -> TensorReport:
-    """Returns the report with these fields.
+    """Returns the report with these fields, written by this or an earlier version.
 
     Raises:
-        TypeError: They are no such fields.
+        TypeError: They are not the fields of a report.
     """
     rows = fields.get("rows")
-    return TensorReport(**{**fields, "rows": None if rows is None else RowCounts(**rows)})
+    report = TensorReport(**{**fields, "rows": None if rows is None else RowCounts(**rows)})
+    return report._replace(rule=report.rule.replace(OLD_NAME, NEW_NAME))
 
 
 def count_rules(reports: Sequence[TensorReport]) -> dict[str, int]:

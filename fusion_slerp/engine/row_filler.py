@@ -1,6 +1,6 @@
 """Makes the rows of an embedding or head that are not merged: copied from one model, or filled.
 
-A filled row is the mean of all other rows, lies evenly between the rows before and after its run, or
+A filled row is the mean of all other rows, is interpolated between the rows before and after its run, or
 is zero; see `vocab_fill`.
 """
 
@@ -28,12 +28,12 @@ from fusion_slerp.vocabulary.rows import NOBODY
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Rows of one source that enter the merged model in one way.
+    """Rows of one source that are used in one way.
 
     Attributes:
         source: The source.
-        rows: Its row for each of the merged model's rows; negative where it does not enter so.
-        unit: Index of the unit in which it is merged; None where it is copied.
+        rows: Its row for each of the merged model's rows; negative if it is not used in this way.
+        unit: Index of the unit in which they are merged; None if they are copied.
         position: Index of the source in that unit.
     """
 
@@ -44,7 +44,7 @@ class Share:
 
 
 def shares_of(tensor: TensorPlan, units: Sequence[UnitAtWork]) -> list[Share]:
-    """Returns all rows that the models give: those of each unit, then those that are copied."""
+    """Returns all rows that the models have: those of each unit, then those that are copied."""
     assert tensor.rows is not None, tensor.out.name
     merged = tensor.rows.merged
     of_units = [
@@ -62,9 +62,7 @@ def shares_of(tensor: TensorPlan, units: Sequence[UnitAtWork]) -> list[Share]:
 def sums_of_rows(
     shares: Sequence[Share], files: OpenFiles, chunk: Chunk, width: int, scratch: Buffer
 ) -> ExactSums:
-    """Measures the sums of all rows that the models give, by share, in a chunk of whole rows: for the
-    mean.
-    """
+    """Returns the sum of each share's rows in a chunk of whole rows, for the mean."""
     return ExactSums(np.array([_sum(share, files, chunk, width, scratch) for share in shares]))
 
 
@@ -84,10 +82,10 @@ class RowFiller:
 
     Args:
         tensor: The tensor; its plan has a row map.
-        shares: What the models give.
+        shares: The rows that the models have.
         units: Its units, decided.
-        is_gradient: Whether a row that no model gives lies between its neighbours.
-        sums: Of every share's rows, where they are needed: float64 of shape (shares, width).
+        is_gradient: Whether a row that no model has is interpolated between its neighbours.
+        sums: The sums of every share's rows, float64 of shape (shares, width); None if they are not needed.
         files: The models' files.
     """
 
@@ -113,7 +111,7 @@ class RowFiller:
         """Writes a chunk's copied and filled rows to `out`, words of the merged model's type.
 
         Returns:
-            How many elements whose type changed are infinite or NaN.
+            The number of converted elements that are infinite or NaN.
         """
         here = rows_in(chunk, self._width)
         n_bad = sum(self._copy(share, here, chunk, scratch, out) for share in self._copied)
@@ -135,7 +133,7 @@ class RowFiller:
         return n_bad
 
     def _fill_run(self, rows: list[int], chunk: Chunk, out: np.ndarray) -> int:
-        """Neighbouring rows that no model gives; reads those before and after them once."""
+        """Fills neighbouring rows that no model has; reads the rows before and after them once."""
         first, end, n_bad = chunk[0], chunk[0] + chunk[1], 0
         ends = self._ends(rows[0]) if self._is_gradient and not self._zero[rows].all() else None
         for row in rows:
@@ -157,7 +155,7 @@ class RowFiller:
         return self._child_row(int(given[after - 1])), self._child_row(int(given[after % len(given)]))
 
     def _between(self, row: int, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-        """Evenly between two given rows."""
+        """The row, interpolated evenly between those before and after its run."""
         given = self._given
         if not len(given):
             return before
@@ -168,7 +166,7 @@ class RowFiller:
         return (1 - share) * before + share * after
 
     def _child_row(self, row: int) -> np.ndarray:
-        """A row that models give, before its rounding."""
+        """A row that models have, before rounding."""
         total = np.zeros(self._width)
         for share, factor in self._weighted:
             if share.rows[row] >= 0:
@@ -181,7 +179,7 @@ class RowFiller:
         return kernels.values_of(as_words(raw, source))
 
     def _mean_row(self, sums: np.ndarray) -> np.ndarray:
-        """The mean of all rows that models give, before their rounding."""
+        """The mean of all rows that models have, before rounding."""
         factors = np.array([factor for _, factor in self._weighted])
         return factors @ sums / max(len(self._given), 1)
 

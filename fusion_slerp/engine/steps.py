@@ -1,13 +1,13 @@
-"""The two ways in which tensors go through the threads: small neighbours together, or chunk by chunk.
+"""The two ways in which tensors are processed by the threads: small neighbours together, or chunk by chunk.
 
-A tensor that is larger than a chunk takes rounds of tasks, one task per chunk: one round for each measure
-that its method asks for, then one that combines. Words of the first chunks stay in memory between the rounds
-as far as the memory budget goes; the rest is read again.
+A tensor that is larger than a chunk takes several rounds of tasks, one task per chunk: one round for each
+measure that its method requests, then one that combines. Words of the first chunks are kept in memory between
+the rounds as far as the memory budget allows; the others are read again.
 
-Why nobody waits for a buffer for ever: workers take tasks in order, only one tensor at a time is being
-measured, and its combinations stand before the next tensor's measurements. So when a worker measures, all
-chunks that the tensor before kept are given back or about to be, and there are buffers for the ones it will
-keep. Buffers of results wait for writers only, and writers wait for nobody.
+No thread waits for a buffer forever: workers take tasks in order, only one tensor at a time is being
+measured, and its combining tasks come before the next tensor's measuring tasks. So when a worker measures,
+all chunks kept for the previous tensor have been returned or are about to be, and there are buffers for those
+that it will keep. Buffers for results wait for writers only, and writers wait for no thread.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 OnBytes = Callable[[int], object]
-"""Called in the calling thread with numbers of bytes just read for a measure, or just written."""
+"""Called in the calling thread with the number of bytes just read for a measure, or just written."""
 
 
 class Batch:
@@ -46,25 +46,25 @@ class Batch:
         self._future = threads.submit(position, batches.make, threads, tensors, settings.how)
 
     def combine(self, on_bytes: OnBytes) -> None:
-        """Nothing: it is part of the one task."""
+        """Does nothing: combining is part of the one task."""
 
     def finish(self, on_bytes: OnBytes) -> list[TensorReport]:
-        """Waits until all is written; returns the reports."""
+        """Waits until all results are written; returns the reports."""
         written, reports = self._future.result()
         on_bytes(written.result())
         return reports
 
 
 class Large:
-    """A tensor of several chunks, or with rows of its own: rounds of a task for each chunk.
+    """A tensor of several chunks, or with a row map: rounds of one task per chunk.
 
     Measuring begins at once.
 
     Args:
-        tensor: What to make.
-        threads: Who makes it.
-        settings: How.
-        keep: Whether words of the first chunks stay in memory between the rounds.
+        tensor: The tensor.
+        threads: The threads.
+        settings: The options of the merge.
+        keep: Whether words of the first chunks are kept in memory between the rounds.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Large:
             self._round = self._measure()
 
     def combine(self, on_bytes: OnBytes) -> None:
-        """Decides, then has the tensor made."""
+        """Decides, then submits the tasks that make the tensor."""
         self.decide(on_bytes)
         filler = self._filler()
         self._written = [
@@ -101,20 +101,20 @@ class Large:
         ]
 
     def finish(self, on_bytes: OnBytes) -> list[TensorReport]:
-        """Waits until all is written; returns the report."""
+        """Waits until all results are written; returns the report."""
         for future in self._written:
             on_bytes(future.result().result())
         return [self.report()]
 
     def report(self) -> TensorReport:
-        """What happened to the tensor; of several units, the one with most rows speaks for it."""
+        """The tensor's report: of several units, that of the one with most rows."""
         if not self._units:
             return report_of(self._tensor)
         unit = max(self._units, key=UnitAtWork.n_rows)
         return report_of(self._tensor, unit.owners, unit.made)
 
     def _measure(self) -> list[tuple[int, UnitAtWork, Future[Buffer | None]]]:
-        """A round of tasks for every unit that asks for a measure."""
+        """Submits a round of tasks for every unit that requests a measure."""
         return [
             (
                 i,
@@ -139,7 +139,7 @@ class Large:
             raise chunk_work.unit_not_finite(self._threads, self._tensor, unit) from None
 
     def _filler(self) -> RowFiller | None:
-        """What makes the rows that are not merged; measures their mean where it is needed."""
+        """Returns what makes the rows that are not merged, after measuring the mean if it is needed."""
         tensor, fill = self._tensor, self._settings.vocab_fill
         if tensor.rows is None:
             return None

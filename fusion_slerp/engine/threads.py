@@ -1,7 +1,7 @@
-"""The threads of a merge, what they share, and how results reach the sink.
+"""The threads of a merge, their shared buffers and files, and the path of results to the sink.
 
-Worker threads read, measure and combine; at most `memory.threads` of them compute at once, and the others
-read meanwhile. Writer threads wait for the sink.
+Worker threads read, measure and combine; at most `memory.threads` of them compute at once, while the others
+read. Writer threads wait for the sink.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ BEFORE_ALL: Position = (-1, 0)
 
 
 class Sink(Protocol):
-    """Where the merged model's bytes go."""
+    """The destination of the merged model's bytes."""
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:
-        """Takes bytes for an offset of a shard's data section, in any order, from any thread."""
+        """Writes bytes at an offset of a shard's data section, in any order, from any thread."""
 
     def finish(self, shard: int) -> None:
-        """Is told, from any thread, that a shard has all its bytes."""
+        """Called from any thread when a shard has all its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class Result:
     Attributes:
         shard: Index of their file.
         offset: Bytes from the start of its data section.
-        buffer: Where they are; to be given back after writing.
-        data: The part of the buffer that counts. It lies in its memory page as it will in the
-            file's, so that whole pages can go to the disk from where they are.
+        buffer: The buffer that holds them; returned to the pool after writing.
+        data: The used part of the buffer. Its offset within a memory page equals that within a page of
+            the file, so that whole pages can be written without copying.
     """
 
     shard: int
@@ -58,13 +58,13 @@ class Result:
 
 
 class Threads:
-    """The threads and their buffers; use as a context manager, which ends them.
+    """The threads and their buffers; a context manager that ends the threads.
 
     Args:
-        memory: How many, and how large their buffers are.
-        files: The models' files, open.
-        sink: Where results go; None where nothing is written.
-        digests: Takes all bytes that are written; None skips them.
+        memory: The number of threads, and the number and size of their buffers.
+        files: The models' open files.
+        sink: The destination of results; None if nothing is written.
+        digests: Computes the digests of everything that is written; None for no digests.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Threads:
     def submit(
         self, position: Position, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs
     ) -> Future[R]:
-        """Hands a task to the workers; if it fails, nobody waits for the bytes at a position any longer."""
+        """Submits a task to the workers; if it fails, threads that wait for its bytes are released."""
 
         def run() -> R:
             try:
@@ -106,13 +106,13 @@ class Threads:
         return self._workers.submit(run)
 
     def abort(self, position: Position) -> None:
-        """Releases the threads that wait for the bytes at a position, which will not come."""
+        """Releases the threads that wait for the bytes at a position, which will never come."""
         if self._digests:
             self._digests.abort(position)
 
     @contextmanager
     def in_buffer(self) -> Iterator[Buffer]:
-        """A buffer for a chunk of every source, for a while."""
+        """Lends a buffer for a chunk of every source."""
         buffer = self.ins.take()
         try:
             yield buffer
@@ -121,7 +121,7 @@ class Threads:
 
     @contextmanager
     def result(self, slot: Slot, start: int, nbytes: int) -> Iterator[Result]:
-        """A result whose bytes begin `start` bytes after a tensor's first; given back if its making fails."""
+        """Lends a result that begins `start` bytes into a tensor; its buffer is returned after a failure."""
         offset = slot.offset + start
         buffer = self._outs.take()
         in_page = offset % PAGE_NBYTES
@@ -132,9 +132,9 @@ class Threads:
             raise
 
     def write(self, result: Result) -> Future[int]:
-        """Hands a result to the digests and to a writer; its number of bytes is promised.
+        """Passes a result to the digests and to a writer; the future yields its number of bytes.
 
-        The buffer is given back when both are done with it.
+        The buffer is returned to the pool when both are done with it.
         """
         pending = _Pending(result, self._outs.give, 2 if self._digests else 1)
         self.writers.submit(self._write, pending)
@@ -153,12 +153,12 @@ class Threads:
 
 
 class _Pending:
-    """A result that several still use.
+    """A result that is still in use.
 
     Args:
         result: The result.
-        give: Takes its buffer back.
-        n_users: How many call `done`.
+        give: Returns its buffer to the pool.
+        n_users: The number of users that will call `done`.
     """
 
     def __init__(self, result: Result, give: Callable[[Buffer], None], n_users: int) -> None:
@@ -168,7 +168,7 @@ class _Pending:
         self._counting = threading.Lock()
 
     def done(self, error: BaseException | None) -> None:
-        """One of them needs it no longer; the last one gives the buffer back and keeps the promise."""
+        """Called by each user; the last call returns the buffer and completes the future."""
         with self._counting:
             self._n_users -= 1
             self._error = self._error or error

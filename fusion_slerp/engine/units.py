@@ -1,4 +1,4 @@
-"""Units at work: the method's generator for one, and what was measured of it so far."""
+"""Units in progress: the method's generator for each, and the measurements so far."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from fusion_slerp.vocabulary.rows import NOBODY, Owners
 
 
 class Total:
-    """What is folded as it comes, from any thread."""
+    """A total of parts that are added as they arrive, from any thread."""
 
     def __init__(self) -> None:
         self._folded: Any = None
         self._folding = threading.Lock()
 
     def fold(self, part: Any) -> None:
-        """Takes what was measured of a chunk."""
+        """Adds the measurement of a chunk."""
         with self._folding:
             self._folded = part if self._folded is None else self._folded.join(part)
 
     def take(self) -> Any:
-        """Returns all of it, and starts over."""
+        """Returns the total, and starts over."""
         folded, self._folded = self._folded, None
         return folded
 
 
 class UnitAtWork:
-    """One unit of a tensor; parts may be folded in from any thread, all else belongs to one.
+    """One unit of a tensor; parts may be added from any thread, everything else is for one thread.
 
     Args:
         owners: The labels of its sources.
-        sources: The sources, in that order.
-        steps: The method at work on it.
-        rows: Of each source, its row for each row of the merged model, negative where the unit does not
-            take it; None where it takes all in place.
+        sources: The sources, in the same order.
+        steps: The method's generator for it.
+        rows: For each source, its row for each row of the merged model, negative if the unit does not
+            take it; None if it takes all rows in place.
     """
 
     def __init__(
@@ -57,16 +57,16 @@ class UnitAtWork:
 
     @property
     def made(self) -> Made:
-        """What the method decided; there when nothing is measured any more."""
+        """The method's decision; available once measuring has ended."""
         assert self._made is not None, "still measuring"
         return self._made
 
     def n_rows(self) -> int:
-        """How many rows of the merged model it makes."""
+        """The number of the merged model's rows that it makes."""
         return 0 if self.rows is None else int((self.rows[0] >= 0).sum())
 
     def advance(self) -> None:
-        """Gives the method what all chunks came to; it may then ask for another measure.
+        """Passes the measurement of all chunks to the method, which may then request another measure.
 
         Raises:
             NotFiniteError: An element is infinite or NaN.
@@ -82,10 +82,10 @@ class UnitAtWork:
 
 
 def steps_of(method: Method, parameters: Any, granularity: str, width: int) -> Steps:
-    """The method at work on a tensor, or on each of its rows or columns."""
+    """Returns the method's generator for a tensor, or for each of its rows or columns."""
     if granularity == "tensor":
         return method.steps(parameters)
-    from fusion_slerp.passes.units import by_column, by_row  # rarely needed, and small merges are short
+    from fusion_slerp.passes.units import by_column, by_row  # rarely needed: keeps small merges fast
 
     of_each = by_row if granularity == "row" else by_column
     return of_each(lambda: method.steps(parameters), width)
@@ -110,9 +110,7 @@ def _units(tensor: TensorPlan, method: Method) -> Iterator[UnitAtWork]:
 
 
 def report_of(tensor: TensorPlan, owners: Owners = (), made: Made | None = None) -> TensorReport:
-    """Returns the report of a tensor; `made` is what was decided for its unit, of the largest where it has
-    several, and None where it is copied.
-    """
+    """Returns the report of a tensor; `made` is the decision for its (largest) unit, None if it is copied."""
     rows = None if tensor.rows is None else tensor.rows.counts
     n, values = tensor.out.n_elements, tensor.values
     if made is None:

@@ -1,1 +1,1 @@
-"""Losses of models on texts, for the command and the plugin alike."""
+"""Losses of models on texts."""

@@ -1,8 +1,8 @@
-"""Loss and perplexity of a causal language model on texts, exact, by a window that moves in strides.
+"""Exact loss and perplexity of a causal language model on texts, with a window that moves in strides.
 
 Source: https://huggingface.co/docs/transformers/perplexity ("Perplexity of fixed-length models"). The
-windows are the same. There the mean of each window is weighted with a count that is one too small for every
-window but the first; here the losses of single tokens are added up, and grouping them changes nothing.
+windows are the same. There each window's mean is weighted with a count that is one too small for every
+window but the first; here the losses of single tokens are summed, so grouping them changes nothing.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch.nn.functional import cross_entropy
 
 DEFAULT_CONTEXT_LENGTH = 1024
 ROWS_PER_SOFTMAX = 256
-"""Positions whose logits are widened to float32 at once: 134 MB for a vocabulary of 131,072."""
+"""Positions whose logits are converted to float32 together: 134 MB for a vocabulary of 131,072."""
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One stretch of a document that the model sees at once, as token positions in the document.
+    """A range of a document that the model sees at once, as token positions in the document.
 
     Attributes:
         start: First position seen.
@@ -48,9 +48,9 @@ class TextScore:
         loss: Mean negative log-likelihood of the scored tokens, in nats per token; NaN from broken weights.
         perplexity: exp(loss); infinity where that exceeds a float64.
         loss_stderr: Standard error of `loss` in nats: the sample standard deviation of the token losses
-            divided by sqrt(tokens), NaN for a single token. It takes tokens as independent, which neighbours
-            in a text are not, so it is rather too small. It is also no test between two models: on the same
-            tokens their difference varies less than either loss.
+            divided by sqrt(tokens), NaN for a single token. It assumes that tokens are independent, which
+            neighbours in a text are not, so it is somewhat too small. Nor does it test whether two models
+            differ: on the same tokens their difference varies less than either loss.
         tokens: How many tokens were scored: all but the first of each document.
     """
 
@@ -67,11 +67,11 @@ def read_documents(path: Path) -> list[str]:
     `.jsonl` are skipped.
 
     Raises:
-        ValueError: There is no such file, it is of another kind, not UTF-8, has a line that is not JSON or
-            lacks `text` (the first such line is named), or holds no text at all.
+        ValueError: There is no such file, it is of another kind or not UTF-8, a line is not JSON or
+            lacks `text` (the first such line is named), or there is no text at all.
     """
     if path.suffix not in (".txt", ".jsonl"):
-        raise ValueError(f"the name ends in {path.suffix!r}; needed .txt or .jsonl")
+        raise ValueError(f"the name ends in {path.suffix!r}; it must end in .txt or .jsonl")
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -80,12 +80,12 @@ def read_documents(path: Path) -> list[str]:
         raise ValueError(f"not UTF-8 at byte {error.start}: {error.reason}") from error
     documents = [text] if path.suffix == ".txt" else list(_json_texts(text))
     if not any(document.strip() for document in documents):
-        raise ValueError("it holds no text")
+        raise ValueError("it contains no text")
     return documents
 
 
 def _json_texts(lines: str) -> Iterator[str]:
-    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
+    # Not splitlines(): a JSON string may contain U+2028 and similar characters.
     for number, line in enumerate(lines.split("\n"), start=1):
         if not line.strip():
             continue
@@ -94,20 +94,20 @@ def _json_texts(lines: str) -> Iterator[str]:
         except ValueError as error:
             raise ValueError(f"line {number} is not JSON: {error}") from error
         if not (isinstance(record, dict) and isinstance(record.get("text"), str)):
-            raise ValueError(f"line {number} has no field `text` that is a string")
+            raise ValueError(f"line {number} has no field `text` with a string")
         yield record["text"]
 
 
 def encode(
     tokenizer: Callable[..., Any], documents: Sequence[str], max_tokens: int | None = None
 ) -> list[Tensor]:
-    """Returns the token ids of each document, with the special tokens that the tokenizer adds by itself.
+    """Returns the token ids of each document, with the special tokens that the tokenizer adds by default.
 
     Args:
         tokenizer: A transformers tokenizer.
-        documents: The texts, in the order of reading.
-        max_tokens: Read at most this many tokens in all; the document they end in is cut, later ones are
-            left out.
+        documents: The texts, in reading order.
+        max_tokens: Read at most this many tokens in all; the document in which they end is truncated, and
+            later ones are left out.
 
     Returns:
         One fresh int64 tensor on the CPU per document, shape [tokens of the document].
@@ -116,7 +116,7 @@ def encode(
     for document in documents:
         if max_tokens is not None and n_tokens >= max_tokens:
             break
-        # verbose=False: no warning that the document is longer than the model's context; windows see to that.
+        # verbose=False: no warning that the document exceeds the model's context; windows take care of that.
         ids = tokenizer(document, verbose=False)["input_ids"]
         if max_tokens is not None:
             ids = ids[: max_tokens - n_tokens]
@@ -126,7 +126,7 @@ def encode(
 
 
 def position_limit(config: Any) -> int | None:
-    """Returns how many positions a model was made for, or None where its config names no limit."""
+    """Returns how many positions a model supports, or None if its config gives no limit."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         limit = getattr(config, name, None)
         if isinstance(limit, int) and limit > 0:
@@ -137,13 +137,14 @@ def position_limit(config: Any) -> int | None:
 def windows(n_tokens: int, context_length: int, stride: int) -> Iterator[Window]:
     """Yields windows that score each position from 1 to `n_tokens - 1` exactly once.
 
-    Position 0 has nothing before it and is not scored. Each window starts `stride` after the one before and
-    scores what that has not; the first scores all it can, the last ends with the document and may be shorter.
+    Position 0 has nothing before it and is not scored. Each window starts `stride` after the previous one and
+    scores what that one has not; the first scores all it can, and the last ends with the document and may be
+    shorter.
 
     Args:
         n_tokens: Length of the document, at least 0.
-        context_length: Most positions in a window, at least 2.
-        stride: From 1 to `context_length - 1`, so that the first position scored has one before it.
+        context_length: Maximum positions in a window, at least 2.
+        stride: From 1 to `context_length - 1`, so that the first scored position has one before it.
     """
     assert 1 <= stride < context_length
     first_scored = 1
@@ -161,15 +162,15 @@ def token_losses(
 ) -> list[Tensor]:
     """Returns the loss of every token but the first, for each document.
 
-    Windows of equal shape share a batch, so nothing is padded. Where the model takes `logits_to_keep`, only
-    the scored positions go through its head: with the usual stride of half a context, half of them.
+    Windows of equal shape share a batch, so nothing is padded. If the model takes `logits_to_keep`, only
+    the scored positions go through its head: half of them, with the usual stride of half a context.
 
     Args:
         model: A causal language model in evaluation mode; it runs where its parameters are, in their dtype.
         documents: Token ids, int64, shape [tokens].
         context_length: Positions per window, see `windows`.
         stride: Positions from one window to the next, see `windows`.
-        batch_size: Most windows in one forward pass.
+        batch_size: Maximum windows in one forward pass.
 
     Returns:
         Nats, one fresh float64 tensor on the CPU per document, shape [max(tokens - 1, 0)]. The log-softmax is
@@ -177,7 +178,7 @@ def token_losses(
     """
     device = next(model.parameters()).device
     losses = [torch.full((max(len(ids) - 1, 0),), math.nan, dtype=torch.float64) for ids in documents]
-    # no_grad, not inference_mode: what the model caches meanwhile must stay usable in training.
+    # no_grad, not inference_mode: tensors that the model caches meanwhile must stay usable in training.
     with torch.no_grad():
         for batch in _batches(documents, context_length, stride, batch_size):
             ids = torch.stack([documents[index][window.start : window.stop] for index, window in batch])
@@ -207,7 +208,7 @@ def _scored_losses(model: nn.Module, ids: Tensor, n_scored: int) -> Tensor:
     cheaper = {"use_cache": False, "logits_to_keep": n_scored + 1}
     known = inspect.signature(model.forward).parameters
     output = model(input_ids=ids, **{name: value for name, value in cheaper.items() if name in known})
-    # The logits at one position are about the next token, so those at the last are about none.
+    # The logits at one position predict the next token, so those at the last position have no target.
     logits, targets = output.logits[:, -n_scored - 1 : -1], ids[:, -n_scored:]
     losses = [
         cross_entropy(some_logits.float(), some_targets, reduction="none")
@@ -251,9 +252,9 @@ def verdict(losses: Mapping[str, float], merged: str) -> str:
     loss = losses[merged]
     others = {name: loss for name, loss in losses.items() if name != merged and math.isfinite(loss)}
     if not math.isfinite(loss):
-        return f"{merged}: the average loss is {loss}; look for NaN or infinity in the weights"
+        return f"{merged}: the average loss is {loss}; check the weights for NaN or infinity"
     if not others:
-        return f"{merged}: average loss {loss:.3f}; no other model to compare it with"
+        return f"{merged}: average loss {loss:.3f}; there is no other model to compare it with"
     rival = min(others, key=others.__getitem__)
     gap = loss - others[rival]
     if round(abs(gap), 3) == 0:
@@ -265,12 +266,12 @@ def verdict(losses: Mapping[str, float], merged: str) -> str:
 
 @contextmanager
 def ready(model: nn.Module, device: str) -> Iterator[None]:
-    """Holds the model in evaluation mode on a device, then puts it back as it was.
+    """Keeps the model in evaluation mode on a device, then restores its previous state.
 
     Args:
-        model: Changed in place. A model that was spread over several devices stays so.
-        device: A torch device, or `"auto"`: the accelerator it is on already, else CUDA if available, else
-            the CPU.
+        model: Changed in place. A model on several devices stays on them.
+        device: A torch device, or `"auto"`: the accelerator that the model is on, else CUDA if available,
+            else the CPU.
     """
     home = next(model.parameters()).device
     spread = len({parameter.device for parameter in model.parameters()}) > 1

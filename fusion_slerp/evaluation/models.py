@@ -1,4 +1,4 @@
-"""Loads what is evaluated next to the merged model."""
+"""Loads the models and tokenizers that are evaluated along with the merged model."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
-from fusion_slerp.evaluation.settings import located
+from fusion_slerp.evaluation.settings import located, override
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 
 def open_tokenizer(source: str) -> Any:
-    """Returns the tokenizer of a folder or hub id."""
+    """Returns the tokenizer of a folder or Hub id."""
     return AutoTokenizer.from_pretrained(_folder(source, weights=False))
 
 
 def own_tokenizer(source: str) -> Any:
-    """Returns the tokenizer that lies next to a model, or None where there is none."""
+    """Returns the tokenizer in a model's folder, or None if there is none."""
     folder = _folder(source, weights=False)
     return AutoTokenizer.from_pretrained(folder) if tokenizer_files(folder) else None
 
@@ -30,7 +30,7 @@ def load_config(source: str) -> Any:
 
 
 def _folder(source: str, weights: bool) -> Path:
-    # Links may lead anywhere: nothing of what is evaluated is written.
+    # Links may lead anywhere: nothing that is evaluated is copied.
     return resolve(located(source) or source, weights, follow_links=True)[0]
 
 
@@ -46,6 +46,6 @@ def load_baseline(name: str, source: str) -> Any:
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         fields = (("source", source), ("missing", listed(missing)))
-        fix = f"taskpool.baselines.{name}=FOLDER, one that holds the whole model"
+        fix = f"use {override(f'baselines.{name}', 'FOLDER')}, with a folder that contains the whole model"
         raise Problem(CheckpointError, f"taskpool.baselines.{name} lacks weights", fields, fix).error()
     return model

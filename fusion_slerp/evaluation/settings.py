@@ -1,9 +1,10 @@
-"""Reads and checks the settings of an evaluation; every fault becomes a `Problem`."""
+"""Reads and checks the settings of an evaluation; each fault becomes a `Problem`."""
 
 from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ MERGED = "merged"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One model to evaluate: its config, and by text the token ids of each document, also as strings.
+    """One model to evaluate: its config, and by text the tokens of each document, as ids and as strings.
 
     Two models with equal strings are scored on the same task.
     """
@@ -35,13 +36,18 @@ class Subject:
 
 def wrong(name: str, found: object, needed: str, example: object) -> Problem:
     fields = (("found", found), ("needed", needed))
-    return Problem(SettingsError, f"taskpool.{name} is not usable", fields, f"taskpool.{name}={example}")
+    return Problem(SettingsError, f"invalid taskpool.{name}", fields, f"use {override(name, example)}")
+
+
+def override(name: str, value: object) -> str:
+    """Returns an argument of the command line that sets a key of the task pool."""
+    return shlex.quote(f"taskpool.{name}={value}")
 
 
 def cannot_load(name: str, source: object, error: Exception) -> Problem:
     log.debug("cannot load %s", source, exc_info=error)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return wrong(name, f"{source}: {reason}", "a folder or hub id that transformers can load", "FOLDER")
+    return wrong(name, f"{source}: {reason}", "a folder or Hub id that transformers can load", "FOLDER")
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -49,7 +55,7 @@ def _absolute(path: str | os.PathLike[str]) -> str:
 
 
 def located(source: object) -> str | None:
-    """Returns the folder that a source names, else the source if it may be a hub id, else None."""
+    """Returns the folder that a source names, else the source if it may be a Hub id, else None."""
     if not isinstance(source, str):
         return None
     folder = _absolute(source)
@@ -57,7 +63,7 @@ def located(source: object) -> str | None:
 
 
 def read_texts(texts: Any, problems: list[Problem]) -> dict[str, list[str]]:
-    """Returns the documents of every text file that can be used; adds a problem for each that cannot."""
+    """Returns the documents of every valid text file; adds a problem for each of the others."""
     if not isinstance(texts, Mapping) or not texts:
         problems.append(wrong("texts", repr(texts), "at least one name and file", "{NAME: FILE.txt}"))
         return {}
@@ -65,7 +71,9 @@ def read_texts(texts: Any, problems: list[Problem]) -> dict[str, list[str]]:
     for name, file in texts.items():
         setting, needed = f"texts.{name}", 'a .txt in UTF-8, or a .jsonl with {"text": "..."} in every line'
         if name in ("average", "baselines"):
-            problems.append(wrong(setting, "a name that the report uses itself", "another name", "null"))
+            fields = (("found", "a name that the report uses itself"), ("needed", "another name"))
+            fix = f"rename it: '~taskpool.{setting}' +{override(f'{setting}_text', 'FILE.txt')}"
+            problems.append(Problem(SettingsError, f"invalid taskpool.{setting}", fields, fix))
         elif not isinstance(file, (str, os.PathLike)):
             problems.append(wrong(setting, repr(file), needed, "FILE.txt"))
         else:
@@ -78,7 +86,7 @@ def read_texts(texts: Any, problems: list[Problem]) -> dict[str, list[str]]:
 
 
 def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
-    """Returns folder or hub id of each baseline; adds a problem for each that can be neither."""
+    """Returns the folder or Hub id of each baseline; adds a problem for each that is neither."""
     if not isinstance(baselines, Mapping):
         problems.append(wrong("baselines", repr(baselines), "names and folders, or null", "null"))
         return {}
@@ -87,13 +95,16 @@ def locate_baselines(baselines: Any, problems: list[Problem]) -> dict[str, str]:
         setting = f"baselines.{name}"
         source = _checkpoint_of(given) if isinstance(given, Mapping) else given
         if name == MERGED:
-            problems.append(wrong(setting, "the name of the merged model", "another name", "null"))
-        elif (place := located(source)) is None:
-            fields = (("found", f"{source!r}: no such folder"), ("needed", "a folder or a hub id"))
-            fix = f"correct modelpool.models.{name} where baselines follow it, or taskpool.{setting}=FOLDER"
-            problems.append(Problem(SettingsError, f"taskpool.{setting} is not usable", fields, fix))
+            fields = (("found", "the name of the merged model"), ("needed", "another name"))
+            fix = f"use '~taskpool.{setting}', or rename modelpool.models.{name} if baselines follow it"
+            problems.append(Problem(SettingsError, f"invalid taskpool.{setting}", fields, fix))
+        elif (folder := located(source)) is None:
+            fields = (("found", f"{source!r}: no such folder"), ("needed", "a folder or a Hub id"))
+            follow = f"correct modelpool.models.{name} if baselines follow it"
+            fix = f"use {override(setting, 'FOLDER')}, or {follow}"
+            problems.append(Problem(SettingsError, f"invalid taskpool.{setting}", fields, fix))
         else:
-            sources[str(name)] = place
+            sources[str(name)] = folder
     return sources
 
 
@@ -103,7 +114,7 @@ def _checkpoint_of(entry: Mapping[str, Any]) -> object:
 
 
 def check_tokenizer(tokenizer: Any, problems: list[Problem]) -> None:
-    needed = "a folder, a hub id, a mapping with `_target_`, or a tokenizer"
+    needed = "a folder, a Hub id, a mapping with `_target_`, or a tokenizer"
     if isinstance(tokenizer, str) and located(tokenizer) is None:
         problems.append(wrong("tokenizer", f"{tokenizer!r}: no such folder", needed, "FOLDER"))
     elif isinstance(tokenizer, dict) and "_target_" not in tokenizer:
@@ -111,7 +122,7 @@ def check_tokenizer(tokenizer: Any, problems: list[Problem]) -> None:
 
 
 def check_number(name: str, value: object, least: int, default: int | None, problems: list[Problem]) -> None:
-    """Adds a problem unless the value is a whole number from `least` up, or None as the default is."""
+    """Adds a problem unless the value is a whole number of at least `least`, or None like the default."""
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
     if not whole and not (value is None and default is None):
         needed = f"a whole number, at least {least}" + (", or null" if default is None else "")
@@ -132,14 +143,14 @@ def is_usable(device: object) -> bool:
 
 
 def check_ids(name: str, subject: Subject, problems: list[Problem]) -> None:
-    """Adds a problem for each text that has nothing to score or a token that the model does not know."""
+    """Adds a problem for each text that has nothing to score, or a token that the model does not know."""
     rows = getattr(subject.config, "vocab_size", None)
     for text, documents in subject.ids.items():
         if not any(len(ids) > 1 for ids in documents):
-            found = f"no document of two tokens or more, by the tokenizer of {name}"
+            found = f"no document with two tokens or more, according to the tokenizer of {name}"
             problems.append(wrong(f"texts.{text}", found, "a longer text", "FILE.txt"))
         largest = max((int(ids.max()) for ids in documents if len(ids)), default=0)
         if rows is not None and largest >= rows:
             setting = "tokenizer" if name == MERGED else f"baselines.{name}"
             found = f"token id {largest} in {text}; {name} has {rows} embedding rows"
-            problems.append(wrong(setting, found, "a tokenizer that goes with the model", "FOLDER"))
+            problems.append(wrong(setting, found, "a tokenizer that fits the model", "FOLDER"))

@@ -17,11 +17,11 @@ from fusion_slerp.evaluation.settings import MERGED
 
 
 def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str]) -> None:
-    """Prints one row per model, the merged one last, and what the comparison says in a sentence.
+    """Prints one row per model, the merged one last, and the result of the comparison in a sentence.
 
     Args:
         scores: The report of each model, by name.
-        other_tokens: Names of the models that were scored on other tokens than the merged one.
+        other_tokens: Names of the models that were scored on tokens other than the merged one's.
     """
     console = Console(highlight=False)
     rows = {name: score for name, score in scores.items() if name != MERGED} | {MERGED: scores[MERGED]}
@@ -30,7 +30,7 @@ def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str
     best = min(finite, key=finite.__getitem__) if len(rows) > 1 and finite else ""
     labels = {name: f"{name} *" if name in other_tokens else name for name in rows}
     texts = [text for text in rows[MERGED] if text != "average"]
-    # The first that fits: with standard errors, without, at last the averages alone.
+    # The first that fits: with standard errors, without them, or only the averages.
     for shown, sign in ((texts, "+-" if console.options.ascii_only else "±"), (texts, ""), ([], "")):
         table = _table(rows, labels, shown, sign, best)
         unbounded = console.options.update(max_width=10_000)  # measure() cuts at the width it is given
@@ -39,16 +39,16 @@ def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str
     console.print("Loss in nats per token, and perplexity on the next line")
     console.print(table)
     if not shown:
-        console.print("The texts' own figures do not fit this width; the report holds them.")
+        console.print("The figures of the single texts do not fit this width; they are in the report.")
     if other_tokens:
-        console.print("* cut into other tokens by its own tokenizer; its losses do not compare")
+        console.print("* its own tokenizer makes other tokens, so its losses are not comparable")
     console.print(Text(perplexity.verdict(losses, MERGED)))
 
 
 def _table(
     rows: Mapping[str, dict[str, Any]], labels: Mapping[str, str], texts: list[str], sign: str, best: str
 ) -> Table:
-    """Returns the table of losses; `sign` stands before standard errors, which it leaves out if empty."""
+    """Returns the table of losses; `sign` precedes standard errors, which are left out if it is empty."""
     table = Table("model", box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in (*texts, "average"):
         table.add_column(Text(fill(heading, 16)), justify="right", no_wrap=True)
@@ -63,7 +63,7 @@ def _table(
 def _cell(score: Mapping[str, float], sign: str) -> str:
     lines = []
     for value, slope in ((score["loss"], 1.0), (score["perplexity"], score["perplexity"])):
-        # About four significant digits, never more than three decimals; the error with as many as its value.
+        # About four significant digits, at most three decimals; the error has as many as its value.
         plain = isfinite(value) and value < 1e6
         form = f".{min(3, max(0, 3 - floor(log10(max(value, 1.0)))))}f" if plain else ".3g"
         lines.append(f"{value:{form}}" + (f" {sign} {score['loss_stderr'] * slope:{form}}" if sign else ""))

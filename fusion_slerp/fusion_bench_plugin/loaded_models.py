@@ -21,9 +21,9 @@ from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, r
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.output.child_files import write_manifest, write_records
 from fusion_slerp.output.model_card import CardParent
-from fusion_slerp.output.place import check_apart, check_place, check_room
-from fusion_slerp.output.side_files import side_files, write_side_files
+from fusion_slerp.output.side_files import remove_paths, side_files, write_side_files
 from fusion_slerp.output.staging import staging
+from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.planning.child_config import GENERATION_CONFIG
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.stacking import values_by_name
@@ -34,6 +34,9 @@ from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 NEED_CHECKPOINTS = ("granularity", "slices", "chat_template", "tokens", "pad_vocab_to_multiple_of")
 """Options that have no effect on models in memory."""
+
+FUSION_BENCH = "[FusionBench](https://github.com/tanganke/fusion_bench)"
+"""How cards credit it."""
 
 
 def load_model(like: PoolModel, folder: Path) -> nn.Module:
@@ -128,7 +131,7 @@ def _load(pool: BaseModelPool, model: PoolModel, follow_links: bool) -> nn.Modul
     if model.source is not None and not isinstance(pool._models[model.name], nn.Module):
         folder, _ = resolve(model.source, follow_links=follow_links)
         return AutoModelForCausalLM.from_pretrained(folder, **model.load_kwargs)
-    eager = copy(pool)  # the host's lazy loading cannot build a model
+    eager = copy(pool)  # FusionBench's lazy loading cannot build a model
     eager.enable_lazy_loading = False  # type: ignore[attr-defined]
     return eager.load_model(model.name)
 
@@ -145,8 +148,8 @@ def _check_save_path(
     target = Path(save_path).expanduser().resolve()
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     folders = {_folder(source, settings): what for source, what in inputs.items()}
-    problems = check_apart(target, folders) + check_place(target, settings.overwrite)
-    raise_all(problems + check_room(target, nbytes))
+    problems = check_apart(target, folders) + check_target(target, settings.overwrite)
+    raise_all(problems + check_disk_space(target, nbytes))
     return target
 
 
@@ -217,7 +220,7 @@ def _copied(
         return copied, TensorReport(name, f"copy {decision.copied}", first.numel(), values, decision.why)
     if not all(torch.equal(first, each.to(first.device)) for each in tensors.values()):
         fields = (("tensor", f"{name} ({_dtype_name(first)})"), ("found", "different values"))
-        fix = "integers and booleans are copied, never interpolated; make them equal"
+        fix = "merge models in which it is equal: integers and booleans are copied, never interpolated"
         raise Problem(MismatchError, "a tensor must be equal in all models", fields, fix).error()
     return first.clone(), TensorReport(name, "copy if equal", first.numel(), values, "integer")
 
@@ -239,7 +242,8 @@ def _save(
             write_side_files(dict(tokenizer_files(_folder(source, settings))), folder)
         elif getattr(pool, "tokenizer", None) is not None:
             pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
+        remove_paths(folder)
         cards = {label: CardParent(model.name) for label, model in models.items()}
-        write_records(folder, cards, settings, report, target.name)
+        write_records(folder, cards, settings, report, target.name, FUSION_BENCH)
         names = {label: {"model": model.name} for label, model in models.items()}
         staged.publish(write_manifest(folder, names, settings), settings.overwrite)

@@ -7,12 +7,20 @@ from typing import Any, ClassVar
 
 from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.modelpool.base_pool import BaseModelPool
+from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from torch import nn
 
-from fusion_slerp.api import merge, plan_merge, run_in_memory
+from fusion_slerp.api import plan_merge, prepare_merge, run_in_memory, run_merge
 from fusion_slerp.errors import unknown_names_error
-from fusion_slerp.fusion_bench_plugin.loaded_models import load_model, merge_loaded, model_from_state_dict
+from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
+from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
+from fusion_slerp.fusion_bench_plugin.loaded_models import (
+    FUSION_BENCH,
+    load_model,
+    merge_loaded,
+    model_from_state_dict,
+)
 from fusion_slerp.fusion_bench_plugin.pool_models import (
     HOST_ARGUMENTS,
     PoolModel,
@@ -26,7 +34,7 @@ from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 log = logging.getLogger(__name__)
 
 ELSEWHERE = ("method", "tokenizer")
-"""Options of a merge that are no arguments: the class is the method, and the pool has the tokenizer."""
+"""Options of a merge that are not arguments: the class is the method, and the pool has the tokenizer."""
 
 
 class MergeForCausalLM(BaseAlgorithm):
@@ -51,11 +59,11 @@ class MergeForCausalLM(BaseAlgorithm):
         strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
         follow_links: Read files that are links out of a checkpoint's folder, and copy what they lead to.
         overwrite: Replace an existing folder at `model_save_path`.
-        threads: Threads that compute; None takes the CPUs that this process may use.
+        threads: Threads that compute; None uses all CPUs that this process may use.
         memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
         direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
         checksum: The hash of weight files in the manifest: `"xxh3_128"`, `"blake3"` or `"sha256"`.
-        **kwargs: The host's `_recursive_`, `_usage_` and `_version_`; nothing else.
+        **kwargs: FusionBench's `_recursive_`, `_usage_` and `_version_`; nothing else.
 
     Raises:
         SettingsError: An argument is unknown or invalid.
@@ -70,8 +78,10 @@ class MergeForCausalLM(BaseAlgorithm):
         unknown = kwargs.keys() - HOST_ARGUMENTS
         if unknown:
             known = set(self._config_mapping.values()) - HOST_ARGUMENTS
-            raise unknown_names_error(sorted(unknown), known, type(self).__name__)
-        self.settings  # noqa: B018 (raises now what run would raise)
+            with compact_errors():
+                raise unknown_names_error(sorted(unknown), known, type(self).__name__)
+        with compact_errors():
+            self.settings  # noqa: B018 (raises now what run would raise)
         super().__init__(**kwargs)
 
     @property
@@ -85,7 +95,7 @@ class MergeForCausalLM(BaseAlgorithm):
         }
         return make_settings(method=self.merge_method, **plain)
 
-    def run(  # pyright: ignore[reportIncompatibleMethodOverride] (the host's returns nothing)
+    def run(  # pyright: ignore[reportIncompatibleMethodOverride] (FusionBench's returns nothing)
         self, modelpool: BaseModelPool
     ) -> nn.Module | None:
         """Merges the pool's models.
@@ -101,6 +111,11 @@ class MergeForCausalLM(BaseAlgorithm):
         Raises:
             FusionSlerpError: One of its subclasses; see `fusion_slerp.merge`.
         """
+        show_waiting()  # of the run before this one, in a sweep
+        with compact_errors():
+            return self._run(modelpool)
+
+    def _run(self, modelpool: BaseModelPool) -> nn.Module | None:
         settings = self.settings
         models = pool_models(modelpool, settings.how)
         values = ", ".join(f"{name} = {getattr(settings.parameters, name)}" for name in settings.schedules)
@@ -109,14 +124,17 @@ class MergeForCausalLM(BaseAlgorithm):
         sources = [model.source for model in models.values() if model.source is not None]
         if len(sources) < len(models):
             return merge_loaded(modelpool, models, settings, self.model_save_path)
-        options = settings.options | {"tokenizer": _tokenizer(modelpool, models)}
+        options: dict[str, Any] = settings.options | {"tokenizer": _tokenizer(modelpool, models)}
         first = next(iter(models.values()))
         if self.model_save_path is None:
             plan = plan_merge(*sources, **options)
             state_dict, _ = run_in_memory(plan)
             return model_from_state_dict(first, plan, state_dict)
-        result = merge(*sources, out=self.model_save_path, **options)
-        log.info("%s", result)
+        result = run_merge(prepare_merge(sources, self.model_save_path, **options), made_with=FUSION_BENCH)
+        if self._program is None:
+            log.info("%s", result)
+        else:
+            rank_zero_only(show_last)(lambda: print(f"Merged model: {result}"))
         return load_model(first, result.out) if self._child_is_used() else None
 
     def _child_is_used(self) -> bool:

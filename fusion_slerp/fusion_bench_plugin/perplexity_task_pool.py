@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -35,6 +35,7 @@ from fusion_slerp.evaluation.settings import (
     wrong,
 )
 from fusion_slerp.evaluation.table import print_comparison
+from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.host_values import (
     absolute,
     by_name,
@@ -42,6 +43,7 @@ from fusion_slerp.fusion_bench_plugin.host_values import (
     plain,
     source_of,
 )
+from fusion_slerp.fusion_bench_plugin.last_lines import show_last
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
 
 log = logging.getLogger(__name__)
@@ -73,10 +75,10 @@ class PerplexityTaskPool(BaseTaskPool):
         stride: Positions from one window to the next, from 1 to `context_length - 1`; less gives tokens
             more context and takes longer. None takes half of `context_length`.
         batch_size: Windows in one forward pass, at least 1. Changes the result by rounding only.
-        max_tokens: Read at most so many tokens of each text, at least 2; None reads all.
+        max_tokens: Read at most this many tokens of each text, at least 2; None reads all.
         device: A torch device such as `"cuda:1"`, or `"auto"`: the accelerator that the model is on
             already, else CUDA if available, else the CPU. The merged model is put back where it was.
-        **kwargs: The host's `_recursive_`, `_usage_` and `_version_`; nothing else.
+        **kwargs: FusionBench's `_recursive_`, `_usage_` and `_version_`; nothing else.
 
     Raises:
         SettingsError: A setting is unknown; or settings are wrong or files unusable (all at once).
@@ -106,7 +108,8 @@ class PerplexityTaskPool(BaseTaskPool):
         unknown = [name for name in kwargs if name not in HOST_ARGUMENTS]
         if unknown:
             known = [name for name in self._config_mapping.values() if name not in HOST_ARGUMENTS]
-            raise unknown_names_error(unknown, known, type(self).__name__)
+            with compact_errors():
+                raise unknown_names_error(unknown, known, type(self).__name__)
         super().__init__(**kwargs)
         problems: list[Problem] = []
         self._documents = read_texts(by_name(absolute, texts), problems)
@@ -120,10 +123,12 @@ class PerplexityTaskPool(BaseTaskPool):
             problems.append(wrong("device", repr(device), "auto, or a device that this machine has", "auto"))
         if not problems and stride is not None and context_length is not None:
             check_stride(stride, context_length, problems)
-        raise_all(problems)
+        with compact_errors():
+            raise_all(problems)
 
     def evaluate(self, model: Any) -> dict[str, Any]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Returns the scores of the model and of the baselines, and prints a table of them.
+        """Returns the scores of the model and of the baselines, and prints a table of them: in a run of
+        FusionBench at its end, as the run prints the whole report first.
 
         Args:
             model: A transformers causal language model; evaluated first, left as it was.
@@ -131,7 +136,7 @@ class PerplexityTaskPool(BaseTaskPool):
         Returns:
             `{text: {"loss", "perplexity", "loss_stderr", "tokens"}, ..., "average": {"loss",
             "perplexity"}}`, and with baselines `"baselines": {name: {the same}}`. Plain floats and ints;
-            their meaning stands in `fusion_slerp.evaluation.losses.TextScore`. `average` is the mean loss
+            their meaning is in `fusion_slerp.evaluation.losses.TextScore`. `average` is the mean loss
             over the texts and its exponential.
 
         Raises:
@@ -139,18 +144,29 @@ class PerplexityTaskPool(BaseTaskPool):
                 text has fewer than two tokens, a model is too small for `context_length` or its tokenizer.
             CheckpointError: A baseline lacks weights.
         """
+        with compact_errors():
+            return self._evaluate(model)
+
+    def _evaluate(self, model: Any) -> dict[str, Any]:
         subjects = self._open(model)
         context_length, stride = self._check(subjects)
         scores = {MERGED: self._score(model, subjects[MERGED], context_length, stride)}
         for name, source in self._baselines.items():
             log.info("evaluating baseline %s from %s", name, source)
             scores[name] = self._score(load_baseline(name, source), subjects[name], context_length, stride)
-            gc.collect()  # models hold reference cycles, and the next one needs the room
+            gc.collect()  # models hold reference cycles, and the next one needs the memory
         tokens = subjects[MERGED].tokens
         others = {name for name in subjects if subjects[name].tokens != tokens}
-        rank_zero_only(print_comparison)(scores, others)
+        shown = dict(scores)
+        rank_zero_only(self._show)(lambda: print_comparison(shown, others))
         report = scores.pop(MERGED)
         return {**report, "baselines": scores} if scores else report
+
+    def _show(self, show: Callable[[], object]) -> None:
+        if self._program is None:
+            show()
+        else:
+            show_last(show)
 
     def _open(self, model: Any) -> dict[str, Subject]:
         """Opens all configs and tokenizers and cuts the texts into tokens; the merged model comes first."""
@@ -179,7 +195,7 @@ class PerplexityTaskPool(BaseTaskPool):
             return load_tokenizer(self.tokenizer)
         pool = getattr(self._program, "modelpool", None)
         if pool is not None and getattr(pool, "tokenizer", None) is not None:
-            named = isinstance(pool.tokenizer, str)  # the host would not take an `id@revision`
+            named = isinstance(pool.tokenizer, str)  # FusionBench would not take an `id@revision`
             return load_tokenizer(pool.tokenizer) if named else pool.load_tokenizer()
         folder = getattr(model.config, "_name_or_path", None)
         if folder and os.path.isdir(folder):

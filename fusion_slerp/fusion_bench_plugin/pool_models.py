@@ -14,7 +14,7 @@ from fusion_slerp.methods import Method
 from fusion_slerp.settings.labels import labels
 
 HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
-"""Metadata that the host's own configurations carry for every class."""
+"""Metadata that FusionBench's own configurations carry for every class."""
 
 PLAIN_LOADERS = frozenset(
     f"transformers.{cls}{call}"

@@ -1,14 +1,14 @@
-"""The compiled loops over the elements of a chunk: measure, combine, round once.
+"""The compiled loops over a chunk's elements: measure, combine, round once.
 
 Every kernel takes flat, contiguous numpy arrays of raw words (see `dtypes.DType.word`): uint16 is
-bfloat16, int16 is float16, float32 and float64 are themselves. They release the GIL.
+bfloat16, int16 is float16, float32 and float64 are themselves. Kernels release the GIL.
 
 All arithmetic is float64 without fused multiply-add or reassociation, and the sums run in fixed
 lanes, so a result does not depend on the processor's vector width or on the number of threads. Float32
 serves where it gives the same words (see `fast_sum`).
 
-Each kernel is compiled by LLVM for this processor and for the words' types at its first use, in
-some hundredths of a second; nothing is stored on the disk.
+Each kernel is compiled by LLVM for this processor and the words' types at its first use, in a few
+hundredths of a second; nothing is stored on disk.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from fusion_slerp.kernels.building import LANES
 from fusion_slerp.kernels.compiler import Kernel, compiled
 
 FAST_ELEMENTS = 1 << 18
-"""From so many on, a kernel that takes longer to compile pays."""
+"""Elements from which on a kernel pays that is faster but takes longer to compile."""
 
 Words = Sequence[np.ndarray]
-"""One chunk of each of some vectors: 1-D arrays of words, of equal length, each of any of the four types."""
+"""One chunk of each of several vectors: 1-D arrays of words, of equal length, each of any of the four types.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Many sets of small vectors in memory; whoever makes one sees to it that the memory is there.
+    """Many sets of small vectors in memory, which must stay valid while the table is in use.
 
     Attributes:
-        rows: int64 of shape (many, 1 + arrays), contiguous: of each set the number of words, then where its
-            arrays begin.
+        rows: int64 of shape (many, 1 + arrays), contiguous: for each set the number of words, then the
+            addresses of its arrays.
         dtypes: The numpy dtypes of the arrays.
     """
 
@@ -44,7 +45,7 @@ class Table:
 
 
 def gram(vectors: Words) -> np.ndarray:
-    """Inner products of every two of n vectors, in float64.
+    """Returns the inner products of every two of n vectors, in float64.
 
     Returns:
         Fresh float64 of shape (n*(n+1)/2,): the upper triangle of the Gram matrix, row by row: for two
@@ -55,10 +56,10 @@ def gram(vectors: Words) -> np.ndarray:
 
 
 def chords(a: np.ndarray, b: np.ndarray, inverse_norm_a: float, inverse_norm_b: float) -> np.ndarray:
-    """Squared chords |u-v|^2 and |u+v|^2 of the unit vectors u = a/|a|, v = b/|b|, in float64.
+    """Returns the squared chords |u-v|^2 and |u+v|^2 of the unit vectors u = a/|a|, v = b/|b|, in float64.
 
-    The angle from them, 2*atan2(|u-v|, |u+v|), keeps its digits where the cosine is close to
-    1 or -1 and arccos loses them. They add up over chunks, as `gram` does.
+    The angle from them, 2*atan2(|u-v|, |u+v|), keeps its digits even if the cosine is close to
+    1 or -1, where arccos loses them. They add up over chunks, as `gram` does.
 
     Returns:
         Fresh float64 of shape (2,).
@@ -70,17 +71,17 @@ def chords(a: np.ndarray, b: np.ndarray, inverse_norm_a: float, inverse_norm_b: 
 def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> int:
     """Writes the sum of factor times vector to `out`, rounded once to `out`'s type.
 
-    Up to two vectors: float64 products and one float64 addition before the rounding. From three on,
-    products and sums keep their errors (see `loops`): each element is the nearest of its type to the exact
-    sum, whatever the order of the vectors, unless terms cancel in all but their last digits.
+    With up to two vectors: float64 products and one float64 addition before the rounding. With three or more,
+    products and sums keep their rounding errors (see `loops`): each element is the value of its type nearest
+    to the exact sum, whatever the order of the vectors, unless terms cancel in all but their last digits.
 
     Args:
         vectors: At least one.
-        factors: As many.
+        factors: One per vector.
         out: As many words, overwritten; of any of the four types; shares no memory with the vectors.
 
     Returns:
-        How many elements of `out` are infinite or NaN.
+        The number of elements of `out` that are infinite or NaN.
     """
     table = table_of("weighted_sum", (*vectors, out))
     kernel = weighted_sum_kernel(table.dtypes, out.size)
@@ -88,7 +89,7 @@ def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> i
 
 
 def weighted_sum_kernel(dtypes: Sequence[str], n: int) -> Kernel:
-    """The kernel that is faster for a sum of n elements; both give the same words."""
+    """Returns the faster kernel for a sum of n elements; both give the same words."""
     if n >= FAST_ELEMENTS and fast_sum.suits(dtypes):
         return fast_sum.fast_weighted_sum
     return loops.weighted_sum
@@ -108,29 +109,29 @@ def weighted_sums_of_many(table: Table, factors: np.ndarray) -> np.ndarray:
     """`weighted_sum` of each of many sets of small vectors, in one call; the table's last array is `out`.
 
     Args:
-        table: The vectors, and where each sum goes.
+        table: The vectors, and the array for each sum.
         factors: float64 of shape (many, vectors), contiguous.
 
     Returns:
-        Fresh int64 of shape (many,): how many elements of each sum are infinite or NaN.
+        Fresh int64 of shape (many,): the number of elements of each sum that are infinite or NaN.
     """
     return run(loops.weighted_sum, table, factors, np.empty(len(table.rows), np.int64))
 
 
 def convert(a: np.ndarray, out: np.ndarray) -> int:
-    """Writes `a` to `out` in `out`'s type, rounded once; returns how many are not finite."""
+    """Writes `a` to `out` in `out`'s type, rounded once; returns how many results are not finite."""
     return int(run(loops.convert, table_of("convert", (a, out)), _NONE, np.empty(1, np.int64))[0])
 
 
 def values_of(words: np.ndarray) -> np.ndarray:
-    """The values of words as fresh float64, exact."""
+    """Returns the values of words as fresh float64, exact."""
     values = np.empty(words.size)
     convert(words, values)
     return values
 
 
 def prepare(kernel: Kernel, *dtypes: str) -> None:
-    """Compiles a kernel for these numpy dtypes now, in the order of its arrays, not at its first use."""
+    """Compiles a kernel for the numpy dtypes of its arrays, ahead of its first use."""
     compiled(kernel, dtypes)
 
 
@@ -138,7 +139,7 @@ def run(kernel: Kernel, table: Table, factors: np.ndarray, results: np.ndarray) 
     """Calls a kernel on every set of a table.
 
     Args:
-        kernel: Builds it; see `building`.
+        kernel: Builds the kernel; see `building`.
         table: The arrays.
         factors: float64 of shape (sets, factors), contiguous.
         results: Of shape (sets, sums), float64, for a kernel that sums; else int64 of shape (sets,).
@@ -157,10 +158,10 @@ def run(kernel: Kernel, table: Table, factors: np.ndarray, results: np.ndarray) 
 
 
 def table_of(kernel: str, words: Words) -> Table:
-    """Returns the table of one set of arrays, which must stay where they are.
+    """Returns the table of one set of arrays, which must stay valid while it is in use.
 
     Raises:
-        ValueError: They differ in length, or one is not contiguous.
+        ValueError: Their lengths differ, or one is not contiguous.
     """
     n = words[0].size
     for array in words:

@@ -1,13 +1,13 @@
-"""What the kernels' loops are built from: functions, loops, words in memory, and lanes of partial sums.
+"""Building blocks of the kernels: functions, loops, words in memory, and lanes of partial sums.
 
-A kernel is an LLVM module with one function, named as the module. It works on many sets of arrays in turn,
-of one as of thousands: small tensors would cost more in calls than in arithmetic. LLVM vectorises the
-innermost loops. A method that needs a kernel of its own builds it from these pieces and runs it with
+A kernel is an LLVM module with one function, named as the module. It processes one or more sets of arrays
+in turn: for small tensors, a call per set would cost more than the arithmetic. LLVM vectorises the
+innermost loops. A method that needs its own kernel builds it from these pieces and runs it with
 `kernels.run`.
 
-The function's arguments: how many sets; a table, int64 of shape (sets, 1 + arrays), of each set the number
-of words and where its arrays begin; its factors, float64 of shape (sets, factors); its results, of shape
-(sets, sums) or (sets,); lanes for sums, float64 of shape (sums, LANES).
+The function's arguments: the number of sets; a table, int64 of shape (sets, 1 + arrays), with each set's
+number of words and the addresses of its arrays; the factors, float64 of shape (sets, factors); the results,
+of shape (sets, sums) or (sets,); lanes for sums, float64 of shape (sums, LANES).
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from llvmlite import ir
 from fusion_slerp.kernels.elements import F64, I64, LLVM_TYPES, Builder, Value, decode, encode, is_not_finite
 
 LANES = 256
-"""Partial sums held side by side; wide enough for any vector unit, 6 KB for three sums (L1)."""
+"""Parallel partial sums; wide enough for any vector unit, 6 KB for three sums (L1)."""
 
 ROWS = 2
-"""Rows of lanes whose terms are added to one another before they are added to the lanes."""
+"""Rows of lanes whose terms are added to each other before they are added to the lanes."""
 
 MOST_SUMS = 16
-"""Of one loop: more do not fit into the registers (8 vectors: 10.8 ns an element in one loop, else 1.7)."""
+"""Sums of one loop: more do not fit into the registers (8 vectors: 10.8 ns an element in one loop, else 1.7).
+"""
 
 ONE = "_of_one"
 
 VOID, POINTER = ir.VoidType(), ir.PointerType()
 
 Arithmetic = Callable[[Builder, Sequence[Value], Sequence[Value]], Value]
-"""Makes a float64 from one element of each array and the factors."""
+"""Computes a float64 from one element of each array and the factors."""
 
 
 def storing(name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic) -> ir.Module:
-    """A loop that makes one word of the last array from one word of each other array.
+    """Returns a loop that computes one word of the last array from one word of each other array.
 
-    Its result, int64: how many words are infinite or NaN.
+    Its result, int64, is the number of words that are infinite or NaN.
     """
     module = ir.Module(name)
     of_each(module, storing_one(module, f"{name}{ONE}", dtypes, n_factors, value), len(dtypes), n_factors)
@@ -50,7 +51,7 @@ def storing(name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic)
 def storing_one(
     module: ir.Module, name: str, dtypes: Sequence[str], n_factors: int, value: Arithmetic
 ) -> ir.Function:
-    """The part of `storing` for one set; returns the number of words that are infinite or NaN."""
+    """Returns the part of `storing` for one set; it returns the number of words that are infinite or NaN."""
     made, b, n, arrays, factors = of_one(module, name, I64, len(dtypes), n_factors)
     count = b.alloca(I64)
     b.store(I64(0), count)
@@ -64,9 +65,9 @@ def storing_one(
 
 
 def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Arithmetic]) -> ir.Module:
-    """A loop that adds a term of each element to lanes, and at the end the lanes to one another.
+    """Returns a loop that adds a term of each element to lanes, and finally the lanes to each other.
 
-    Its results, float64: the sums.
+    Its results, float64, are the sums.
     """
     module = ir.Module(name)
     made, b, n, (*arrays, sums), factors = of_one(module, f"{name}{ONE}", VOID, len(dtypes) + 1, n_factors)
@@ -78,8 +79,8 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
             i = b.add(start, lane)
             values = [load(b, array, i, dtype) for array, dtype in zip(arrays, dtypes, strict=True)]
             rows.append([terms[k](b, values, factors) for k in group])
-        for k, found in zip(group, zip(*rows, strict=True), strict=True):
-            add_to(b, element(b, sums, b.add(lane, I64(k * LANES)), F64), reduce(b.fadd, found))
+        for k, of_rows in zip(group, zip(*rows, strict=True), strict=True):
+            add_to(b, element(b, sums, b.add(lane, I64(k * LANES)), F64), reduce(b.fadd, of_rows))
 
     def add_lanes(starts: Sequence[Value], n_lanes: Value) -> None:
         for group in groups:
@@ -104,9 +105,9 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
 def of_one(
     module: ir.Module, name: str, returns: ir.Type, n_arrays: int, n_factors: int
 ) -> tuple[ir.Function, Builder, Value, Sequence[Value], Sequence[Value]]:
-    """The part for one set: takes the number of words, the arrays, and the factors.
+    """Begins the part for one set, which takes the number of words, the arrays, and the factors.
 
-    A function of its own tells LLVM that the arrays share no memory; inlining it would only take longer.
+    A separate function tells LLVM that the arrays share no memory; inlining it would only take longer.
 
     Returns:
         The function, its builder, and its arguments.
@@ -121,7 +122,7 @@ def of_one(
 
 
 def of_each(module: ir.Module, one: ir.Function, n_arrays: int, n_factors: int, n_sums: int = 0) -> None:
-    """Adds the kernel's function, which calls the part for one set for each in turn."""
+    """Adds the kernel's function, which calls the part for one set for each set in turn."""
     made, b = function(module, module.name, VOID, [I64, *[POINTER] * 4])
     many, table, factors, results, lanes = made.args
     with loop(b, many) as k:
@@ -143,14 +144,14 @@ def of_each(module: ir.Module, one: ir.Function, n_arrays: int, n_factors: int, 
 
 
 def _sums_of_one(b: Builder, one: ir.Function, arguments: Sequence[Value], lanes: Value, n_sums: int) -> None:
-    """Calls a summing function with lanes that are zero."""
+    """Calls a summing function after setting its lanes to zero."""
     with loop(b, I64(n_sums * LANES)) as lane:
         b.store(F64(0.0), element(b, lanes, lane, F64))
     b.call(one, arguments)
 
 
 def fold(b: Builder, sums: Value, n_rows: int) -> None:
-    """Adds the upper half of each row to the lower, again and again: pairwise, so errors stay small."""
+    """Adds the upper half of each row to the lower half, repeatedly: pairwise, so errors stay small."""
     n_levels = LANES.bit_length() - 1
     with loop(b, I64(n_rows * LANES), step=LANES) as row, loop(b, I64(n_levels)) as level:
         width = b.lshr(I64(LANES // 2), level)
@@ -163,14 +164,14 @@ def fold(b: Builder, sums: Value, n_rows: int) -> None:
 def function(
     module: ir.Module, name: str, returns: ir.Type, parameters: Sequence[ir.Type]
 ) -> tuple[ir.Function, Builder]:
-    """A new function of a module, and its builder."""
+    """Adds a function to a module; returns it and its builder."""
     made = ir.Function(module, ir.FunctionType(returns, parameters), name)
     return made, ir.IRBuilder(made.append_basic_block("entry"))
 
 
 @contextmanager
 def loop(b: Builder, stop: Value, step: int = 1) -> Iterator[Value]:
-    """Repeats the instructions made in its body for 0, step, 2*step, ... below `stop`."""
+    """Repeats the instructions of its body for 0, step, 2*step, ... below `stop`."""
     before = b.block
     body, after = b.append_basic_block("body"), b.append_basic_block("after")
     b.cbranch(b.icmp_unsigned("<", I64(0), stop), body, after)
@@ -185,12 +186,12 @@ def loop(b: Builder, stop: Value, step: int = 1) -> Iterator[Value]:
 
 
 def element(b: Builder, array: Value, i: Value, kind: ir.Type) -> Value:
-    """The address of an element."""
+    """Returns the address of an element."""
     return b.gep(array, [i], source_etype=kind, inbounds=True)
 
 
 def load(b: Builder, array: Value, i: Value, dtype: str) -> Value:
-    """The value of a word, as float64."""
+    """Returns the value of a word, as float64."""
     kind = LLVM_TYPES[dtype]
     return decode(b, b.load(element(b, array, i, kind), typ=kind), dtype)
 

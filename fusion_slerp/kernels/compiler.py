@@ -1,4 +1,4 @@
-"""Compiles a kernel's LLVM module for this processor, once per process and types."""
+"""Compiles a kernel's LLVM module for this processor, once per process and set of types."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llvmlite import ir
 _choosing, _compiling = threading.Lock(), threading.Lock()
 _functions: dict[tuple[object, tuple[str, ...]], Future[Callable[..., int]]] = {}
 _engines: list[llvm.ExecutionEngine] = []
-"""They own the machine code, which must live as long as the process."""
+"""Owners of the machine code, which must live as long as the process."""
 
 WIDEST_VECTORS = ",-prefer-256-bit"
-"""On Intel servers LLVM prefers half of AVX-512 to spare their clock; these loops then take a third
+"""On Intel servers LLVM prefers 256-bit vectors to preserve the clock rate; these loops then take a third
 longer.
 """
 
 _C_TYPES = {"i64": ctypes.c_int64, "ptr": ctypes.c_void_p, "double": ctypes.c_double, "void": None}
 
 Kernel = Callable[[Sequence[str]], ir.Module]
-"""Builds the module of a kernel for the numpy dtypes of its arrays; the function is named as the module."""
+"""Builds a kernel's module for the numpy dtypes of its arrays; the function is named as the module."""
 
 
 def compiled(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
@@ -32,7 +32,7 @@ def compiled(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
     mine: Future[Callable[..., int]] = Future()
     with _choosing:
         function = _functions.setdefault((kernel, dtypes), mine)
-    if function is mine:  # all others who need it wait for it, and for no other
+    if function is mine:  # other threads that need it wait for this kernel only
         try:
             with _compiling:
                 mine.set_result(_compile(kernel, dtypes))
@@ -59,7 +59,7 @@ def _compile(kernel: Kernel, dtypes: tuple[str, ...]) -> Callable[..., int]:
 
 
 def _machine() -> llvm.TargetMachine:
-    """Of this processor; never told to fuse multiply and add, which would round differently."""
+    """This processor; multiply and add are never fused, which would round differently."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     features = llvm.get_host_cpu_features()
@@ -69,7 +69,7 @@ def _machine() -> llvm.TargetMachine:
 
 
 def _tuning() -> llvm.PipelineTuningOptions:
-    """Vectors, but no unrolled loops: they take a third longer to compile and run no faster."""
+    """Vectorised but not unrolled loops: unrolled ones take a third longer to compile and run no faster."""
     options = llvm.create_pipeline_tuning_options(speed_level=2)
     options.loop_vectorization = True
     options.loop_interleaving = True

@@ -1,4 +1,4 @@
-"""One element, as LLVM instructions: a raw word to float64, float64 to a word, and is it finite.
+"""LLVM instructions for one element: from a raw word to float64 and back, and whether it is finite.
 
 Source: the layouts of IEEE 754-2019 binary16, binary32 and binary64; bfloat16 is the upper half of
 a binary32.
@@ -16,7 +16,7 @@ from llvmlite import ir
 
 Builder = Any
 Value = Any
-"""An `ir.IRBuilder` and an `ir.Value`; llvmlite makes the builder's methods in a way that hides types."""
+"""An `ir.IRBuilder` and an `ir.Value`; llvmlite creates the builder's methods in a way that hides types."""
 
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
@@ -26,7 +26,7 @@ F64_BIAS = 1023
 
 @dataclass(frozen=True, slots=True)
 class _Half:
-    """A 16-bit type: how many bits of fraction it has, and the bias of its exponent."""
+    """A 16-bit type: its number of fraction bits, and the bias of its exponent."""
 
     fraction_bits: int
     bias: int
@@ -39,11 +39,11 @@ class _Half:
 _HALVES = {"uint16": _Half(fraction_bits=7, bias=127), "int16": _Half(fraction_bits=10, bias=15)}
 
 LLVM_TYPES: dict[str, ir.Type] = {"uint16": I16, "int16": I16, "float32": F32, "float64": F64}
-"""The type in memory of each numpy dtype that the kernels take."""
+"""The type in memory of each numpy dtype that the kernels accept."""
 
 
 def decode(builder: Builder, word: Value, dtype: str) -> Value:
-    """The value of one raw word as float64; exact for all four types."""
+    """Returns the value of one raw word as float64; exact for all four types."""
     if dtype == "float64":
         return word
     if dtype == "uint16":
@@ -58,14 +58,14 @@ def decode(builder: Builder, word: Value, dtype: str) -> Value:
 
 @cache
 def has_float16() -> bool:
-    """Whether this processor has an instruction that widens float16 (twice as fast as ours)."""
+    """Whether this processor has an instruction that converts float16 to float32 (twice as fast as ours)."""
     if platform.machine().lower() in ("arm64", "aarch64"):
         return True
     return bool(llvm.get_host_cpu_features().get("f16c"))
 
 
 def _decode_float16(b: Builder, word: Value) -> Value:
-    """Moves the fields of a float16 to their places in a float32."""
+    """Converts a float16 to float32 by moving its bit fields."""
     half = _HALVES["int16"]
     magnitude = b.and_(word, I32(0x7FFF))
     moved = b.shl(magnitude, I32(23 - half.fraction_bits))
@@ -80,7 +80,7 @@ def _decode_float16(b: Builder, word: Value) -> Value:
 
 
 def encode(builder: Builder, x: Value, dtype: str) -> Value:
-    """The word nearest to the float64 `x`: one rounding, ties to even; infinity where none reaches."""
+    """Returns the word nearest to the float64 `x`: one rounding, ties to even; infinity on overflow."""
     if dtype in _HALVES:
         return _round_once(builder, x, _HALVES[dtype])
     return builder.fptrunc(x, F32) if dtype == "float32" else x
@@ -89,10 +89,10 @@ def encode(builder: Builder, x: Value, dtype: str) -> Value:
 def _round_once(b: Builder, x: Value, half: _Half) -> Value:
     """Rounds a float64 to a 16-bit type once, to nearest even.
 
-    Going through float32 would round twice. Instead, normal results are rounded in the
-    float64's own bits; subnormal ones by adding the power of two whose unit in the last place is
-    the type's smallest subnormal, which lets the float64 addition do the one rounding.
-    The result saturates at infinity. NaN becomes infinity too: callers refuse both.
+    Converting to float32 first would round twice. Instead, normal results are rounded in the
+    float64's own bits, and subnormal ones by adding the power of two whose unit in the last place is
+    the type's smallest subnormal, so that the float64 addition performs the one rounding.
+    The result saturates at infinity. NaN also becomes infinity: callers refuse both.
     """
     dropped = 52 - half.fraction_bits
     half_minus_one = (1 << (dropped - 1)) - 1
@@ -116,10 +116,10 @@ def _round_once(b: Builder, x: Value, half: _Half) -> Value:
 
 
 def is_not_finite(builder: Builder, word: Value, dtype: str) -> Value:
-    """1 if a raw word is infinite or NaN, else 0, as an i64."""
+    """Returns 1 if a raw word is infinite or NaN, else 0, as an i64."""
     if dtype in _HALVES:
         infinity = I16(_HALVES[dtype].infinity)
-        found = builder.icmp_unsigned("==", builder.and_(word, infinity), infinity)
+        flag = builder.icmp_unsigned("==", builder.and_(word, infinity), infinity)
     else:  # x - x is 0 for a finite x, else NaN
-        found = builder.fcmp_unordered("uno", builder.fsub(word, word), word.type(0.0))
-    return builder.zext(found, I64)
+        flag = builder.fcmp_unordered("uno", builder.fsub(word, word), word.type(0.0))
+    return builder.zext(flag, I64)

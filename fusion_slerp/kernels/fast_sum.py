@@ -1,10 +1,10 @@
 """The weighted sum of 16-bit types in float32, where that is proven to change no bit of the result.
 
-The sum is taken in float32, and beside it the sum of the terms' magnitudes, which bounds its error. Where
-both ends of the interval that holds the exact sum round to the same word, every other way to take the sum
-does too. Elements where they do not, or where float32 comes near its limits, are collected and done by the
-loop in float64: one in some thousands, or some in a hundred where round weights like 0.4 bring sums next to
-a tie. Where there are too many, a stretch is left to float64 before float32 is tried again.
+The sum is computed in float32, together with the sum of the terms' magnitudes, which bounds its error. If
+both ends of the interval that contains the exact sum round to the same word, so does every other way to
+compute the sum. Elements for which they do not, or for which float32 comes near its limits, are collected and
+computed by the loop in float64: one in a few thousand, or a few in a hundred if round weights like 0.4 bring
+sums close to a tie. If there are too many, a stretch is computed in float64 before float32 is tried again.
 
 Source: A. Ziv, "Fast evaluation of elementary mathematical functions with correctly rounded last bit", ACM
 Trans. Math. Softw. 17 (1991), https://doi.org/10.1145/114697.116813 (rounding both ends); N. Higham,
@@ -26,35 +26,35 @@ from fusion_slerp.kernels.elements import F16, F32, F64, I16, I32, I64, Builder,
 from fusion_slerp.kernels.loops import sum_of_terms
 
 WIDTH = 16
-"""Elements side by side: a vector of AVX-512, and of the others what LLVM makes of it."""
+"""Elements per vector: one of AVX-512; LLVM splits it for other processors."""
 
 BLOCK = 64
-"""Elements whose doubts fit into the bits of a word."""
+"""Elements whose doubt bits fit into one word."""
 
 SPAN = 1024
-"""Elements whose doubtful ones are collected."""
+"""Elements whose doubtful ones are collected together."""
 
 MOST_DOUBTFUL = SPAN // 8
-"""Of a span; with more, it costs less to do all in float64."""
+"""Limit in a span; with more, float64 is faster for all."""
 
 STRETCH = 16 * SPAN
-"""Elements left to float64 after such a span."""
+"""Elements computed in float64 after such a span."""
 
 AT_ONCE = 8
-"""Bits of a word that are listed without asking whether there are so many; a processor guesses that badly."""
+"""Bits of a word that are listed without testing how many are set, a branch that processors predict badly."""
 
 LEAST_WEIGHT = 2.0**-16
-"""A smaller one, but for zero, could bring a product below float32's smallest number, which is 2^-149."""
+"""A smaller weight, except zero, could bring a product below float32's smallest number, which is 2^-149."""
 
 LEAST_SUM, MOST_SUM = 2.0**-100, {"uint16": 2.0**100, "int16": 65000.0}
-"""Of magnitudes, by the type of the result: where nothing is lost at the small end, or overflows."""
+"""Limits of the sum of magnitudes, by the result's type: nothing under- or overflows between them."""
 
 I1, Mask = ir.IntType(1), ir.IntType(WIDTH)
 I16s, I32s, F16s, F32s = (ir.VectorType(kind, WIDTH) for kind in (I16, I32, F16, F32))
 
 
 def suits(dtypes: Sequence[str]) -> bool:
-    """Whether a sum of these types can be taken so, on this processor."""
+    """Whether a sum of these types can be computed in this way on this processor."""
     return set(dtypes) <= {"uint16", "int16"} and (has_float16() or "int16" not in dtypes)
 
 
@@ -65,7 +65,7 @@ def fast_weighted_sum(dtypes: Sequence[str]) -> ir.Module:
     exactly = storing_one(module, "exactly", dtypes, n_factors, sum_of_terms(dtypes))
     made, b, n, arrays, factors = of_one(module, "fast", I64, len(dtypes), n_factors)
     doubtful = b.alloca(I32, SPAN + AT_ONCE)
-    found = [b.alloca(I16, SPAN) for _ in arrays]
+    collected = [b.alloca(I16, SPAN) for _ in arrays]
     weights = [_of_all(b, b.fptrunc(factor, F32)) for factor in factors]
     n_fast = b.select(_are_safe(b, factors), n, I64(0))
     count = b.alloca(I64)
@@ -91,12 +91,12 @@ def fast_weighted_sum(dtypes: Sequence[str]) -> ir.Module:
 
     b.position_at_end(settle)
     *sources, out = here
-    *copies, result = found
+    *copies, result = collected
     with loop(b, n_doubtful) as k:
         i = _listed(b, doubtful, k)
         for source, copy in zip(sources, copies, strict=True):
             _move(b, source, i, copy, k)
-    do_exactly(found, n_doubtful)
+    do_exactly(collected, n_doubtful)
     with loop(b, n_doubtful) as k:
         _move(b, result, k, out, _listed(b, doubtful, k))
     start.add_incoming(b.add(start, I64(SPAN)), b.block)
@@ -117,7 +117,7 @@ def fast_weighted_sum(dtypes: Sequence[str]) -> ir.Module:
 
 
 def _are_safe(b: Builder, factors: Sequence[Value]) -> Value:
-    """Whether no factor is so small, but for zero, that its products could vanish."""
+    """Whether no factor, other than zero, is so small that its products could underflow."""
     safe: Value = I1(1)
     for factor in factors:
         is_large = b.fcmp_ordered(">=", _magnitude64(b, factor), F64(LEAST_WEIGHT))
@@ -128,7 +128,7 @@ def _are_safe(b: Builder, factors: Sequence[Value]) -> Value:
 def _span(
     b: Builder, arrays: Sequence[Value], weights: Sequence[Value], dtypes: Sequence[str], doubtful: Value
 ) -> Value:
-    """Stores the words of a span; lists the places of the doubtful ones, and returns their number."""
+    """Stores the words of a span, lists the indexes of the doubtful ones, and returns their number."""
     before = b.block
     block, some, more, after = map(b.append_basic_block, ("block", "some", "more", "after"))
     b.branch(block)
@@ -138,8 +138,8 @@ def _span(
     doubts: Value = I64(0)
     for first in range(0, BLOCK, WIDTH):
         i = b.add(start, I64(first))
-        found = b.zext(_sixteen(b, [element(b, array, i, I16) for array in arrays], weights, dtypes), I64)
-        doubts = b.or_(doubts, b.shl(found, I64(first)))
+        bits = b.zext(_sixteen(b, [element(b, array, i, I16) for array in arrays], weights, dtypes), I64)
+        doubts = b.or_(doubts, b.shl(bits, I64(first)))
     following = b.add(start, I64(BLOCK))
     total = b.add(n, b.ctpop(doubts))
     b.cbranch(b.icmp_unsigned("==", doubts, I64(0)), more, some)
@@ -148,10 +148,10 @@ def _span(
     left, at = b.phi(I64), b.phi(I64)
     left.add_incoming(doubts, block)
     at.add_incoming(n, block)
-    bits: Value = left
+    bits = left
     for k in range(AT_ONCE):
-        place = b.trunc(b.add(start, b.cttz(bits, I1(0))), I32)
-        b.store(place, element(b, doubtful, b.add(at, I64(k)), I32))
+        index = b.trunc(b.add(start, b.cttz(bits, I1(0))), I32)
+        b.store(index, element(b, doubtful, b.add(at, I64(k)), I32))
         bits = b.and_(bits, b.sub(bits, I64(1)))
     left.add_incoming(bits, some)
     at.add_incoming(b.add(at, I64(AT_ONCE)), some)
@@ -167,7 +167,7 @@ def _span(
 
 
 def _sixteen(b: Builder, arrays: Sequence[Value], weights: Sequence[Value], dtypes: Sequence[str]) -> Value:
-    """Stores the words nearest to sixteen sums; returns a bit for each that is in doubt."""
+    """Stores the words nearest to sixteen sums; returns a bit for each doubtful one."""
     *types, out = dtypes
     words = [b.load(array, typ=I16s, align=2) for array in arrays[:-1]]
     terms = [
@@ -180,7 +180,7 @@ def _sixteen(b: Builder, arrays: Sequence[Value], weights: Sequence[Value], dtyp
     low, high = (_encoded(b, end, out) for end in (b.fsub(total, error), b.fadd(total, error)))
     b.store(b.trunc(high, I16s), arrays[-1], align=2)
     bits = b.bitcast(size, I32s)
-    is_small = b.icmp_unsigned("<", b.sub(bits, _ints(1)), _ints(_bits(LEAST_SUM) - 1))  # but for zero
+    is_small = b.icmp_unsigned("<", b.sub(bits, _ints(1)), _ints(_bits(LEAST_SUM) - 1))  # except zero
     is_large = b.icmp_unsigned(">=", bits, _ints(_bits(MOST_SUM[out])))  # or NaN
     return b.bitcast(b.or_(b.icmp_unsigned("!=", low, high), b.or_(is_small, is_large)), Mask)
 
@@ -195,7 +195,7 @@ def _decoded(b: Builder, words: Value, dtype: str) -> Value:
 def _encoded(b: Builder, x: Value, dtype: str) -> Value:
     """The words nearest to float32 numbers, as int32; bfloat16 rounds ties away from zero.
 
-    The exact sum lies strictly inside its interval. So where both ends give the same word, it is no tie.
+    The exact sum lies strictly inside its interval. So if both ends give the same word, it is not a tie.
     """
     if dtype == "uint16":
         return b.lshr(b.add(b.bitcast(x, I32s), _ints(0x8000)), _ints(16))
@@ -210,18 +210,18 @@ def _magnitude64(b: Builder, x: Value) -> Value:
     return b.bitcast(b.and_(b.bitcast(x, I64), I64((1 << 63) - 1)), F64)
 
 
-def _listed(b: Builder, places: Value, k: Value) -> Value:
-    """A place of a list; atomic, which costs nothing, so that LLVM spends no time on vectors of them."""
-    return b.zext(b.load_atomic(element(b, places, k, I32), "monotonic", 4, typ=I32), I64)
+def _listed(b: Builder, indexes: Value, k: Value) -> Value:
+    """Loads an index of a list; atomically, which costs nothing, so that LLVM does not vectorise the loop."""
+    return b.zext(b.load_atomic(element(b, indexes, k, I32), "monotonic", 4, typ=I32), I64)
 
 
 def _move(b: Builder, source: Value, i: Value, target: Value, k: Value) -> None:
-    """Copies word i of an array to place k of another."""
+    """Copies word i of an array to index k of another."""
     b.store(b.load(element(b, source, i, I16), typ=I16), element(b, target, k, I16))
 
 
 def _of_all(b: Builder, x: Value) -> Value:
-    """A number in every place of a vector."""
+    """A vector with a number in every lane."""
     alone = b.insert_element(_floats(0.0), x, I32(0))
     return b.shuffle_vector(alone, alone, _ints(0))
 
@@ -235,5 +235,5 @@ def _floats(value: float) -> Value:
 
 
 def _bits(value: float) -> int:
-    """Of a float32."""
+    """The bits of a float32."""
     return int(np.float32(value).view(np.uint32))

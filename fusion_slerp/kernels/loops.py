@@ -1,11 +1,10 @@
 """The arithmetic of the kernels: Gram matrix, chords, weighted sum, conversion.
 
-A weighted sum of one or two vectors is plain float64. From three on, the order of the terms would show in
-the last bit, and where the models have no order that must not be; so products and additions keep their
-rounding errors (Dekker's product, Knuth's sum, without fused multiply-add). The result is that of about 80
-digits in binary, or 106 where the products are float64, relative to the largest term, then rounded once: in
-bfloat16, float16 and float32 the nearest of its type to the exact sum, unless terms cancel beyond these
-digits.
+A weighted sum of one or two vectors is plain float64. With three or more, the order of the terms would affect
+the last bit, although the models have no natural order; so products and additions keep their rounding errors
+(Dekker's product, Knuth's sum, without fused multiply-add). The result has about 80 bits, or 106 if the
+sources are float64, relative to the largest term, and is then rounded once: in bfloat16, float16 and float32
+it is the value nearest to the exact sum, unless terms cancel beyond these bits.
 
 Source: T. Ogita, S. Rump, S. Oishi, "Accurate sum and dot product", SIAM J. Sci. Comput. 26 (2005),
 https://doi.org/10.1137/030601818 (the error-free transformations); S. Boldo, G. Melquiond, "Emulation of FMA
@@ -25,13 +24,13 @@ from fusion_slerp.kernels.building import Arithmetic, storing, summing
 from fusion_slerp.kernels.elements import F64, I64, Builder, Value
 
 PLAIN_TERMS = 2
-"""Up to this many terms, one addition is exact but for its rounding, and the same in either order."""
+"""Up to this many terms, the only addition is rounded once, and gives the same result in either order."""
 
 SIGNIFICANT_BITS = {"uint16": 8, "int16": 11, "float32": 24}
-"""Of each type that is narrower than float64."""
+"""Significant bits of each type that is narrower than float64."""
 
 HALF_BITS = 27
-"""Of a float64's 53 bits: products of halves are exact, but for that of both lower ones."""
+"""Low bits of a float64's 53: products of halves are exact, except that of both lower ones."""
 
 
 def gram(dtypes: Sequence[str]) -> ir.Module:
@@ -53,7 +52,7 @@ def weighted_sum(dtypes: Sequence[str]) -> ir.Module:
 
 
 def sum_of_terms(dtypes: Sequence[str]) -> Arithmetic:
-    """What makes the sum of factor times element; the last type is that of the result."""
+    """Returns the arithmetic for the sum of factor times element; the last type is the result's."""
     return _plain_sum if len(dtypes) - 1 <= PLAIN_TERMS else partial(_exact_sum, dtypes=dtypes)
 
 
@@ -82,7 +81,7 @@ def _plain_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value]) ->
 
 
 def _exact_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value], dtypes: Sequence[str]) -> Value:
-    """The sum to far more digits than float64 has, rounded to odd where a narrower type follows."""
+    """The sum to far more digits than float64 has, rounded to odd if it is then narrowed."""
     total, error = None, None
     for factor, value, dtype in zip(factors, values, dtypes[:-1], strict=True):
         product, missing = _product_and_error(b, factor, value, dtype)
@@ -110,7 +109,7 @@ def _product_and_error(b: Builder, factor: Value, x: Value, dtype: str) -> tuple
 
 
 def _halves(b: Builder, x: Value, n_bits: int) -> tuple[Value, Value]:
-    """x without the last bits of its fraction, and these."""
+    """x without the last bits of its fraction, and the remainder."""
     high = b.bitcast(b.and_(b.bitcast(x, I64), I64(-(1 << n_bits))), F64)
     return high, b.fsub(x, high)
 
@@ -122,9 +121,9 @@ def _sum_and_error(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
 
 
 def _rounded_to_odd(b: Builder, high: Value, low: Value) -> Value:
-    """high + low, so that a rounding to fewer bits falls as it would for the exact sum.
+    """high + low as one number that rounds to fewer bits as the exact sum would.
 
-    If something is missing and the last bit is even, the number moves to its odd neighbour on that side.
+    If it is inexact and the last bit is even, the number moves to its odd neighbour on the side of `low`.
     """
     bits = b.bitcast(high, I64)
     is_even = b.icmp_unsigned("==", b.and_(bits, I64(1)), I64(0))

@@ -1,4 +1,4 @@
-"""The methods of merging: one file each, and their registry. A new method is a file and a line here."""
+"""The merge methods: one file each, and their registry. A new method is a file and a line here."""
 
 from fusion_slerp.methods.linear import LINEAR
 from fusion_slerp.methods.method import Method

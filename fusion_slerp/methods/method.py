@@ -1,4 +1,4 @@
-"""What a method of merging is to the rest: its options, and a generator that works on one unit."""
+"""The interface of a merge method: its options, and a generator that processes one unit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ if TYPE_CHECKING:
 
 
 class UnusableError(ValueError):
-    """The options give a tensor no parameters that the method can work with; the message says why."""
+    """The options give a tensor invalid parameters; the message says why.
+
+    Attributes:
+        fix: What to do, for the problem's `Fix:`.
+    """
+
+    def __init__(self, reason: str, fix: str) -> None:
+        super().__init__(reason)
+        self.fix = fix
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,17 +28,17 @@ class Method:
 
     Attributes:
         name: As users write it.
-        n_models: The fewest and the most models that it merges, a base not counted; None for any number.
+        n_models: The fewest and the most models that it merges, not counting a base; None for any number.
         options: The dataclass that declares its options.
-        parameters: From the options, the values of those with a schedule for one tensor (of an option per
-            model, by label), and the labels of the sources in their order, to the parameters of a unit: an
-            immutable value. Raises UnusableError.
-        used: From parameters to the indexes of the sources that take part.
-        copied: From parameters to the index of the source whose bytes are the result; None if there is none.
-        passes: From parameters to how many passes over the sources come before the one that writes: those
-            that are certain, and the most that the values may ask for.
-        steps: The generator that works on one unit.
-        summary: What it is, in some words, for the model card.
+        parameters: Takes the options, one tensor's values of those with a schedule (by label, if each
+            model has its own), and the labels of the sources in order; returns the parameters of a unit,
+            an immutable value. Raises UnusableError.
+        used: Takes the parameters; returns the indexes of the sources that take part.
+        copied: Takes the parameters; returns the index of the source whose bytes are the result, or None.
+        passes: Takes the parameters; returns the number of passes over the sources before the one that
+            writes: the minimum, and the maximum that the values may require.
+        steps: The generator that processes one unit.
+        summary: A short description for the model card.
         takes_base: Whether it needs the models' ancestor, whose label is `base`.
     """
 
@@ -58,7 +66,7 @@ class Method:
 
     @property
     def models_text(self) -> str:
-        """How many models it merges, in words."""
+        """The number of models that it merges, in words."""
         least, most = self.n_models
         if least == most:
             return f"exactly {least}"

@@ -5,14 +5,13 @@
     |cos θ| > DOT_THRESHOLD          ->  lerp: nearly parallel, or nearly opposite
     otherwise                        ->  sin((1-t)θ)/sin θ · a  +  sin(tθ)/sin θ · b
 
-Models are not normalised and the result is not renormalised: magnitudes interpolate with the
+Neither the models nor the result are normalised: magnitudes are interpolated together with the
 directions. The two coefficients of SLERP sum to more than one (1.155 at cos θ = 0.5, t = 0.5).
 
 Source: K. Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985,
 https://doi.org/10.1145/325334.325242 (the formula). Applying it to weight tensors, with the
 threshold, follows https://gist.github.com/dvschultz/3af50c40df002da3b751efab1daddf2c; we differ
-in taking every sum in float64, in interpolating linearly where a vector is zero, and in
-rounding once.
+in summing in float64, in interpolating linearly if a vector is zero, and in rounding once.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ if TYPE_CHECKING:
     from fusion_slerp.passes.protocols import Steps
 
 ACOS_IS_ACCURATE = 0.9995
-"""Below this |cos θ|, arccos of the cosine has an error under 1e-14; above, measure the chords."""
+"""Below this |cos θ|, arccos has an error under 1e-14; above it, the chords are measured."""
 
 ANGLE_NOISE = 2.0**-46
-"""Radians. Float64 noise in the norms can make this of an angle of 0, or take it from one of π."""
+"""Radians. Float64 noise in the norms can turn an angle of 0 into this, or reduce π by as much."""
 
 SHORT_NORM = 2.0**-450
-"""Below it, squares of float64 elements begin to vanish; no other type reaches there."""
+"""Below it, squares of float64 elements begin to underflow; no other type has such small values."""
 
 Granularity = Literal["tensor", "row", "column"]
 
@@ -48,29 +47,29 @@ class SlerpOptions:
     """The options of SLERP.
 
     Attributes:
-        t: Where between the models, a number in [0, 1], both ends included: 0 is model a (the
-            first), 1 is model b. At an end the merged model's tensors are that model's bytes. A list of
+        t: Position between the models, a number in [0, 1], both ends included: 0 is model a (the
+            first), 1 is model b. At an end, the merged model's tensors are copied from that model. A list of
             numbers is a gradient from the first layer to the last; a list of entries with `filter`
-            (or `glob`, or `regex`) and `value` gives tensors their own; see `schedule`.
+            (or `glob`, or `regex`) and `value` sets t by tensor name; see `schedule`.
         DOT_THRESHOLD: |cosine| above which a tensor is interpolated linearly, in [0, 1]. 1 means
-            SLERP wherever the models have an angle. The capitals are FusionBench's spelling.
+            SLERP at every angle. The capitals are FusionBench's spelling.
         epsilon: Norm up to which a tensor counts as zero and is interpolated linearly; at least 0.
-        granularity: What has an angle of its own: `"tensor"`, or each `"row"` or `"column"` of a
-            matrix (of two dimensions, and where all rows are merged in place; others count whole).
+        granularity: The unit with its own angle: the whole `"tensor"`, or each `"row"` or `"column"` of a
+            matrix (of two dimensions, with all rows merged in place; other tensors are taken whole).
     """
 
-    t: Any = option(0.5, UNIT_INTERVAL, "0.5", panel="Merging", is_schedule=True, flag="-t")
-    DOT_THRESHOLD: float = option(0.9995, UNIT_INTERVAL, "0.9995", panel="Merging")
-    epsilon: float = option(1e-8, NON_NEGATIVE, "1e-8", panel="Merging")
+    t: Any = option(0.5, UNIT_INTERVAL, 0.5, panel="Merging", is_schedule=True, flag="-t")
+    DOT_THRESHOLD: float = option(0.9995, UNIT_INTERVAL, 0.9995, panel="Merging")
+    epsilon: float = option(1e-8, NON_NEGATIVE, 1e-8, panel="Merging")
     granularity: Granularity = option("tensor", one_of(Granularity), "tensor", panel="Merging")
 
 
 @dataclass(frozen=True, slots=True)
 class SlerpParameters:
-    """SLERP of one unit.
+    """The parameters of one unit's SLERP.
 
     Attributes:
-        t: Where between the two sources, in (0, 1).
+        t: Position between the two sources, in (0, 1).
         threshold: |cos θ| above which the interpolation is linear, in [0, 1].
         epsilon: Norm up to which a vector counts as zero.
     """
@@ -83,8 +82,8 @@ class SlerpParameters:
 def slerp(p: SlerpParameters) -> Steps:
     """Interpolates two vectors.
 
-    One pass; rarely two more for float64 elements whose squares overflow or vanish, and one for an angle
-    near 0 or π.
+    One pass; in rare cases two more for float64 elements whose squares overflow or underflow, and one for an
+    angle near 0 or π.
     """
     gram: GramMatrix = yield passes.Gram()
     if _needs_scaling(gram, p.epsilon):
@@ -99,12 +98,12 @@ def slerp(p: SlerpParameters) -> Steps:
 
 
 def _needs_scaling(gram: GramMatrix, epsilon: float) -> bool:
-    """Whether squares of float64 elements may have overflowed or vanished, or an element is not finite."""
+    """Whether squares of float64 elements may have over- or underflowed, or an element is not finite."""
     return not gram.is_finite or (epsilon < SHORT_NORM and min(gram.norms) < SHORT_NORM)
 
 
 def _needs_chords(gram: GramMatrix, p: SlerpParameters) -> bool:
-    """Whether arccos would lose the angle; never with the default threshold."""
+    """Whether arccos would lose the angle's digits; never with the default threshold."""
     has_angle = min(gram.norms) > p.epsilon
     return has_angle and ACOS_IS_ACCURATE < abs(gram.cosine(0, 1)) <= p.threshold
 
@@ -112,19 +111,19 @@ def _needs_chords(gram: GramMatrix, p: SlerpParameters) -> bool:
 def coefficients(
     p: SlerpParameters, norms: Sequence[float], cosine: float, angles: Angles | None = None
 ) -> tuple[float, float, str, float | None]:
-    """Turns the measurements into the two factors.
+    """Turns the measurements into the two coefficients.
 
     Args:
         p: The parameters.
         norms: Euclidean norms of both vectors; finite.
-        cosine: Of their angle.
-        angles: What `Chords` measured, where it was asked for.
+        cosine: The cosine of their angle.
+        angles: The result of `Chords`, if it was measured.
 
     Returns:
-        The factors of a and of b, the rule, and the angle in degrees (None with a zero vector).
+        The coefficients of a and b, the rule, and the angle in degrees (None with a zero vector).
     """
     if min(norms) <= p.epsilon:
-        return 1.0 - p.t, p.t, "lerp: null vector", None
+        return 1.0 - p.t, p.t, "lerp: zero vector", None
     theta, supplement = angles or (acos(cosine), pi - acos(cosine))
     if abs(cosine) > p.threshold or min(theta, supplement) <= ANGLE_NOISE:
         side = "parallel" if cosine > 0 else "opposite"
@@ -136,7 +135,7 @@ def coefficients(
 
 
 def _sine_of_part(part: float, rest: float, theta: float, supplement: float) -> float:
-    """sin(part·θ), where part + rest = 1; near π from what is missing there, which keeps its digits."""
+    """sin(part·θ), where part + rest = 1; near π computed from the supplement, which keeps its digits."""
     return sin(part * theta) if part * theta < pi / 2 else sin(supplement + rest * theta)
 
 

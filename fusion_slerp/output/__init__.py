@@ -1,1 +1,1 @@
-"""The merged model on the disk: its files, manifest and journal, and the rename that publishes it."""
+"""The merged model on disk: its files, manifest and journal, and the rename that publishes it."""

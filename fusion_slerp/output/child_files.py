@@ -1,4 +1,4 @@
-"""Makes the merged model's files in the staging folder: the weights, then everything next to them."""
+"""Writes the merged model's files to the staging folder: the weights, then the files next to them."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import INDEX
 from fusion_slerp.sources.open_files import changed
+from fusion_slerp.vocabulary.child_tokenizer import has_tokenizer
 
 CARD = "README.md"
 
 
 def write_weights(plan: MergePlan, staged: Staging) -> int:
-    """Merges into the weight files that are not finished yet; notes each that is.
+    """Merges the weight files that are not finished yet; records each in the journal.
 
     Returns:
-        How many bytes of weights were read.
+        The number of bytes of weights that were read.
 
     Raises:
         FusionSlerpError: As `execute`.
@@ -52,13 +53,13 @@ def write_beside(
     """Writes the index, the config, the tokenizer and the like.
 
     Args:
-        folder: Where to.
-        plan: Of the merge.
-        files: What comes along.
-        digests: Of each of them, when the merge was planned.
+        folder: The staging folder.
+        plan: The plan of the merge.
+        files: The side files.
+        digests: Their digests when the merge was planned.
 
     Raises:
-        CheckpointError: A file that is copied changed meanwhile.
+        CheckpointError: A file has changed since the merge was planned.
         OSError: The disk is full or failing.
     """
     if len(plan.shards) > 1:
@@ -79,10 +80,11 @@ def write_records(
     settings: MergeSettings,
     reports: Sequence[TensorReport],
     name: str,
+    made_with: str | None = None,
 ) -> None:
-    """Writes the card and the report: how the merged model came about, for people and for machines."""
+    """Writes the card and the report: how the merged model was made, for people and for machines."""
     (folder / REPORT).write_text(report_text(reports), encoding="utf-8")
-    card = model_card(parents, settings, reports, name)
+    card = model_card(parents, settings, reports, name, made_with, has_tokenizer(folder))
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
@@ -96,11 +98,11 @@ def write_manifest(
     """Writes the manifest of a folder that has all its other files; reads those that `weights` lacks.
 
     Args:
-        folder: Where.
-        parents: By label: what each is recognised by.
-        settings: Those of the merge.
+        folder: The merged model's folder.
+        parents: The fingerprints of the source models, by label.
+        settings: The settings of the merge.
         weights: The rows of files whose digests are known.
-        tensors: The rows of the tensors, where they are known.
+        tensors: The rows of the tensors, if known.
 
     Returns:
         The manifest's own digest.
@@ -111,6 +113,6 @@ def write_manifest(
         if path.is_file() and name not in files:
             is_large = path.suffix == ".safetensors"
             files[name] = row_of(path, settings.checksum if is_large else BESIDE)
-    text = manifest_text(parents, settings, files, tensors or {}).encode()
-    (folder / MANIFEST).write_bytes(text)
-    return digest_of(text, BESIDE)
+    content = manifest_text(parents, settings, files, tensors or {}).encode()
+    (folder / MANIFEST).write_bytes(content)
+    return digest_of(content, BESIDE)

@@ -1,4 +1,4 @@
-"""The settings of a merge as the merged model's files show them."""
+"""The settings of a merge as the merged model's files state them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from fusion_slerp.settings.labels import is_label
 from fusion_slerp.settings.merge_settings import MergeSettings
 
 UNION = "union"
-"""A tokenizer that is neither a model's nor in a folder or on the hub."""
+"""The tokenizer with the tokens of all models; not the name of a model, a folder or a hub id."""
 
 
 def child_settings(settings: MergeSettings) -> dict[str, Any]:
-    """Returns the settings that decide on the merged model, by name, as plain values.
+    """Returns the settings that determine the merged model, by name, as plain values.
 
-    The method and its options come first. Only the last name of a tokenizer's local folder is shown: what is
-    published says nothing of the rest of the path.
+    The method and its options come first. A tokenizer's local folder is shown by its last name only: what is
+    published reveals no paths.
     """
     values = settings.about_the_child
     first = [name for name in ("method", *declared(settings.how.options)) if name in values]

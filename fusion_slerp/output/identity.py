@@ -1,4 +1,4 @@
-"""What two runs must have in common to be one merge, so that the second may resume from the first's files."""
+"""The identity of a merge: if two runs share it, the second may resume from the first's files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 BLOBS = "blobs"
-"""The folder of the hub's cache whose files are named by their content."""
+"""The folder of the Hub's cache whose files are named by their content."""
 
 
 def merge_identity(
-    parents: Mapping[str, Checkpoint], plan: MergePlan, beside: Mapping[str, SideFile]
+    parents: Mapping[str, Checkpoint], plan: MergePlan, side_files: Mapping[str, SideFile]
 ) -> Identity:
     """Returns the identity of a merge: plain values, nested.
 
     Args:
-        parents: By label, with all their layers.
-        plan: What will be made of them.
-        beside: The merged model's files next to the weights.
+        parents: The source models by label, with all their layers.
+        plan: The plan of the merge.
+        side_files: The merged model's files next to the weights.
     """
     identity = {
         "fusion_slerp": __version__,
@@ -40,9 +40,9 @@ def merge_identity(
         "parents": {label: fingerprint(parent) for label, parent in parents.items()},
         "places": {label: _folder(parent) for label, parent in parents.items()},
         "files": {shard.file_name: digest_of(shard.header, BESIDE) for shard in plan.shards},
-        "beside": {name: _side_file_digest(file) for name, file in beside.items()},
+        "beside": {name: _side_file_digest(file) for name, file in side_files.items()},
     }
-    return json.loads(json.dumps(identity))  # as it will come back from the journal: lists for tuples
+    return json.loads(json.dumps(identity))  # as the journal returns it: lists for tuples
 
 
 def _side_file_digest(file: SideFile) -> str:
@@ -50,7 +50,7 @@ def _side_file_digest(file: SideFile) -> str:
 
 
 def _folder(parent: Checkpoint) -> dict[str, Any] | None:
-    """Where a local parent lies, and when its files were written; None where a revision vouches for them."""
+    """A local model's folder and when its files were written; None for a commit of the Hub."""
     if parent.revision is not None:
         return None
     written = {file.name: state.mtime_ns for file, state in parent.files.items()}
@@ -58,11 +58,11 @@ def _folder(parent: Checkpoint) -> dict[str, Any] | None:
 
 
 def fingerprint(parent: Checkpoint) -> dict[str, Any]:
-    """Returns what a parent is recognised by, without reading its weights.
+    """Returns what identifies a source model, without reading its weights.
 
-    Its config and tokenizer files, byte for byte, as they decide which rows belong together. Per weight
-    file the size and a digest over names, types, shapes and offsets of its tensors; for files of the hub's
-    cache also their SHA-256, by which the cache names them.
+    Digests of its config and tokenizer files, which determine the rows that belong together. For each weight
+    file, its size and a digest over the names, types, shapes and offsets of its tensors; for files in the
+    Hub's cache also their SHA-256, by which the cache names them.
     """
     tables: dict[Path, list[TensorEntry]] = {file: [] for file in parent.files}
     for entry in parent.tensors.values():
@@ -75,17 +75,17 @@ def fingerprint(parent: Checkpoint) -> dict[str, Any]:
         }
         for file, entries in sorted(tables.items())
     }
-    beside = {CONFIG: parent.folder / CONFIG, **tokenizer_files(parent.folder)}
+    side_files = {CONFIG: parent.folder / CONFIG, **tokenizer_files(parent.folder)}
     return {
         "model": _name(parent),
         **({"revision": parent.revision} if parent.revision else {}),
-        "beside": {name: row_of(path, BESIDE) for name, path in sorted(beside.items())},
+        "beside": {name: row_of(path, BESIDE) for name, path in sorted(side_files.items())},
         "files": files,
     }
 
 
 def _name(parent: Checkpoint) -> str:
-    """A hub id, or the last name of a local folder: what is published tells no paths."""
+    """A hub id, or the last name of a local folder: what is published reveals no paths."""
     return parent.source.partition("@")[0] if parent.revision else parent.folder.resolve().name
 
 

@@ -1,11 +1,11 @@
-"""What is finished of a merge, on the disk: so that the same merge can resume after any interruption.
+"""The journal of a merge: which files are finished, so that the same merge can resume after any interruption.
 
-One JSON object a line. The first says what is merged, and how. Each further one is written after its
-weight file has come to the disk, with the file's size and digest; the last one before the merged model
-appears. A line that was cut off by a crash counts as not written.
+One JSON object per line. The first line states what is merged, and how. Each further one is written when its
+weight file is on disk, with the file's size and digest; the last one before the merged model appears. A line
+that a crash cut off counts as not written.
 
-Of a journal in another format we read only what every format has: `journal` and `identity` in the first line,
-`file` or `published` in the others. That is enough to leave finished files alone.
+A journal in another format is read only for what all formats have: `journal` and `identity` in the first
+line, `file` or `published` in the others. That is enough to leave finished files alone.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from fusion_slerp.output.lock import NOFOLLOW
 FORMAT = 2
 
 Identity = Mapping[str, Any]
-"""What two runs must have in common to be one merge: nested mappings of plain values; see `identity`."""
+"""The identity of a merge, as nested mappings of plain values; see the module `identity`."""
 
 
 @dataclass(slots=True)
 class Content:
-    """What a journal says.
+    """The content of a journal.
 
     Attributes:
-        format: The journal's.
-        identity: Of the merge.
+        format: The journal's format.
+        identity: The identity of the merge.
         files: The finished weight files, by name.
-        published: The digest of the manifest, if all was finished and about to appear.
-        nbytes: Of the lines that are whole.
+        published: The digest of the manifest, if the merged model was complete and about to appear.
+        nbytes: The size of the complete lines.
     """
 
     format: object
@@ -51,12 +51,12 @@ class Content:
         return str(self.identity.get("fusion_slerp", "unknown"))
 
     def is_of(self, identity: Identity) -> bool:
-        """Whether a merge can resume from the files it names."""
+        """Whether a merge of this identity can resume from the journal's files."""
         return self.format == FORMAT and self.identity == identity
 
 
 def read_journal(file: Path) -> Content | None:
-    """Returns what a journal says; None if there is none, or nothing can be read of it.
+    """Returns the content of a journal; None if there is none, or it is unreadable.
 
     A journal of another format names its files; their digests and reports are unknown.
     """
@@ -87,7 +87,7 @@ def _entry(line: bytes) -> dict[str, Any] | None:
 
 
 def _take(entry: dict[str, Any], content: Content) -> bool:
-    """Adds a line to what is known; returns whether it could."""
+    """Adds a line to the content; returns whether the line is valid."""
     try:
         if "published" in entry:
             content.published = entry["published"]
@@ -107,8 +107,8 @@ class Journal:
     """A journal that is being written.
 
     Args:
-        file: Where.
-        content: What it says already; None begins a new one.
+        file: The journal's path.
+        content: Its content so far; None begins a new journal.
 
     Raises (all methods):
         OSError: The disk is full or failing.
@@ -122,17 +122,17 @@ class Journal:
         os.ftruncate(self._descriptor, self._end)
 
     def begin(self, identity: Identity) -> None:
-        """Writes the first line; the first finished file brings it to the disk."""
+        """Writes the first line; it is flushed to disk with the first finished file."""
         self._append({"journal": FORMAT, "identity": identity})
 
     def add(self, file: WeightFile) -> None:
-        """Writes that a weight file is complete, and brings that to the disk; from any thread."""
+        """Records that a weight file is complete and flushes the record to disk; from any thread."""
         tensors = [report.fields for report in file.reports]
         self._append({"file": file.name, "nbytes": file.nbytes, "digest": file.digest, "tensors": tensors})
         os.fsync(self._descriptor)
 
     def publish(self, manifest_digest: str) -> None:
-        """Writes that the merged model is complete and about to appear."""
+        """Records that the merged model is complete and about to appear."""
         self._append({"published": manifest_digest})
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """A lock on a folder that dies with its owner.
 
-The system keeps it, not the file: when a process ends, however that happens, its lock is gone, and what is
-left of the file means nothing.
+The operating system holds it, not the file: when a process ends, for whatever reason, its lock is released,
+and a leftover file means nothing.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-"""A link that somebody put in the place of our file is not followed."""
+"""A link in place of our file is not followed."""
 
 PATIENCE_S = 0.05
-"""How long a lock may be held by somebody who only asks whether it is."""
+"""How long a process that only checks the lock may hold it."""
 
 HELD = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
-"""How file systems say that they have no locks (some of clusters, mounted without)."""
+"""Errors of file systems without locks (some cluster file systems, depending on the mount)."""
 
 
 class LockedError(Exception):
-    """Another process holds the lock; the message says which, as far as it said so."""
+    """Another process holds the lock; the message names it, if it is known."""
 
 
 class FolderLock:
@@ -39,11 +39,11 @@ class FolderLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Takes the lock, making its file if need be.
+        """Acquires the lock, creating its file if necessary.
 
         Raises:
             LockedError: Another process holds it.
-            OSError: The file cannot be made: `FileNotFoundError` if its folder is gone.
+            OSError: The file cannot be created: `FileNotFoundError` if its folder is gone.
         """
         until = time.monotonic() + PATIENCE_S
         while self._descriptor is None:
@@ -59,19 +59,19 @@ class FolderLock:
             finally:
                 if self._descriptor is None:
                     os.close(descriptor)
-        with suppress(OSError):  # on a full disk: the lock holds without a name in it
+        with suppress(OSError):  # a full disk: the lock holds without the name of its owner
             os.ftruncate(self._descriptor, 0)
             os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
 
     def release(self) -> None:
-        """Gives the lock back; its file stays."""
+        """Releases the lock; its file stays."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
 
 
 def holder(file: Path) -> str | None:
-    """Returns who holds the lock on a file; None if nobody does, or if there is no such file."""
+    """Returns the process that holds the lock on a file; None if none does, or there is no such file."""
     try:
         descriptor = os.open(file, os.O_RDWR | NOFOLLOW)
     except OSError:
@@ -86,7 +86,7 @@ def holder(file: Path) -> str | None:
 
 
 def _owner(descriptor: int) -> str:
-    return os.read(descriptor, 200).decode("utf-8", "replace") or "a process that could not say which"
+    return os.read(descriptor, 200).decode("utf-8", "replace") or "an unknown process"
 
 
 def _lock(descriptor: int) -> None:
@@ -104,7 +104,8 @@ def _lock(descriptor: int) -> None:
             raise BlockingIOError from None
         if error.errno not in UNSUPPORTED:
             raise
-        log.warning("no locks here (%s): let no other process merge to the same folder", error.strerror)
+        text = "this file system has no locks (%s): do not let another process merge to the same folder"
+        log.warning(text, error.strerror)
 
 
 def _is_at(descriptor: int, file: Path) -> bool:

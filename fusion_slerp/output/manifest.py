@@ -1,9 +1,9 @@
-"""The merged model's merge_manifest.json: its parents and settings, and digests of all its bytes.
+"""The merged model's merge_manifest.json: its source models and settings, and digests of all its bytes.
 
 It holds no time and no path, so the same merge makes the same manifest, byte for byte, however often it was
-interrupted. Its last line is the digest of all before it, so it vouches for itself.
+interrupted. Its last line is the digest of everything before it, so that a damaged manifest is detected.
 
-Format 1 named two parents, a and b, and knew no other method than slerp and no rules; it is read as format 2.
+Format 1 had two source models, a and b, no method but slerp, and no rules; it is read as format 2.
 """
 
 from __future__ import annotations
@@ -32,30 +32,30 @@ READABLE = (1, 2)
 """Formats that this version reads."""
 
 SELF = BESIDE
-"""The last key: the digest of the text before it."""
+"""The last key: the digest of everything before it."""
 
 PACKAGES = ("numpy", "llvmlite")
-"""They compute the merged model together with us."""
+"""Their versions are recorded, as they take part in the computation."""
 
 
 Row = Mapping[str, Any]
-"""What the manifest says of one file, or of one tensor."""
+"""The manifest's row for a file, a tensor or a source model."""
 
 
 LIMITS = Limits(100_000_000, 6_000_000, 400_000, 20)
-"""Room for 300,000 tensors: the folder may be a stranger's."""
+"""Enough for 300,000 tensors: the folder may be a stranger's."""
 
 
 encode = json.JSONEncoder(ensure_ascii=False).encode
-"""As `json.dumps`, which makes an encoder at each call."""
+"""Like `json.dumps`, which creates an encoder at each call."""
 
 
 class ManifestError(Exception):
-    """What is wrong with a manifest, in words."""
+    """A manifest is missing or damaged; the message says how."""
 
 
 class NewerManifestError(ManifestError):
-    """It is sound, but of a format that this version does not know."""
+    """It is intact, but in a format newer than this version."""
 
 
 def manifest_text(
@@ -67,9 +67,9 @@ def manifest_text(
     """Returns the text of a manifest.
 
     Args:
-        parents: By label: what each is recognised by.
-        settings: Those of the merge.
-        files: Every other file of the model: `nbytes` and the digest, under the name of its hash.
+        parents: The fingerprints of the source models, by label.
+        settings: The settings of the merge.
+        files: Every other file of the model: `nbytes`, and the digest under the name of its hash.
         tensors: Every tensor: `file`, `offset`, `nbytes` and the digest, likewise.
     """
     return _sealed(
@@ -90,18 +90,18 @@ def manifest_text(
 
 
 def _version(package: str) -> str:
-    """As it says itself: the metadata of installed packages takes longer to find than a small merge."""
+    """The package's `__version__`: reading the metadata of packages takes longer than a small merge."""
     return str(getattr(sys.modules.get(package), "__version__", "unknown"))
 
 
 def _sealed(content: Mapping[str, Any]) -> str:
-    """The text, ending with the digest of what is before it."""
+    """The text, ending with the digest of everything before it."""
     body = _laid_out(content).removesuffix("\n}")
     return f'{body},\n "{SELF}": "{digest_of(body.encode(), SELF)}"\n}}\n'
 
 
 def _laid_out(value: Any, indent: str = "") -> str:
-    """JSON with a line for each row: what holds rows is spread out, and all else stays together."""
+    """JSON with one line per row: mappings of mappings are spread over lines, nothing else is."""
     if not isinstance(value, Mapping) or not any(isinstance(each, Mapping) for each in value.values()):
         return encode(value)
     deeper = f"{indent} "
@@ -109,16 +109,16 @@ def _laid_out(value: Any, indent: str = "") -> str:
     return "\n".join(["{", ",\n".join(rows), f"{indent}}}"])
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Returns the manifest of a merged model, in the present form if it is of an older one.
+def read_manifest(folder: Path, limits: Limits = LIMITS) -> dict[str, Any]:
+    """Returns the manifest of a merged model, converted to the present format if it is older.
 
     Raises:
         NewerManifestError: It is of a newer format.
-        ManifestError: There is none, or it is not, to the last bit, what was written.
+        ManifestError: There is none, or it differs from what was written.
     """
     try:
-        raw = read_regular(folder / MANIFEST, LIMITS.nbytes)
-        text, content = raw.decode("utf-8"), parse_json(raw, LIMITS)
+        raw = read_regular(folder / MANIFEST, limits.nbytes)
+        text, content = raw.decode("utf-8"), parse_json(raw, limits)
         digest = content.pop(SELF)
     except FileNotFoundError:
         raise ManifestError("there is none") from None
@@ -126,7 +126,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ManifestError(f"not readable: {error}") from None
     if _sealed(content) != text:
         more = f" ({_format_text(content)})" if _is_newer(content) else ""
-        raise ManifestError(f"its own digest, {str(digest)[:12]}..., does not fit its content{more}")
+        raise ManifestError(f"its own digest, {str(digest)[:12]}..., does not match its content{more}")
     if content.get("format") not in READABLE:
         raise (NewerManifestError if _is_newer(content) else ManifestError)(_format_text(content))
     content = _in_present_form(content)
@@ -139,7 +139,7 @@ def _is_newer(content: Mapping[str, Any]) -> bool:
 
 
 def version_in(content: Mapping[str, Any]) -> str:
-    """Returns the version of fusion_slerp that wrote a manifest, as far as it says so."""
+    """Returns the version of fusion_slerp that wrote a manifest, or `"unknown"`."""
     made_by = content.get("made_by")
     return str(made_by.get("fusion_slerp")) if isinstance(made_by, Mapping) else "unknown"
 
@@ -147,7 +147,7 @@ def version_in(content: Mapping[str, Any]) -> str:
 def _format_text(content: Mapping[str, Any]) -> str:
     known = " and ".join(map(str, READABLE))
     return (
-        f"of format {content.get('format')!r}, written by fusion_slerp {version_in(content)}; "
+        f"format {content.get('format')!r}, written by fusion_slerp {version_in(content)}; "
         f"this version reads formats {known}"
     )
 
@@ -159,7 +159,7 @@ def _in_present_form(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_rows(content: Mapping[str, Any]) -> None:
-    """Refuses what we never wrote: the folder may come from a stranger, with a manifest to match."""
+    """Refuses what no merge writes: the folder may come from a stranger, with a digest that matches."""
     try:
         files, tensors, parents = content["files"], content["tensors"], content["parents"]
         good = (
@@ -179,11 +179,11 @@ def _check_rows(content: Mapping[str, Any]) -> None:
     except (KeyError, TypeError, AttributeError):
         good = False
     if not good:
-        raise ManifestError("not of the form that a merge writes")
+        raise ManifestError("not in the form that a merge writes")
 
 
 def _is_parent(row: Row) -> bool:
-    """Models in memory have a name alone, checkpoints also files, and files next to them."""
+    """Whether a row is a source model's: in memory only a name; else also weight files and side files."""
     kinds = [row[kind] for kind in ("files", "beside") if kind in row]
     is_whole = len(kinds) != 1 and all(isinstance(each, dict) for kind in kinds for each in kind.values())
     return is_whole and isinstance(row["model"], str)
@@ -199,10 +199,10 @@ def _are_counts(*values: object) -> bool:
 
 
 def checksum_of(row: Row) -> Checksum:
-    """Returns the hash in the digest of a file's row.
+    """Returns the name of the hash in a file's row.
 
     Raises:
-        KeyError: There is none that is known.
+        KeyError: The row has no known hash.
     """
     for name in get_args(Checksum):
         if isinstance(row.get(name), str):

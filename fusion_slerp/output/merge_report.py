@@ -1,8 +1,8 @@
 """The merged model's merge_report.json: what happened to each tensor, and why.
 
-A row holds the tensor's name, `action` and `why`, the method's options that may vary from tensor to tensor
-with their values (`"t": 0.3`) and `n_elements`; where it was measured, `angle_deg` and `norms` by label; and
-`rows`, where they come from several models.
+A row holds the tensor's name, `action` and `why`, the values of the method's options that may vary by tensor
+(`"t": 0.3`) and `n_elements`; if the tensor was measured, `angle_deg` and `norms` by label; if its rows come
+from several models, `rows`.
 
 Format 1 had no `format`; it had `norm_a` and `norm_b`, in `rows` `from_a` and `from_b`, and `t end` for
 `values`. It is read as format 2.
@@ -23,7 +23,7 @@ REPORT = "merge_report.json"
 FORMAT = 2
 
 NORM, COPIED = "norm_", "from_"
-"""How keys of format 1 began that ended in a label."""
+"""Prefixes of format 1's keys that ended in a label."""
 
 
 def report_text(reports: Sequence[TensorReport]) -> str:
@@ -48,7 +48,7 @@ def _row(report: TensorReport) -> dict[str, Any]:
 
 
 def read_report(file: Path) -> dict[str, dict[str, Any]]:
-    """Returns the rows of a report by tensor, in the present form; empty if it cannot be read."""
+    """Returns the rows of a report by tensor, in the present format; empty if it cannot be read."""
     try:
         content = read_json(file, LIMITS)
         rows = content["tensors"]

@@ -1,6 +1,11 @@
-"""The merged model's README.md: what its source models are, how it was made, how to make it again.
+"""The merged model's README.md: its source models, how to use it, how it was made and how to make it again.
 
-Source: the hub's metadata conventions, https://huggingface.co/docs/hub/model-cards.
+The card depends on the source models, the settings, the folder's name and the program that ran the merge, so
+the same call makes the same card. FusionBench is credited only if it ran the merge: its card then differs in
+one line from that of the same merge by the command. Neither the merge's identity nor any other file but the
+manifest, which has the card's digest, depends on it.
+
+Source: the Hub's metadata conventions, https://huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ from fusion_slerp.engine.report import TensorReport, count_rules
 from fusion_slerp.methods import DEFAULT
 from fusion_slerp.options import meanings
 from fusion_slerp.output.child_settings import child_settings
+from fusion_slerp.output.lineage import Lineage, lineage, sentence
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.settings.schedule import PerModel, Schedule
@@ -25,12 +31,14 @@ from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import open_regular
 
 MAX_CARD_NBYTES = 1 << 20
-"""Of a parent's card; its front matter stands at the beginning."""
+"""Of a source model's card; its front matter comes first."""
 
-MAX_LICENCE = 2000
-"""Characters of all that the front matter says of the licence."""
+MAX_CHARACTERS = 2000
+"""Of the licence in the front matter, and of the base models in it."""
 
-_LICENCE = re.compile(r"^license\w*:.*(?:\n(?:[ \t]|-[ \t]).*)*", re.MULTILINE)
+_PARTS = [
+    re.compile(rf"^{key}:.*(?:\n(?:[ \t]|-[ \t]).*)*", re.MULTILINE) for key in (r"license\w*", "base_model")
+]
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 
 
@@ -41,14 +49,16 @@ class CardParent:
     Attributes:
         name: A hub id, or the last name of a local folder: a card is made to be published.
         revision: Its hub commit; None if it is local.
-        metadata: The front matter of its own card.
-        from_files: Whether `merge` can be called with its name, to do it again.
+        metadata: The licence and base models in the front matter of its own card.
+        from_files: Whether `merge` can be called with its name, to repeat the merge.
+        lineage: What it was merged from, if it is a merge itself.
     """
 
     name: str
     revision: str | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     from_files: bool = False
+    lineage: Lineage | None = None
 
     @property
     def pinned(self) -> str:
@@ -59,9 +69,10 @@ class CardParent:
 def card_parent(checkpoint: Checkpoint) -> CardParent:
     """Returns what the card says of a checkpoint."""
     metadata = _front_matter(checkpoint.folder / "README.md")
+    made = lineage(checkpoint.folder, metadata)
     if checkpoint.revision:
-        return CardParent(checkpoint.source.partition("@")[0], checkpoint.revision, metadata, True)
-    return CardParent(checkpoint.folder.resolve().name, None, metadata, True)
+        return CardParent(checkpoint.source.partition("@")[0], checkpoint.revision, metadata, True, made)
+    return CardParent(checkpoint.folder.resolve().name, None, metadata, True, made)
 
 
 def model_card(
@@ -69,6 +80,8 @@ def model_card(
     settings: MergeSettings,
     report: Sequence[TensorReport],
     name: str,
+    made_with: str | None = None,
+    has_tokenizer: bool = True,
 ) -> str:
     """Returns the text of the card.
 
@@ -77,18 +90,27 @@ def model_card(
         settings: The settings of the merge that was run.
         report: What happened to each tensor.
         name: The merged model's name, its heading.
+        made_with: The program that ran the merge, in Markdown; None for fusion_slerp alone.
+        has_tokenizer: Whether the merged model has a tokenizer.
     """
     rules = "\n".join(f"| {rule} | {count} |" for rule, count in count_rules(report).items())
-    about = "\n\n".join([_models_table(parents, settings), *_options_text(settings)])
+    merges = (sentence(label, each.lineage) for label, each in parents.items() if each.lineage)
+    about = "\n\n".join([_models_table(parents, settings), *merges, *_options_text(settings)])
+    ran = f" in {made_with}" if made_with else ""
     return f"""---
 {_yaml(_metadata(parents))}---
 
 # {name}
 
-A merged language model: {settings.how.summary}, made with
-[FusionBench](https://github.com/tanganke/fusion_bench) and fusion_slerp {__version__}.
+This is a merged language model: a {settings.how.summary}, made with fusion_slerp {__version__}{ran}.
 
 {about}
+
+## How to use
+
+```python
+{_usage(name, has_tokenizer)}
+```
 
 ## Configuration
 
@@ -103,8 +125,22 @@ A merged language model: {settings.how.summary}, made with
 """
 
 
+def _usage(name: str, has_tokenizer: bool) -> str:
+    """Code that loads the model and, with its tokenizer, generates some tokens."""
+    load = f"model = AutoModelForCausalLM.from_pretrained({name!r})  # the folder, or its id on the Hub"
+    if not has_tokenizer:
+        return f"from transformers import AutoModelForCausalLM\n\n{load}"
+    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
+
+{load}
+tokenizer = AutoTokenizer.from_pretrained({name!r})
+
+inputs = tokenizer("Once upon a time", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0]))"""
+
+
 def _models_table(parents: Mapping[str, CardParent], settings: MergeSettings) -> str:
-    """A row for each model, with a column for each option that models have values of their own for."""
+    """A row per model, with a column for each option that may differ between models."""
     per_model = {name: each for name, each in settings.schedules.items() if isinstance(each, PerModel)}
     rows = [["label", "model", "revision", *per_model], ["---"] * (3 + len(per_model))]
     for label, parent in parents.items():
@@ -114,13 +150,13 @@ def _models_table(parents: Mapping[str, CardParent], settings: MergeSettings) ->
 
 
 def _number_text(schedule: Schedule | None) -> str:
-    """The one number that a schedule gives all tensors; empty where they have several."""
+    """The number that a schedule gives all tensors; empty if it varies."""
     number = None if schedule is None else schedule.number
     return "" if number is None else repr(number).removesuffix(".0")
 
 
 def _options_text(settings: MergeSettings) -> list[str]:
-    """A paragraph for each option with a schedule that is the same for all models."""
+    """A paragraph for each option with a schedule that all models share."""
     about = meanings(settings.how.options)
     shared = {name: each for name, each in settings.schedules.items() if isinstance(each, Schedule)}
     return [f"{_value_text(name, each)}: {_clause(about[name])}" for name, each in shared.items()]
@@ -134,9 +170,9 @@ def _value_text(name: str, schedule: Schedule) -> str:
 
 
 def _clause(text: str) -> str:
-    """The first sentence, to stand behind a colon."""
-    sentence = text.partition(". ")[0].removesuffix(".")
-    return f"{sentence[0].lower()}{sentence[1:]}."
+    """The first sentence, to follow a colon."""
+    first = text.partition(". ")[0].removesuffix(".")
+    return f"{first[0].lower()}{first[1:]}."
 
 
 def _metadata(parents: Mapping[str, CardParent]) -> dict[str, Any]:
@@ -152,20 +188,27 @@ def _metadata(parents: Mapping[str, CardParent]) -> dict[str, Any]:
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """What a parent's card says of its licence; empty where it says nothing that can be read.
+    """The licence and the base models in a source model's card; empty where nothing is readable.
 
-    All scalars are texts, and anything but those and lists of them is left out: the loader knows no
-    types, no keys that are merged into each other, and too little text to nest deep.
+    All scalars are strings, and only those and lists of them are kept. The loader knows no types and no merge
+    keys, and the text is too short to nest deep.
     """
     try:
         with open_regular(readme) as stream:
             text = stream.read(MAX_CARD_NBYTES).decode("utf-8", "replace").replace("\r\n", "\n")
-        found = _FRONT_MATTER.match(text)
-        licence = "\n".join(_LICENCE.findall(found[1])) if found else ""
-        value = yaml.load(licence, yaml.BaseLoader) if len(licence) <= MAX_LICENCE else {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+    except OSError:
         return {}
-    return {k: v for k, v in value.items() if _is_plain(v)} if isinstance(value, dict) else {}
+    matter = _FRONT_MATTER.match(text)
+    parts = ["\n".join(part.findall(matter[1])) for part in _PARTS] if matter else []
+    return {k: v for part in parts for k, v in _mapping(part).items() if _is_plain(v)}
+
+
+def _mapping(text: str) -> dict[str, Any]:
+    try:
+        value = yaml.load(text, yaml.BaseLoader) if len(text) <= MAX_CHARACTERS else {}
+    except (ValueError, RecursionError, yaml.YAMLError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _is_plain(value: object) -> bool:
@@ -197,7 +240,7 @@ merge({arguments})
 
 
 def _arguments(settings: MergeSettings) -> list[str]:
-    """The keyword arguments that differ from the defaults, and always those that may vary over depth."""
+    """The keyword arguments that differ from the defaults, and always those with a schedule."""
     defaults = child_settings(make_settings(method=settings.method))
     shown = {
         name: value

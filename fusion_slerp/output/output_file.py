@@ -1,8 +1,8 @@
 """A file being written at any offset, from any thread, past the page cache where that is possible.
 
-Writing past the page cache (direct I/O) spares the copy of every byte, leaves the cache to other
-programs, and leaves little for the final fsync to do. It takes whole pages only: the ends of a
-piece that are not whole pages go through the cache.
+Direct I/O, past the page cache, avoids a copy of every byte, leaves the cache to other programs, and leaves
+little for the final fsync to do. It requires whole pages: the partial pages at the ends of a piece go through
+the cache.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from fusion_slerp.sources.positioned_io import reserve, write_at
 log = logging.getLogger(__name__)
 
 REFUSALS = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP)
-"""How file systems say that they have no direct I/O, or not of such pieces."""
+"""Errors of file systems without direct I/O, or without it for such pieces."""
 
 
 class OutputFile:
-    """A new file with its room reserved. Closed, it opens again for the next write.
+    """A new file with its space reserved. Once closed, it reopens for the next write.
 
     Raises (all methods):
         OSError: The disk is full or failing, the file exists, or with `"on"` has no direct I/O.
@@ -46,7 +46,7 @@ class OutputFile:
             raise
 
     def write(self, data: memoryview, offset: int) -> None:
-        """Writes all the data; direct where the memory lies in its page as the bytes lie in the file's."""
+        """Writes all the data; directly if it has the same offset within a page in memory and in the file."""
         cached, direct = self._opened()
         if direct is None or (_address(data) - offset) % PAGE_NBYTES:
             write_at(cached, data, offset)
@@ -58,11 +58,11 @@ class OutputFile:
         write_at(cached, data[end:], offset + end)
 
     def sync(self) -> None:
-        """Brings all that was written to the disk."""
+        """Flushes everything written to disk."""
         os.fsync(self._opened()[0])
 
     def close(self) -> None:
-        """Closes the file, while nobody writes to it; bringing it to the disk is left to `sync`."""
+        """Closes the file, while nothing writes to it; flushing it is left to `sync`."""
         for descriptor in (self._cached, self._direct, *self._retired):
             if descriptor is not None:
                 os.close(descriptor)
@@ -112,7 +112,7 @@ class OutputFile:
 
 
 def _address(data: memoryview) -> int:
-    """Where the data lies in memory."""
+    """The data's address in memory; 1 if it is unsuitable for direct writes."""
     if data.readonly or not data.nbytes:
-        return 1  # never a page's start: such data is not for direct writes
+        return 1  # never the start of a page
     return ctypes.addressof(ctypes.c_char.from_buffer(data))

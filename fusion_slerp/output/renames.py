@@ -1,4 +1,4 @@
-"""The renames that publish a folder: one step each, where the system can.
+"""The renames that publish a folder, each in one step if the system supports it.
 
 Source: renameat2(2) of Linux, `RENAME_NOREPLACE` and `RENAME_EXCHANGE`; renamex_np(2) of macOS,
 `RENAME_EXCL` and `RENAME_SWAP`. Python has neither.
@@ -16,15 +16,15 @@ AT_FDCWD = -100
 NOREPLACE, EXCHANGE = 1, 2  # Linux
 SWAP, EXCL = 2, 4  # macOS
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-"""How a kernel or a file system says that it has no such rename."""
+"""Errors of kernels and file systems without such a rename."""
 
 
 def rename_new(source: Path, target: Path) -> None:
-    """Renames a folder to a name that nothing has.
+    """Renames a folder to an unused name.
 
     Raises:
-        FileExistsError: Something has it.
-        OSError: The system refuses otherwise.
+        FileExistsError: The name is in use.
+        OSError: The rename fails for another reason.
     """
     if _rename(source, target, NOREPLACE, EXCL):
         return
@@ -34,16 +34,16 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def exchange(one: Path, other: Path) -> bool:
-    """Lets two folders change their names in one step; returns whether the system can do that.
+    """Exchanges the names of two folders in one step; returns whether the system supports that.
 
     Raises:
-        OSError: The system refuses.
+        OSError: The rename fails.
     """
     return _rename(one, other, EXCHANGE, SWAP)
 
 
 def _rename(source: Path, target: Path, on_linux: int, on_macos: int) -> bool:
-    """Returns whether there is such a rename here; if so, it is done."""
+    """Renames; returns whether the system supports that."""
     names = os.fsencode(source), os.fsencode(target)
     try:
         library = ctypes.CDLL(None, use_errno=True)
@@ -53,7 +53,7 @@ def _rename(source: Path, target: Path, on_linux: int, on_macos: int) -> bool:
             failed = library.renamex_np(*names, on_macos)
         else:
             return False
-    except (AttributeError, TypeError, OSError):  # the library is older than the call
+    except (AttributeError, TypeError, OSError):  # a library older than the call
         return False
     code = ctypes.get_errno()
     if not failed:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from fusion_slerp.chunks import DirectIO
-from fusion_slerp.errors import OutputError, Problem
+from fusion_slerp.errors import OutputError, Problem, setting
 from fusion_slerp.output.output_file import REFUSALS, OutputFile
 from fusion_slerp.planning.layout import Shard, Slot
 
@@ -25,15 +25,15 @@ def index_json(slots: Sequence[Slot], shards: Sequence[Shard]) -> str:
 
 
 class ShardWriter:
-    """Files being written in a folder: their space reserved at once, data in any order from any thread.
+    """Writes files to a folder: reserves their space at once, then takes data in any order from any thread.
 
-    Only files that data is going to are open. Use as a context manager; leaving it closes them.
+    Only files that are being written are open. Use as a context manager; leaving it closes them.
 
     Args:
-        folder: Where to.
+        folder: The destination.
         shards: The files.
-        direct_io: Whether whole pages go past the page cache.
-        done: Indexes of files that are there already, and left alone.
+        direct_io: Whether whole pages are written past the page cache.
+        done: Indexes of files that are finished already, and left alone.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ShardWriter:
             raise self._problem(error, shard).error() from error
 
     def finish(self, shard: int) -> None:
-        """Brings a file that has all its bytes to the disk, and closes it.
+        """Flushes a complete file to disk, and closes it.
 
         Raises:
             OutputError: The disk is full or failing.
@@ -101,5 +101,5 @@ class ShardWriter:
         )
         fix = "free space or choose another output folder"
         if self._direct_io == "on" and error.errno in REFUSALS:
-            fix = "set direct_io: auto, which writes through the page cache where it must"
+            fix = f"use {setting('direct_io', 'auto')}, which writes through the page cache where it must"
         return Problem(OutputError, "cannot write the merged model's weights", fields, fix)

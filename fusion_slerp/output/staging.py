@@ -5,7 +5,7 @@
     lock             held by the process that works here; see `lock`
     journal.jsonl    what is merged, and which weight files are finished; see `journal`
     files/           the merged model; becomes the target by one rename, complete or not at all
-    replaced/        an earlier output, while it steps aside where the system has no exchange
+    replaced/        an earlier output, moved aside where the system cannot exchange two folders
 
 A failure or a stop leaves the target unchanged. If a weight file is finished by then, and the same call
 could succeed, the folder stays and the same call resumes there; otherwise it is removed.
@@ -71,23 +71,23 @@ class Staging:
         return staging_folder(self.target) / FILES
 
     def add(self, file: WeightFile) -> None:
-        """Notes that a weight file is complete and on the disk; from any thread.
+        """Records that a weight file is complete and on disk; from any thread.
 
         Raises:
-            OSError: The note cannot be written.
+            OSError: The record cannot be written.
         """
         self._journal.add(file)
         self.finished[file.name] = file
 
     def publish(self, manifest_digest: str, overwrite: bool) -> None:
-        """Lets the merged model appear at the target.
+        """Publishes the merged model at the target.
 
         Args:
-            manifest_digest: By which a later run recognises the model.
-            overwrite: Whether to replace what is there; otherwise nothing may be.
+            manifest_digest: The digest by which a later run recognises the model.
+            overwrite: Whether to replace what is there; if not, nothing may be there.
 
         Raises:
-            OSError: The disk is failing, or another process made the target meanwhile.
+            OSError: The disk is failing, or another process has created the target in the meantime.
         """
         flush(self.files, self.finished)
         self._journal.publish(manifest_digest)
@@ -97,11 +97,11 @@ class Staging:
             rename_new(self.files, self.target)
         try:
             sync_folder(self.target.parent)
-        except OSError as error:  # the model is there and complete: no failure of the merge
-            log.warning("%s may not be on the disk yet: %s", self.target, error.strerror)
+        except OSError as error:  # the model is there and complete: the merge has not failed
+            log.warning("%s may not be on disk yet: %s", self.target, error.strerror)
 
     def leave(self, keep: bool) -> None:
-        """Gives the folder up; what is in it stays, or goes."""
+        """Releases the folder, and removes it unless it is kept."""
         self._journal.close()
         if not keep:
             _remove(staging_folder(self.target))
@@ -110,17 +110,17 @@ class Staging:
 
 @contextmanager
 def staging(target: Path, identity: Identity, checksum: Checksum) -> Iterator[Staging]:
-    """Gives the staging folder of a target: a new one, or that of the same merge, interrupted.
+    """Opens the staging folder of a target: a new one, or that of the same merge, interrupted.
 
     The caller writes the merged model's files and ends with `publish`.
 
     Args:
         target: The merged model's folder, an absolute real path.
-        identity: Of the merge.
+        identity: The identity of the merge.
         checksum: The hash in the digests of finished files.
 
     Raises:
-        OutputError: The folder cannot be made, another process works there, it holds finished files of
+        OutputError: The folder cannot be created, another process works there, it holds finished files of
             another merge, or the disk is full or failing.
     """
     missing = [folder for folder in target.parents if not os.path.exists(folder)]
@@ -134,15 +134,15 @@ def staging(target: Path, identity: Identity, checksum: Checksum) -> Iterator[St
         for made in missing:  # where something was kept, they are not empty
             with suppress(OSError):
                 made.rmdir()
-        told = _with_what_is_left(error, target)
-        if told is error:
+        explained = _with_what_is_left(error, target)
+        if explained is error:
             raise
-        raise told from (error.__cause__ or error)
+        raise explained from (error.__cause__ or error)
     staged.leave(keep=False)
 
 
 def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
-    """Locks the folder, made if need be, and keeps what can be resumed."""
+    """Locks the folder, which is created if necessary, and keeps what can be resumed."""
     folder = staging_folder(target)
     lock = _locked(target, folder)
     finished: dict[str, WeightFile] = {}
@@ -185,7 +185,7 @@ def _locked(target: Path, folder: Path) -> FolderLock:
 
 
 def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[str, WeightFile]:
-    """The finished files that are still what the journal says; reads them once."""
+    """The finished files whose digests are those of the journal; reads them once."""
     if content is None:
         return {}
 
@@ -219,13 +219,13 @@ def _clear(folder: Path, finished: Mapping[str, WeightFile]) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Removes a folder as far as it can: the model may be there by then, and what remains is no failure."""
+    """Removes a folder as far as possible; leftovers are no failure: the model may be published by then."""
     with suppress(OSError):  # not all of them are ignored otherwise
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _may_succeed_later(error: BaseException, target: Path) -> bool:
-    """Whether the same call could resume: not after bad input, and not where all is done."""
+    """Whether the same call could resume: not after bad input, and not once the model is published."""
     content = read_journal(staging_folder(target) / JOURNAL)
     if content is not None and is_published(target, content):
         return False
@@ -233,14 +233,14 @@ def _may_succeed_later(error: BaseException, target: Path) -> bool:
 
 
 def _with_what_is_left(error: BaseException, target: Path) -> BaseException:
-    """The error with what is kept of the merge and how to resume, where it does not say so."""
+    """The error with the leftovers of the merge and how to resume, unless it says so."""
     left = find_unfinished(target)
     if isinstance(error, OSError):
         error = _failed(target, error).error()
     elif not isinstance(error, FusionSlerpError):
         if left is not None:  # Python shows notes below the traceback
-            text = f"kept: {left}\nRun the same call again to resume, or remove it: {clean_command(target)}"
-            vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), text]
+            note = f"kept: {left}\nRun the same call again to resume, or remove it: {clean_command(target)}"
+            vars(error)["__notes__"] = [*getattr(error, "__notes__", ()), note]
         return error
     elif not isinstance(error.__cause__, OSError):
         return error
@@ -268,7 +268,7 @@ def _failed(target: Path, error: OSError) -> Problem:
 
 
 def _replace(files: Path, target: Path) -> None:
-    """Puts the merged model in the place of an earlier output; in one step, where the system can."""
+    """Replaces an earlier output by the merged model; in one step, if the system supports it."""
     if exchange(files, target):
         return
     aside = staging_folder(target) / REPLACED

@@ -1,4 +1,4 @@
-"""Brings files and the names in folders to the disk, so that a crash cannot undo what was reported."""
+"""Flushes files and folder entries to disk, so that a crash cannot undo what was reported."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FLUSHERS = 16
-"""Files that are brought to the disk at a time."""
+"""Files that are flushed at a time."""
 
 
 def flush(folder: Path, done: Collection[str]) -> None:
-    """Brings every file and folder to the disk, so that the rename cannot get there first.
+    """Flushes every file and folder to disk, so that the rename cannot get there first.
 
-    All at once: a file system writes its journal for many as fast as for one.
+    All at once: a file system writes its journal for many files as fast as for one.
     """
     paths = [folder, *(path for path in folder.rglob("*") if path.name not in done)]
     with ThreadPoolExecutor(FLUSHERS) as pool:
@@ -28,14 +28,14 @@ def _sync_file(file: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk, where the system can."""
+    """Flushes the entries of a folder to disk, if the system supports it."""
     if os.name == "nt":  # Windows cannot open folders
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # unsupported by the file system
             raise
     finally:
         os.close(descriptor)

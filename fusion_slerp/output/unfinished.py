@@ -1,4 +1,4 @@
-"""What an interrupted merge left beside its target: found, compared with a new merge, cleaned up."""
+"""Leftovers of an interrupted merge next to its target: finds, compares and removes them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from reprlib import repr as shortened
 from typing import Any
 
 from fusion_slerp._version import __version__
-from fusion_slerp.errors import OutputError, Problem, listed
+from fusion_slerp.errors import OutputError, Problem, listed, setting
 from fusion_slerp.hashes import BESIDE, file_digest
 from fusion_slerp.output.journal import FORMAT, Content, Identity, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError, holder
 
 LOCK, JOURNAL, FILES, REPLACED = "lock", "journal.jsonl", "files", "replaced"
-"""What a staging folder holds; see `staging`."""
+"""The content of a staging folder; see `staging`."""
 
 MANIFEST = "merge_manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What is left of a merge.
+    """The leftovers of an interrupted merge.
 
     Attributes:
         folder: The staging folder.
-        finished: Names of the weight files that are complete.
-        n_files: How many weight files the merged model has; 0 if that is not known.
+        finished: Names of the complete weight files.
+        n_files: The number of weight files that the merged model has; 0 if unknown.
         nbytes: Bytes of everything in the folder.
     """
 
@@ -45,17 +45,17 @@ class Unfinished:
 
 
 def staging_folder(target: Path) -> Path:
-    """The folder in which a target is made: beside it, on the same disk."""
+    """The folder in which the merged model is made: next to the target, on the same disk."""
     return target.with_name(f".{target.name}.partial")
 
 
 def clean_command(target: Path) -> str:
-    """What removes it."""
+    """The command that removes the leftovers."""
     return f"fusion_slerp clean {shlex.quote(str(target))}"
 
 
 def find_unfinished(target: Path) -> Unfinished | None:
-    """Returns what an interrupted merge to a target left; None if there is nothing."""
+    """Returns the leftovers of an interrupted merge to a target; None if there are none."""
     if not target.name or not staging_folder(target).is_dir():
         return None
     folder = staging_folder(target)
@@ -67,25 +67,25 @@ def find_unfinished(target: Path) -> Unfinished | None:
 
 
 def _nbytes_in(folder: Path) -> int:
-    """Bytes of the disk that a folder takes, as far as its process lets us see: it may be at work."""
+    """Disk space that a folder takes; files that a running merge removes meanwhile are skipped."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for inner, _, names in os.walk(folder):
         for name in names:
             with suppress(OSError):
-                found = os.lstat(os.path.join(place, name))
-                total += getattr(found, "st_blocks", 0) * 512  # Windows does not tell
+                state = os.lstat(os.path.join(inner, name))
+                total += getattr(state, "st_blocks", 0) * 512  # not known on Windows
     return total
 
 
 def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[Problem]:
-    """Returns what speaks against a merge where another is under way, or was interrupted.
+    """Returns the problems with a merge if another is running there, or was interrupted.
 
     Args:
         target: The merged model's folder, an absolute real path.
-        identity: Of the merge that is to begin.
+        identity: The identity of the new merge.
         overwrite: Whether it may replace an earlier output.
     """
-    if not target.name:  # the root of a file system has nothing beside it
+    if not target.name:  # the root of a file system has nothing next to it
         return []
     folder = staging_folder(target)
     owner = holder(folder / LOCK)
@@ -95,13 +95,13 @@ def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[
     problems = [] if content is None else other_merge(target, content, identity)
     if (folder / REPLACED).is_dir() and not os.path.lexists(target) and not overwrite:
         fields = (("out", target), ("found", f"an earlier output that was being replaced, in {folder}"))
-        fix = f"set overwrite: true, or give it its name back: {clean_command(target)}"
+        fix = f"use {setting('overwrite', True)} to replace it, or restore it: {clean_command(target)}"
         problems.append(Problem(OutputError, "the output exists", fields, fix))
     return problems
 
 
 def locked(target: Path, owner: str) -> Problem:
-    """The problem with a target that another process works on."""
+    """The problem with a target to which another process is merging."""
     fields = (("out", target), ("by", owner))
     fix = "wait until it has ended, or choose another output folder"
     return Problem(OutputError, "another process is merging to this folder", fields, fix)
@@ -117,8 +117,8 @@ def other_merge(target: Path, content: Content, identity: Identity) -> list[Prob
     if not different:
         return []
     fields = (*_kept(target, content), ("differs in", listed(different, 5)))
-    fix = f"run the earlier merge again, to its end; or remove its files: {clean_command(target)}"
-    return [Problem(OutputError, "an unfinished merge of something else is in the way", fields, fix)]
+    fix = f"finish the earlier merge by running it again, or remove its files: {clean_command(target)}"
+    return [Problem(OutputError, "a different unfinished merge is in the way", fields, fix)]
 
 
 def _other_version(target: Path, content: Content) -> Problem:
@@ -139,7 +139,7 @@ def _kept(target: Path, content: Content) -> tuple[tuple[str, object], ...]:
 
 
 def is_published(target: Path, content: Content) -> bool:
-    """Whether the merged model that a journal is about is the one at the target."""
+    """Whether a journal's merged model is the one at the target."""
     if content.published is None:
         return False
     try:
@@ -163,39 +163,39 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
 
 
 def clean(out: str | os.PathLike[str]) -> Unfinished | None:
-    """Removes what an interrupted merge left beside its output; an earlier output gets its place back.
+    """Removes the leftovers of an interrupted merge; an earlier output that was being replaced is restored.
 
     Args:
-        out: The folder that the merge was to make; it is not touched, nor are the models.
+        out: The folder that the merge was to create; neither it nor the models are touched.
 
     Returns:
-        What was removed; None if there was nothing.
+        The leftovers that were removed; None if there were none.
 
     Raises:
         OutputError: A process is merging there, or the folder cannot be removed.
     """
     target = Path(out).expanduser().resolve()
-    found = find_unfinished(target)
-    if found is None:
+    left = find_unfinished(target)
+    if left is None:
         return None
-    lock = FolderLock(found.folder / LOCK)
+    lock = FolderLock(left.folder / LOCK)
     try:
         lock.acquire()
         put_back(target)
-        shutil.rmtree(found.folder)
+        shutil.rmtree(left.folder)
     except LockedError as error:
         raise locked(target, str(error)).error() from None
     except OSError as error:
-        fields = (("folder", found.folder), ("found", error.strerror))
+        fields = (("folder", left.folder), ("found", error.strerror))
         fix = "check its permissions, or remove it yourself"
         raise Problem(OutputError, "the unfinished merge cannot be removed", fields, fix).error() from error
     finally:
         lock.release()
-    return found
+    return left
 
 
 def put_back(target: Path) -> None:
-    """Gives an earlier output its name back, if a merge died between the two renames that replace it."""
+    """Restores an earlier output, if a merge died between the two renames that replace it."""
     replaced = staging_folder(target) / REPLACED
     if replaced.is_dir() and not os.path.lexists(target):
         replaced.rename(target)

@@ -1,9 +1,9 @@
 """Measures, each one pass over the sources, and combines, which write the result.
 
-A method yields measures and ends with a combine; whoever drives it decides where the words come from, how
-they are cut into chunks, and on how many threads. See `protocols`.
+A method yields measures and ends with a combine; its driver decides where the words come from, how they are
+divided into chunks, and how many threads are used. See `protocols`.
 
-Names resolve on first use: the options that methods declare are known without numpy and the compiler.
+Names resolve on first use: the options that methods declare are available without numpy and the compiler.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""Rows of a matrix as float64, some at a time: for what numpy does to all columns at once."""
+"""Rows of a matrix as float64, block by block, for numpy operations on all columns at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK_ELEMENTS = 1 << 16
 """Elements of each source that are held as float64 at a time."""
 
 Blocks = Iterable[Sequence[np.ndarray]]
-"""Some whole rows of each source at a time: float64 of shape (rows, columns)."""
+"""Blocks of whole rows of each source: float64 of shape (rows, columns)."""
 
 
 def blocks_of(words: Words, width: int) -> Iterator[list[np.ndarray]]:

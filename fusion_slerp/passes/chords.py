@@ -1,4 +1,4 @@
-"""The angle of two sources from the chords of their unit vectors: its digits survive near 0 and π."""
+"""The angle between two sources from the chords of their unit vectors, accurate near 0 and π."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from fusion_slerp.passes.exact_sums import ExactSums, sum_of_columns
 from fusion_slerp.passes.gram import scaled, scaled_columns
 
 Angles = tuple[float, float]
-"""θ and π - θ in radians, the smaller with an error of about 1e-16."""
+"""θ and π - θ in radians; the smaller has an error of about 1e-16."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chords:
-    """Measures the angle of two sources in one pass.
+    """Measures the angle between two sources in one pass.
 
     Attributes:
-        norms: Their Euclidean norms, after the division by powers of two.
+        norms: Their Euclidean norms, after division by powers of two.
         exponents: As for `Gram`.
     """
 
@@ -34,20 +34,20 @@ class Chords:
     turn: ClassVar[int] = 2
 
     def part(self, words: Words) -> ExactSums:
-        """Of one chunk."""
+        """Returns the sums of one chunk."""
         a, b = scaled(words, self.exponents)
         squares = kernels.chords(a, b, 1.0 / self.norms[0], 1.0 / self.norms[1])
         return ExactSums(squares)
 
     def value(self, total: ExactSums) -> Angles:
-        """The angle and what it lacks to π."""
+        """Returns the angle and its supplement."""
         return _angles(*total.totals().tolist())
 
     @staticmethod
     def of_columns(measures: Sequence[Chords | None]) -> ChordsOfColumns:
-        """The same of every column; None measures nothing that is used."""
-        found = [measure or Chords((1.0, 1.0)) for measure in measures]
-        return ChordsOfColumns(tuple(each.norms for each in found), tuple(each.exponents for each in found))
+        """Returns the same measure of every column; the result of None is not used."""
+        chords = [measure or Chords((1.0, 1.0)) for measure in measures]
+        return ChordsOfColumns(tuple(each.norms for each in chords), tuple(each.exponents for each in chords))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +68,14 @@ class ChordsOfColumns:
         return len(self.norms)
 
     def part(self, words: Words) -> ExactSums:
-        """Of one chunk."""
+        """Returns the sums of one chunk."""
         norms = np.array(self.norms).T
         blocks = (scaled_columns(block, self.exponents) for block in blocks_of(words, self.width))
         units = ([x / norm for x, norm in zip(block, norms, strict=True)] for block in blocks)
         return ExactSums(sum_of_columns([np.square(u - v), np.square(u + v)] for u, v in units))
 
     def value(self, total: ExactSums) -> list[Angles]:
-        """The angles of every column."""
+        """Returns the angles of every column."""
         return [_angles(*column) for column in total.totals().T.tolist()]
 
 

@@ -1,8 +1,8 @@
-"""Sums that lose nothing: the same total whatever the order of the terms.
+"""Exact sums: the same total whatever the order of the terms.
 
 Source: J. R. Shewchuk, "Adaptive precision floating-point arithmetic and fast robust geometric predicates",
-Discrete Comput. Geom. 18 (1997), https://doi.org/10.1007/PL00009321: a number as the sum of a few floats
-that do not overlap; `math.fsum` works the same way.
+Discrete Comput. Geom. 18 (1997), https://doi.org/10.1007/PL00009321: a number as the sum of a few
+non-overlapping floats; `math.fsum` works the same way.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from math import fsum
 import numpy as np
 
 MOST_PARTS = 8
-"""Of sums side by side; each takes two or three, but not the same ones."""
+"""Arrays of parts; each sum needs two or three parts, but not in the same arrays."""
 
 
 class ExactSums:
-    """Several sums side by side.
+    """An array of sums.
 
-    Memory: some arrays of the terms' shape, however many terms are added.
+    Memory: a few arrays of the terms' shape, however many terms are added.
 
     Args:
-        terms: The first terms, float64 of any shape; kept, not altered.
+        terms: The first terms, float64 of any shape; kept, not modified.
     """
 
     __slots__ = ("_parts",)
@@ -37,9 +37,7 @@ class ExactSums:
         return self
 
     def totals(self) -> np.ndarray:
-        """Returns the sums, each rounded once: float64 of the terms' shape; not finite where a term is
-        not.
-        """
+        """Returns the sums, each rounded once: float64 of the terms' shape; not finite if a term is not."""
         if len(self._parts) == 1:
             return self._parts[0]
         columns = zip(*(part.ravel().tolist() for part in self._parts), strict=True)
@@ -63,9 +61,7 @@ class ExactSums:
             self._compact()
 
     def _compact(self) -> None:
-        """Drops parts that are zero: moves those that are not, in their order, to the last places of each
-        sum.
-        """
+        """Drops arrays of zeros, after moving each sum's nonzero parts, in order, to the last arrays."""
         parts = np.array(self._parts)
         order = np.argsort(parts != 0.0, axis=0, kind="stable")
         parts = np.take_along_axis(parts, order, axis=0)
@@ -73,10 +69,10 @@ class ExactSums:
 
 
 def total_of(terms: Sequence[float]) -> float:
-    """Returns the sum, rounded once; infinite or NaN where a term, or the sum, is."""
+    """Returns the sum, rounded once; infinite or NaN if a term or the sum is."""
     try:
         return fsum(terms)
-    except (OverflowError, ValueError):  # fsum refuses what float64 cannot hold, and infinities of both signs
+    except (OverflowError, ValueError):  # fsum refuses sums beyond float64, and infinities of both signs
         return sum(terms)
 
 
@@ -84,12 +80,12 @@ def sum_of_columns(blocks: Iterable[Sequence[np.ndarray]]) -> np.ndarray:
     """Returns plain sums over the rows of a chunk, block by block: float64 of shape (arrays, columns).
 
     Args:
-        blocks: At least one; each holds several arrays of some rows.
+        blocks: At least one; each holds several arrays of the same rows.
     """
     total: np.ndarray | None = None
     with np.errstate(over="ignore", invalid="ignore"):
         for block in blocks:
-            found = np.array([each.sum(axis=0) for each in block])
-            total = found if total is None else total + found
+            sums = np.array([each.sum(axis=0) for each in block])
+            total = sums if total is None else total + sums
     assert total is not None, "a chunk has rows"
     return total

@@ -1,4 +1,4 @@
-"""The Gram matrix of the sources: what every method in their span needs to know."""
+"""The Gram matrix of the sources, from which every method in their span is computed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class GramMatrix(NamedTuple):
 
     Attributes:
         products: The upper triangle, row by row.
-        exponents: Each vector was divided by two to this power before it was measured; empty: by one.
+        exponents: Each vector was divided by two to this power before it was measured; empty: not divided.
         n: Number of vectors.
-        is_finite: Not so if an element is infinite or NaN, or if squares of float64 elements overflow.
-        measured_norms: Euclidean norms of the vectors as they were measured, divided by their powers of two;
-            NaN if the matrix is not finite.
+        is_finite: False if an element is infinite or NaN, or if squares of float64 elements overflow.
+        measured_norms: Euclidean norms of the vectors as measured, divided by their powers of two; NaN if the
+            matrix is not finite.
         norms: Euclidean norms of the vectors; NaN if the matrix is not finite.
     """
 
@@ -37,12 +37,12 @@ class GramMatrix(NamedTuple):
     norms: tuple[float, ...]
 
     def product(self, i: int, j: int) -> float:
-        """The inner product of two of the vectors, i <= j, as measured."""
+        """Returns the inner product of two of the vectors, i <= j, as measured."""
         return self.products[_position(i, j, self.n)]
 
     def cosine(self, i: int, j: int) -> float:
-        """Of the angle between two vectors, i < j, in [-1, 1]; NaN if a norm is zero or the matrix not
-        finite.
+        """Returns the cosine between two vectors, i < j, in [-1, 1]; NaN if a norm is zero or the matrix is
+        not finite.
         """
         norms = self.measured_norms
         if not (self.is_finite and norms[i] and norms[j]):
@@ -73,7 +73,7 @@ def gram_matrix(products: Sequence[float], exponents: tuple[int, ...] = ()) -> G
 
 
 def _times_power(x: float, exponent: int) -> float:
-    """x times two to a power; infinite where float64 does not reach."""
+    """x times two to a power; infinite if that is beyond float64."""
     try:
         return ldexp(x, exponent)
     except OverflowError:
@@ -89,7 +89,7 @@ class Gram:
     """Measures the Gram matrix in one pass.
 
     Attributes:
-        exponents: Divide each source by two to this power first, exactly; empty: as they are.
+        exponents: Divide each source by two to this power first, exactly; empty: do not divide.
     """
 
     exponents: tuple[int, ...] = ()
@@ -97,22 +97,22 @@ class Gram:
     turn: ClassVar[int] = 1
 
     def part(self, words: Words) -> ExactSums:
-        """Of one chunk."""
+        """Returns the products of one chunk."""
         products = kernels.gram(scaled(words, self.exponents))
         return ExactSums(products)
 
     def value(self, total: ExactSums) -> GramMatrix:
-        """The matrix."""
+        """Returns the matrix."""
         return gram_matrix(total.totals().tolist(), self.exponents)
 
     @staticmethod
     def of_many(table: Table) -> list[GramMatrix]:
-        """The matrices of many sets of small vectors."""
+        """Returns the matrices of many sets of small vectors."""
         return [gram_matrix(products) for products in kernels.gram_of_many(table).tolist()]
 
     @staticmethod
     def of_columns(measures: Sequence[Gram | None]) -> GramOfColumns:
-        """The same of every column; what None measures is not used."""
+        """Returns the same measure of every column; the result of None is not used."""
         return GramOfColumns(tuple(measure.exponents if measure else () for measure in measures))
 
 
@@ -132,7 +132,7 @@ class GramOfColumns:
         return len(self.exponents)
 
     def part(self, words: Words) -> ExactSums:
-        """Of one chunk."""
+        """Returns the products of one chunk."""
         return ExactSums(sum_of_columns(self._products(block) for block in blocks_of(words, self.width)))
 
     def _products(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -140,20 +140,20 @@ class GramOfColumns:
         return [x * y for x, y in combinations_with_replacement(block, 2)]
 
     def value(self, total: ExactSums) -> list[GramMatrix]:
-        """The matrix of every column."""
+        """Returns the matrix of every column."""
         by_column = total.totals().T.tolist()
         return [gram_matrix(p, e) for p, e in zip(by_column, self.exponents, strict=True)]
 
 
 def scaled(words: Words, exponents: tuple[int, ...]) -> Words:
-    """Each source divided by two to a power, as fresh float64; as it is where there are no exponents."""
+    """Returns each source divided by two to a power, as fresh float64; unchanged without exponents."""
     if not exponents:
         return words
     return [np.ldexp(kernels.values_of(w), -power) for w, power in zip(words, exponents, strict=True)]
 
 
 def scaled_columns(block: Sequence[np.ndarray], exponents: Sequence[tuple[int, ...]]) -> Sequence[np.ndarray]:
-    """Each source's columns divided by two to powers of their own; as they are where there are none."""
+    """Returns each source's columns divided by two to their own powers; unchanged without exponents."""
     if not any(exponents):
         return block
     powers = np.array([each or (0,) * len(block) for each in exponents]).T

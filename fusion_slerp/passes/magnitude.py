@@ -1,4 +1,4 @@
-"""The largest magnitude of each source: what brings float64 numbers of any size to where squares are safe."""
+"""The largest magnitude of each source, for scaling float64 numbers so that their squares stay in range."""
 
 from __future__ import annotations
 
@@ -21,24 +21,22 @@ class Largest:
     magnitudes: np.ndarray
 
     def join(self, other: Largest) -> Largest:
-        """Of both together; NaN wins."""
+        """Returns the maximum of both; NaN wins."""
         return Largest(np.maximum(self.magnitudes, other.magnitudes))
 
 
 @dataclass(frozen=True, slots=True)
 class LargestMagnitude:
-    """Measures the exponent of each source: divided by two to its power, the largest magnitude is in [1,
-    2).
-    """
+    """Measures each source's exponent: its largest magnitude divided by two to this power is in [1, 2)."""
 
     turn: ClassVar[int] = 0
 
     def part(self, words: Words) -> Largest:
-        """Of one chunk."""
+        """Returns the largest magnitudes of one chunk."""
         return Largest(np.array([np.abs(kernels.values_of(each)).max(initial=0.0) for each in words]))
 
     def value(self, total: Largest) -> tuple[int, ...]:
-        """The exponents.
+        """Returns the exponents.
 
         Raises:
             NotFiniteError: An element is infinite or NaN.
@@ -47,7 +45,7 @@ class LargestMagnitude:
 
     @staticmethod
     def of_columns(measures: Sequence[LargestMagnitude | None]) -> MagnitudeOfColumns:
-        """The same of every column."""
+        """Returns the same measure of every column."""
         return MagnitudeOfColumns(len(measures))
 
 
@@ -62,15 +60,15 @@ class MagnitudeOfColumns:
     width: int
 
     def part(self, words: Words) -> Largest:
-        """Of one chunk."""
-        found = [
+        """Returns the largest magnitudes of one chunk."""
+        by_block = [
             np.array([np.abs(x).max(axis=0, initial=0.0) for x in block])
             for block in blocks_of(words, self.width)
         ]
-        return Largest(np.max(found, axis=0))
+        return Largest(np.max(by_block, axis=0))
 
     def value(self, total: Largest) -> list[tuple[int, ...]]:
-        """The exponents of every column; raises as `LargestMagnitude.value`."""
+        """Returns the exponents of every column; raises as `LargestMagnitude.value`."""
         return [_exponents(column) for column in total.magnitudes.T]
 
 

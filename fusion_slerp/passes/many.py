@@ -1,4 +1,4 @@
-"""A method at work on many small units at once: what all of them ask for is measured in one call."""
+"""Runs a method on many small units at once: a measure that all of them request is taken in one call."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ PLAIN_GRAM = Gram()
 def drive_many(
     steps: Sequence[Steps], table: Table, words: Callable[[int], Words]
 ) -> list[Made | NotFiniteError]:
-    """Runs a method on many units whose words are at hand.
+    """Runs a method on many units whose words are in memory.
 
     Args:
-        steps: The method at work on each.
+        steps: The method's generator for each.
         table: Their vectors.
-        words: Gives the words of one of them; called for those that ask for more than all do.
+        words: Returns the words of one of them; called for those that request further measures.
 
     Returns:
-        What was decided for each; the error where an element is infinite or NaN.
+        The decision for each; the error if an element is infinite or NaN.
     """
     asked = [_next(each, None) for each in steps]
     if all(measure == PLAIN_GRAM for measure in asked):
         asked = [_next(*each) for each in zip(steps, Gram.of_many(table), strict=True)]
     return [
-        _driven(each, found, lambda i=i: words(i))
-        for i, (each, found) in enumerate(zip(steps, asked, strict=True))
+        _driven(each, first, lambda i=i: words(i))
+        for i, (each, first) in enumerate(zip(steps, asked, strict=True))
     ]
 
 
 def combine_many(
     made: Sequence[Made], table: Table, words: Callable[[int], tuple[Words, np.ndarray]]
 ) -> list[int]:
-    """Writes many small units; returns of each how many elements are infinite or NaN.
+    """Writes many small units; returns for each how many elements are infinite or NaN.
 
     Args:
-        made: What was decided for each.
-        table: Their vectors, and where each result goes.
-        words: Gives the words of one of them, and the array for its result.
+        made: The decision for each.
+        table: Their vectors, and the array for each result.
+        words: Returns the words of one of them, and the array for its result.
     """
     combines = [each.combine for each in made]
     sums = [each.coefficients for each in combines if isinstance(each, WeightedSum)]
@@ -61,10 +61,10 @@ def _next(steps: Steps, value: object) -> Measure | Made:
         return end.value
 
 
-def _driven(steps: Steps, found: Measure | Made, words: Callable[[], Words]) -> Made | NotFiniteError:
-    if isinstance(found, Made):
-        return found
+def _driven(steps: Steps, first: Measure | Made, words: Callable[[], Words]) -> Made | NotFiniteError:
+    if isinstance(first, Made):
+        return first
     try:
-        return drive(steps, lambda: (words(),), found)
+        return drive(steps, lambda: (words(),), first)
     except NotFiniteError as error:
         return error

@@ -1,4 +1,4 @@
-"""What a pass over the sources is, what writes the result, and how a method strings them together."""
+"""The interfaces of measures and combines, and how a method uses them in sequence."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class NotFiniteError(ArithmeticError):
 
 
 class Accumulator(Protocol):
-    """What some chunks came to."""
+    """The measurement of one or more chunks."""
 
     def join(self, other: Any) -> Any:
-        """Returns what both hold together; they may be altered.
+        """Returns the measurement of the chunks of both, which may be modified.
 
-        Exact: sums keep their rounding errors. So parts are folded as they come, from any thread and in any
-        order, and the value has the same bits.
+        It is exact: sums keep their rounding errors. So parts can be joined as they arrive, from any thread
+        and in any order, and the value has the same bits.
         """
         ...
 
@@ -34,8 +34,8 @@ class Measure(Protocol):
     """One pass over the sources of a unit: an immutable value.
 
     Attributes:
-        turn: Units that ask for different measures at once are served in this order, so that those who come
-            later to a measure find others who waited for it.
+        turn: If units request different measures at the same time, they are taken in this order, so that
+            a measure is taken together for as many units as possible.
     """
 
     turn: ClassVar[int]
@@ -45,10 +45,10 @@ class Measure(Protocol):
         ...
 
     def value(self, total: Any) -> Any:
-        """Returns what all chunks together come to, for the method.
+        """Returns the value of all chunks' measurements, for the method.
 
         Raises:
-            NotFiniteError: An element is infinite or NaN, and the measure cannot do without.
+            NotFiniteError: An element is infinite or NaN, and the measure needs finite values.
         """
         ...
 
@@ -62,14 +62,14 @@ class Combine(Protocol):
 
 
 class Made(NamedTuple):
-    """What a method decided.
+    """A method's decision for a unit.
 
     Attributes:
         combine: Writes the result.
-        rule: How it is made, for the report: `"slerp"`, `"lerp: nearly parallel"`, `"linear"`.
-        gram: The Gram matrix of the sources; None where it was not measured.
-        angle_deg: The angle between the first two sources in degrees, [0, 180]; None where there is none.
-        after: Returns the same with what is known only when everything is written; None if nothing is.
+        rule: The rule, for the report: `"slerp"`, `"lerp: nearly parallel"`, `"linear"`.
+        gram: The Gram matrix of the sources; None if it was not measured.
+        angle_deg: The angle between the first two sources in degrees, [0, 180]; None if it is undefined.
+        after: Returns the decision completed with what is known only after writing; None if it is complete.
     """
 
     combine: Combine
@@ -80,16 +80,16 @@ class Made(NamedTuple):
 
 
 Steps = Generator[Measure, Any, Made]
-"""A method at work on one unit: yields measures, is sent their values, and returns what it decided."""
+"""A method's generator for one unit: it yields measures, is sent their values, and returns its decision."""
 
 
 def drive(steps: Steps, chunks: Callable[[], Iterable[Words]], first: Measure | None = None) -> Made:
-    """Runs a method on words that are at hand, one chunk after the other.
+    """Runs a method on words in memory, chunk by chunk.
 
     Args:
-        steps: The method at work.
-        chunks: Gives the words of every chunk, from the first, at each call.
-        first: What it asks for, if it has begun already.
+        steps: The method's generator.
+        chunks: Returns the words of every chunk, from the first, at each call.
+        first: The measure that it requests, if it has already been started.
 
     Raises:
         NotFiniteError: An element is infinite or NaN.

@@ -1,10 +1,10 @@
-"""A matrix whose rows, or columns, are units of their own: the same method at work on each.
+"""A matrix whose rows or columns are separate units: the method is applied to each.
 
 mergekit's NuSLERP offers both with `nuslerp_flatten: false`: rows by default, columns with
 `nuslerp_row_wise: true` (the flag names the transposed axis).
 
-A row needs nothing but itself, so a row is measured when it is written. Columns run through all rows: each
-pass measures every column that still asks for something.
+A row is measured when it is written. Columns extend over all rows, so each pass measures every column that
+still requests a measure.
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ from fusion_slerp.passes.weighted_sum import WeightedSum
 
 @dataclass(slots=True)
 class _Tally:
-    """How many units were made by each rule, and their Gram matrices added up; from any thread, in any
-    order.
-    """
+    """Counts units by rule and adds up their Gram matrices, from any thread, in any order."""
 
     rules: Counter[str] = field(default_factory=Counter)
     products: ExactSums | None = None
     _adding: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, units: Sequence[Made]) -> None:
-        """Takes the units of a chunk."""
+        """Adds the units of a chunk."""
         measured = [unit.gram for unit in units if unit.gram is not None]
         part = ExactSums(_scaled_sums(measured)) if measured else None
         with self._adding:
@@ -48,7 +46,7 @@ class _Tally:
                 self.products = part if self.products is None else self.products.join(part)
 
     def summary(self, made: Made, unit: str) -> Made:
-        """The most frequent rule (of equally frequent ones the first by name), and norms and angle of all."""
+        """Returns the most frequent rule (of several, the first by name), with norms and angle of all."""
         rule = min(self.rules, key=lambda rule: (-self.rules[rule], rule))
         gram = None if self.products is None else _in_range(self.products.totals())
         angle = None if gram is None else gram.angle_deg
@@ -59,13 +57,13 @@ SMALL = 2.0**-500
 """Squares of smaller norms begin to lose digits."""
 
 SCALES = (0, -550, 550)
-"""Powers of two by which vectors are multiplied before their products are added up: float64 may need the
-others.
+"""Exponents of two by which vectors are scaled before their products are added up; only float64 can need the
+last two.
 """
 
 
 def _scaled_sums(grams: Sequence[GramMatrix]) -> np.ndarray:
-    """The sum of all matrices at every scale: float64 of shape (scales, products)."""
+    """The sum of all matrices at each scale: float64 of shape (scales, products)."""
     products = np.array([gram.products for gram in grams])
     powers = np.array([gram.product_exponents for gram in grams])
     with np.errstate(over="ignore", under="ignore"):
@@ -74,17 +72,17 @@ def _scaled_sums(grams: Sequence[GramMatrix]) -> np.ndarray:
 
 
 def _in_range(sums: np.ndarray) -> GramMatrix:
-    """The first scale at which nothing is infinite and no vector vanishes; else the first that is finite."""
-    found = [
+    """The matrix at the first scale without overflow or underflow; else at the first without overflow."""
+    by_scale = [
         gram_matrix(each.tolist(), (-scale,) * isqrt(2 * len(each)) if scale else ())
         for scale, each in zip(SCALES, sums, strict=True)
     ]
-    finite = [gram for gram in found if gram.is_finite]
-    return next((gram for gram in finite if min(gram.measured_norms) > SMALL), (finite or found)[0])
+    finite = [gram for gram in by_scale if gram.is_finite]
+    return next((gram for gram in finite if min(gram.measured_norms) > SMALL), (finite or by_scale)[0])
 
 
 def by_row(method: Callable[[], Steps], width: int) -> Steps:
-    """The method at work on every row; `method` starts it again for each."""
+    """Applies a method to every row; `method` returns a new generator for each."""
     yield from ()
     tally = _Tally()
     made = Made(_Rows(method, width, tally), "by row")
@@ -112,7 +110,7 @@ class _Rows:
 
 
 def by_column(method: Callable[[], Steps], width: int) -> Steps:
-    """The method at work on every column; `method` starts it again for each."""
+    """Applies a method to every column; `method` returns a new generator for each."""
     steps = [method() for _ in range(width)]
     made = yield from _in_step(steps)
     combines: list[Any] = [each.combine for each in made]
@@ -124,7 +122,7 @@ def by_column(method: Callable[[], Steps], width: int) -> Steps:
 
 
 def _in_step(steps: Sequence[Steps]) -> Generator[Measure, Any, list[Made]]:
-    """Asks for what the columns ask for, one kind of measure at a time, of all of them together."""
+    """Yields the measures that the columns request, one kind at a time, for all columns together."""
     made: dict[int, Made] = {}
 
     def following(column: int, value: Any) -> Any:

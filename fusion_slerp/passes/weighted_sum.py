@@ -14,7 +14,7 @@ class WeightedSum(NamedTuple):
     """The sum of coefficient times source, rounded once; see `kernels.weighted_sum`.
 
     Attributes:
-        coefficients: One for each source, in their order.
+        coefficients: One for each source, in order.
     """
 
     coefficients: tuple[float, ...]

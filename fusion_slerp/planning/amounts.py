@@ -1,4 +1,4 @@
-"""How many bytes a merge reads, tensor by tensor: what the engine will do, counted beforehand."""
+"""The number of bytes that a merge will read, tensor by tensor, computed from the plan."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 def nbytes_read(tensor: TensorPlan, settings: MergeSettings, kept_chunks: int) -> tuple[int, int]:
-    """Returns the bytes that are read of a tensor's sources: the fewest, and the most.
+    """Returns the minimum and the maximum number of bytes read of a tensor's sources.
 
-    They differ only where the values decide on further passes.
+    They differ only if the values may require further passes.
 
     Args:
         tensor: The tensor.
         settings: The options of the merge.
-        kept_chunks: How many chunks wait in memory between the passes.
+        kept_chunks: The number of chunks kept in memory between the passes.
     """
     if not tensor.is_large or (not tensor.is_merged and tensor.rows is None):
         return tensor.nbytes_in, tensor.nbytes_in
-    least = most = _nbytes_beside(tensor, settings)
+    least = most = _nbytes_unmerged(tensor, settings)
     for merged, again, (certain, possible) in _units(tensor, settings, kept_chunks):
         least += merged + certain * again
         most += merged + possible * again
@@ -35,7 +35,7 @@ def nbytes_read(tensor: TensorPlan, settings: MergeSettings, kept_chunks: int) -
 
 
 def nbytes_processed(tensor: TensorPlan, settings: MergeSettings) -> int:
-    """Returns the bytes that are measured and written of a tensor, for the progress."""
+    """Returns the number of a tensor's bytes that are measured and written, for the progress bar."""
     measured = 0
     if tensor.is_large:
         for merged, _, (certain, _) in _units(tensor, settings, 0, is_dense=True):
@@ -46,7 +46,7 @@ def nbytes_processed(tensor: TensorPlan, settings: MergeSettings) -> int:
 def _units(
     tensor: TensorPlan, settings: MergeSettings, kept_chunks: int, is_dense: bool = False
 ) -> Iterator[tuple[int, int, tuple[int, int]]]:
-    """Of each unit: its bytes, those that every further pass reads again, and the passes that measure it."""
+    """Yields each unit's bytes, those that every further pass reads again, and the passes that measure it."""
     work: Any = tensor.work
     if not tensor.is_merged:
         return
@@ -62,7 +62,7 @@ def _units(
 
 
 def _passes(work: Merge, parameters: Any, settings: MergeSettings) -> tuple[int, int]:
-    """That measure before the pass that writes: the certain ones, and the most."""
+    """The minimum and maximum number of measuring passes, before the pass that writes."""
     certain, possible = settings.how.passes(parameters)
     if work.granularity == "row":
         return 0, 0
@@ -70,14 +70,14 @@ def _passes(work: Merge, parameters: Any, settings: MergeSettings) -> tuple[int,
 
 
 def _elements_before(mask: np.ndarray, width: int, boundary: int) -> int:
-    """How many elements of some rows lie before an element of the merged model's tensor."""
+    """The number of elements of the masked rows that precede an element of the merged model's tensor."""
     whole, part = divmod(boundary, width or 1)
     inside = part if whole < len(mask) and mask[whole] else 0
     return int(mask[:whole].sum()) * width + inside
 
 
-def _nbytes_beside(tensor: TensorPlan, settings: MergeSettings) -> int:
-    """Of the rows that are not merged: copied ones, and those that are read to fill others."""
+def _nbytes_unmerged(tensor: TensorPlan, settings: MergeSettings) -> int:
+    """The bytes of rows that are not merged: copied rows, and those that are read to fill others."""
     if tensor.rows is None:
         return 0
     merged, rows = tensor.rows.merged, tensor.rows.of
@@ -91,7 +91,7 @@ def _nbytes_beside(tensor: TensorPlan, settings: MergeSettings) -> int:
 
 
 def _neighbours(tensor: TensorPlan) -> dict[str, int]:
-    """How often each source's rows are read as neighbours of rows that lie between them."""
+    """The number of each source's rows that are read as neighbours of filled rows."""
     assert tensor.rows is not None
     filled, zero = tensor.rows.filled, tensor.rows.zero
     given = np.flatnonzero(~filled)

@@ -1,4 +1,4 @@
-"""The child's config.json and generation_config.json, where they say otherwise than a model's."""
+"""The merged model's config.json and generation_config.json, where they differ from a source model's."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def child_configs(
     changes: Mapping[str, Any],
     alignment: Alignment,
 ) -> tuple[dict[str, Path | bytes], list[str]]:
-    """Returns both files (where from, or their content), and remarks.
+    """Returns both files (each as the path to copy, or as content), and remarks.
 
     Args:
-        files: The models by label, as their files are; model a first.
-        configs: Their configs, by label, as those of the layers taken alone. Model a's is the child's; the
-            special ids of the model whose tokenizer the child has win.
+        files: The models by label, as stored; model a first.
+        configs: Their configs, by label, restricted to the layers that are used. The merged model gets model
+            a's, with the special ids of the model whose tokenizer it gets.
         changes: New values. `dtype` replaces either of its spellings; each key is replaced
             wherever the config has it, nested configs included, or added at the top.
-        alignment: What became of the tokens.
+        alignment: The aligned vocabularies.
     """
     first = next(iter(files))
     giver = alignment.tokenizer.giver or first
@@ -54,7 +54,7 @@ def child_configs(
 
 
 def _first_with_generation_config(files: Mapping[str, Checkpoint], giver: str) -> str:
-    """The tokenizer's giver if it has the file, else the first that has it; the giver if none has."""
+    """The tokenizer's model if it has the file, else the first model that has it, else the tokenizer's."""
     having = (label for label in (giver, *files) if (files[label].folder / GENERATION_CONFIG).is_file())
     return next(having, giver)
 
@@ -68,17 +68,17 @@ def _file(source: Path, content: Mapping[str, Any], original: Mapping[str, Any])
 def _set(config: dict[str, Any], key: str, value: object) -> None:
     spellings = ("torch_dtype", "dtype") if key == "dtype" else (key,)
     if not _replace(config, spellings, value):
-        config[spellings[0]] = value  # of dtype, the spelling that older and newer transformers read
+        config[spellings[0]] = value  # for dtype: the spelling that older and newer transformers read
 
 
 def _replace(config: dict[str, Any], keys: Sequence[str], value: object) -> bool:
-    """Sets the keys wherever the config has one; returns whether it had."""
-    found = False
+    """Sets the keys wherever the config has one; returns whether it had any."""
+    is_replaced = False
     for key, old in config.items():
         if key in keys:
             config[key] = value
-            found = True
+            is_replaced = True
         elif isinstance(old, dict):
             config[key] = inner = dict(old)
-            found = _replace(inner, keys, value) or found
-    return found
+            is_replaced = _replace(inner, keys, value) or is_replaced
+    return is_replaced

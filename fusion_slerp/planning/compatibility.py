@@ -1,4 +1,4 @@
-"""Whether models belong together: their configs, and the shapes and types of their tensors."""
+"""Whether models can be merged: their configs, and the shapes and types of their tensors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion_slerp.sources.source import Source
 
 Labelled = tuple[str, Source]
 Pairs = Sequence[tuple[Labelled, Labelled]]
-"""Tensors of two models that belong together, each with its model's label."""
+"""Matching tensors of two models, each with its model's label."""
 
 MUST_AGREE = frozenset(
     "model_type hidden_size n_embd d_model num_hidden_layers n_layer num_layers intermediate_size "
@@ -22,7 +22,7 @@ MUST_AGREE = frozenset(
     "num_local_experts n_routed_experts num_experts_per_tok position_embedding_type "
     "partial_rotary_factor".split()
 )
-"""Config keys that change what a tensor of the same shape means."""
+"""Config keys that change the meaning of a tensor of the same shape."""
 
 MAY_DIFFER = frozenset(
     "_name_or_path transformers_version torch_dtype dtype use_cache architectures auto_map "
@@ -32,22 +32,20 @@ MAY_DIFFER = frozenset(
     "router_jitter_noise task_specific_params id2label label2id vocab_size is_decoder "
     "use_return_dict torchscript unsloth_version unsloth_fixed tie_word_embeddings".split()
 )
-"""Config keys without effect on what a weight means (vocab_size shows in the shapes, tying in the names)."""
+"""Config keys that do not affect a weight's meaning (vocab_size shows in the shapes, tying in the names)."""
 
 ABSENT_IS_OFF = frozenset({"rope_type", "factor", "sliding_window"})
 """Config keys whose absence is a value: no scaling, no window."""
 
 MAX_PREFIX = 200
-"""Characters of nested keys; deeper ones are compared as a whole, as each key would repeat those above it."""
+"""Characters of a nested key; deeper values are compared as a whole: each key repeats those above it."""
 
 SHOWN_KEYS = 100
-"""Of each kind of difference; two models of one family have a handful."""
+"""Differing keys shown of each kind; two models of one family have a handful."""
 
 
 def compare_configs(views: Mapping[str, View]) -> tuple[list[Problem], list[str]]:
-    """Returns the problems that forbid a merge and the warnings for softer differences: each model with
-    the first.
-    """
+    """Compares each model with the first; returns the problems that rule out a merge, and the warnings."""
     first, *others = views.values()
     flat = _flattened(first.config)
     problems, warnings = [], []
@@ -61,7 +59,7 @@ def compare_configs(views: Mapping[str, View]) -> tuple[list[Problem], list[str]
 
 
 def _compared(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """The keys that change a tensor's meaning, and those that may change a weight's."""
+    """The differing keys that change a tensor's meaning, and those that may change a weight's."""
     grave, soft = [], []
     for key in sorted(first.keys() | other.keys()):
         name = key.rpartition(".")[2]
@@ -69,13 +67,13 @@ def _compared(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[
         if values[0] == values[1] or name in MAY_DIFFER:
             continue
         if None in values and name not in ABSENT_IS_OFF:
-            continue  # written by another release, which spells out more defaults or fewer
+            continue  # written by another release, which states more or fewer defaults
         (grave if name in MUST_AGREE else soft).append(key)
     return grave, soft
 
 
 def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined by dots; the rope settings of older and newer transformers alike."""
+    """The config with nested keys joined by dots, and the rope settings of all transformers in one form."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and len(prefix) + len(key) <= MAX_PREFIX:
@@ -111,12 +109,12 @@ def _other_meaning(first: Configured, other: Configured, key: str) -> Problem:
         ("key", printable(key, SHOWN_NAME)),
         *((v.label, f"{_shown(flat.get(key))} in {v.folder / CONFIG}") for v, flat in (first, other)),
     )
-    fix = "merge two models of one architecture and size, fine-tuned from the same ancestor"
+    fix = "merge models of one architecture and size, fine-tuned from the same base model"
     return Problem(MismatchError, f"the models differ in {printable(key, SHOWN_NAME)}", fields, fix)
 
 
 def compare_tensors(views: Mapping[str, View], matches: Sequence[Match]) -> list[Problem]:
-    """Returns what is wrong with the shapes and types of tensors that belong together."""
+    """Returns the problems with shapes and types of matching tensors."""
     unmergeable = [(view, names) for view in views.values() if (names := _unmergeable_names(view))]
     problems = [_unmergeable(view, names) for view, names in unmergeable]
     reshaped, retyped = [], []
@@ -156,12 +154,12 @@ def _rows_may_differ(one: Source, other: Source, match: Match) -> bool:
 def _shapes_differ(pairs: Pairs) -> Problem:
     fields = _both_sides(pairs, lambda source: list(source.shape))
     headline = f"the shapes of {len(pairs)} tensors differ"
-    return Problem(MismatchError, headline, fields, "merge two models of one size")
+    return Problem(MismatchError, headline, fields, "merge models of one size")
 
 
 def _dtypes_differ(pairs: Pairs) -> Problem:
     fields = _both_sides(pairs, lambda source: source.dtype.code)
-    fix = "save both models with the same types for tensors that are not floating-point"
+    fix = "save the models with the same type for each tensor that is not floating-point"
     return Problem(MismatchError, f"the types of {len(pairs)} tensors cannot be merged", fields, fix)
 
 

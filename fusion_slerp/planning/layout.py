@@ -1,10 +1,10 @@
 """Lays tensors out in safetensors files.
 
-The whole layout, headers included, is known before a weight is read. So the data can arrive in
+The whole layout, headers included, is known before any weight is read. So the data can arrive in
 any order, from any thread.
 
-Source: the safetensors format (https://github.com/huggingface/safetensors#format); the file names
-as transformers' save_pretrained writes them.
+Source: the safetensors format (https://github.com/huggingface/safetensors#format); the file names are
+those of transformers' save_pretrained.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from fusion_slerp.sources.folder import SINGLE
 from fusion_slerp.sources.header import LENGTH_NBYTES
 
 Position = tuple[int, int]
-"""Index of a file, and bytes from the start of its data section: in the order of the child's bytes."""
+"""A file's index, and an offset into its data section: ordered as the merged model's bytes."""
 
 
 class Slot(NamedTuple):
-    """Where one tensor lies in the output.
+    """One tensor's position in the output.
 
     Attributes:
         name: The tensor's name.
@@ -51,11 +51,11 @@ class Slot(NamedTuple):
         return prod(self.shape[1:])
 
     def position(self, element: int = 0) -> Position:
-        """Where one of its elements lies."""
+        """The position of one of its elements."""
         return self.shard, self.offset + element * self.dtype.itemsize
 
     def follows(self, other: Slot) -> bool:
-        """Whether it begins where another one ends."""
+        """Whether it begins at another one's end."""
         return self.position() == other.position(other.n_elements)
 
 
@@ -65,7 +65,7 @@ class Shard:
 
     Attributes:
         file_name: Its name in the output folder.
-        header: Everything before the data section; whole pages, filled up with spaces as the format
+        header: Everything before the data section; padded to whole pages with spaces, as the format
             allows. So tensors of whole pages can be written past the page cache, and mapped.
         data_nbytes: Length of the data section.
     """
@@ -81,7 +81,7 @@ class Shard:
 
 
 class Tensor(NamedTuple):
-    """What is to be laid out: a name, an element type and a shape, of `nbytes` bytes."""
+    """A tensor to be laid out: its name, element type, shape and size in bytes."""
 
     name: str
     dtype: DType
@@ -90,11 +90,10 @@ class Tensor(NamedTuple):
 
 
 def lay_out(tensors: Sequence[Tensor], max_shard_nbytes: int) -> tuple[list[Slot], list[Shard]]:
-    """Assigns every tensor a file and an offset.
+    """Assigns a file and an offset to every tensor.
 
-    Files are filled in the order given, up to `max_shard_nbytes` of data each (a larger tensor is
-    alone in its file). Inside a file, wider types come first, so that every tensor is aligned to
-    its element size.
+    Files are filled in the given order, up to `max_shard_nbytes` of data each (a larger tensor gets its
+    own file). Within a file, wider types come first, so that every tensor is aligned to its element size.
 
     Returns:
         The slots, file by file in the order of their offsets, and the files.
@@ -137,6 +136,6 @@ def _header(slots: Sequence[Slot]) -> bytes:
             "shape": list(slot.shape),
             "data_offsets": [slot.offset, slot.offset + slot.nbytes],
         }
-    text = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-(LENGTH_NBYTES + len(text)) % PAGE_NBYTES)
-    return len(text).to_bytes(LENGTH_NBYTES, "little") + text
+    header = json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-(LENGTH_NBYTES + len(header)) % PAGE_NBYTES)
+    return len(header).to_bytes(LENGTH_NBYTES, "little") + header

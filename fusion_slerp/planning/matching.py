@@ -1,9 +1,8 @@
-"""Which tensors of the models belong together: by name, and where the names may differ.
+"""Matches the tensors of the models by name.
 
-Three differences are understood. A prefix that transformers itself accepts with and without
-(`model.`, `transformer.`). A head that one model stores and another ties to its embedding: the
-tied model's head is its embedding, and the merged model has a head of its own. A tensor that not all
-models have, if `missing: copy` allows it.
+Names may differ in three ways: a prefix that transformers accepts with and without (`model.`,
+`transformer.`); a head that one model stores and another ties to its embedding, which then serves as its
+head, while the merged model stores one; and a tensor that some models lack, with `missing: copy`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from fusion_slerp.errors import MismatchError, Problem, listed, nearest, printable
+from fusion_slerp.errors import MismatchError, Problem, listed, nearest, printable, setting
 from fusion_slerp.planning.view import View
 from fusion_slerp.sources.source import Source
 from fusion_slerp.sources.stored_bytes import equal_bytes
@@ -24,7 +23,7 @@ Tensors = dict[str, Source]
 
 
 class Match(NamedTuple):
-    """One tensor of the merged model and where it comes from.
+    """One tensor of the merged model and its sources.
 
     Attributes:
         name: Its name in the merged model.
@@ -36,7 +35,7 @@ class Match(NamedTuple):
 
     @property
     def first(self) -> Source:
-        """That of the first model that has it: the merged model inherits its type."""
+        """The tensor of the first model that has it: the merged model inherits its type."""
         return next(iter(self.of.values()))
 
     @property
@@ -50,10 +49,10 @@ class Matching:
     """All tensors of the merged model.
 
     Attributes:
-        matches: In the order of model a's files; what only others have comes last.
-        tied: Whether the merged model's head is its embedding; None where no model says so.
-        remarks: What was matched in spite of a difference, one line each.
-        problems: Tensors that belong to nothing.
+        matches: In the order of model a's files; tensors that model a lacks come last.
+        tied: Whether the merged model's head is its embedding; None if no config states it.
+        remarks: Differences that were resolved, one line each.
+        problems: Tensors without a counterpart.
     """
 
     matches: tuple[Match, ...]
@@ -62,56 +61,57 @@ class Matching:
     problems: tuple[Problem, ...] = ()
 
 
-def match_tensors(views: Mapping[str, View], missing: str = "error") -> Matching:
+def match_tensors(views: Mapping[str, View], missing: str = "error", configs_fit: bool = True) -> Matching:
     """Matches the tensors of the models.
 
     Args:
         views: The models by label; the names of the first are the merged model's.
-        missing: `"copy"` allows tensors that not all models have.
+        missing: `"copy"` allows tensors that some models lack.
+        configs_fit: Whether the configs allow a merge, so that copying may be advised.
     """
-    found: dict[str, Tensors] = {}
+    by_label: dict[str, Tensors] = {}
     remarks: list[str] = []
     for label, view in views.items():
-        found[label], more = _without_tied_head(view)
+        by_label[label], more = _without_tied_head(view)
         remarks += more
-    first, *others = found
+    first, *others = by_label
     for label in others:
-        found[label], more = _with_prefixes_of(found[first], found[label], views[label])
+        by_label[label], more = _with_prefixes_of(by_label[first], by_label[label], views[label])
         remarks += more
-    remarks += _lend_heads(views, found)
-    names = dict.fromkeys(name for tensors in found.values() for name in tensors)
+    remarks += _share_embeddings(views, by_label)
+    names = dict.fromkeys(name for tensors in by_label.values() for name in tensors)
     problems = []
     if missing == "copy":
-        remarks += _copied(views, found)
-    elif any(len(tensors) < len(names) for tensors in found.values()):
-        problems = [_names_differ(views, found)]
+        remarks += _copied(views, by_label)
+    elif any(len(tensors) < len(names) for tensors in by_label.values()):
+        problems = [_names_differ(views, by_label, configs_fit)]
     matches = tuple(
-        Match(name, {label: tensors[name] for label, tensors in found.items() if name in tensors})
+        Match(name, {label: tensors[name] for label, tensors in by_label.items() if name in tensors})
         for name in names
     )
     return Matching(matches, _tied(views, names), tuple(remarks), tuple(problems))
 
 
-def _copied(views: Mapping[str, View], found: Mapping[str, Tensors]) -> list[str]:
-    """A remark for each set of owners of tensors that not all models have."""
+def _copied(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[str]:
+    """A remark for each set of models that have tensors which others lack."""
     return [
         f"only in {' and '.join(views[label].source for label in owners)}, "
         f"{'copied' if len(owners) == 1 else 'merged'}: {listed(names, 3)}"
-        for owners, names in _by_owners(found).items()
+        for owners, names in _by_owners(by_label).items()
     ]
 
 
-def _lend_heads(views: Mapping[str, View], found: Mapping[str, Tensors]) -> list[str]:
-    """Gives a tied model its embedding as its head, where another model has a head of its own."""
+def _share_embeddings(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[str]:
+    """Uses a tied model's embedding as its head, if another model stores a head."""
     remarks = []
-    head = next((head for tensors in found.values() if (head := head_of(tensors))), None)
-    for label, tensors in found.items():
+    head = next((head for tensors in by_label.values() if (head := head_of(tensors))), None)
+    for label, tensors in by_label.items():
         view, embedding = views[label], embedding_of(tensors)
         if head and embedding and not head_of(tensors) and tied_flag(view.config) is not False:
             tensors[head] = tensors[embedding]
             tied = f"ties {head} to {printable(embedding, 200)}"
-            other = "the other does not" if len(found) == 2 else "not all others do"
-            remarks.append(f"{view.source} {tied}, {other}; the child does not")
+            other = "the other model does not" if len(by_label) == 2 else "not all others do"
+            remarks.append(f"{view.source} {tied}, {other}; the merged model stores both")
     return remarks
 
 
@@ -124,16 +124,16 @@ def _tied(views: Mapping[str, View], names: Mapping[str, None]) -> bool | None:
 
 
 def tied_flag(config: Mapping[str, Any]) -> bool | None:
-    """What a config says of `tie_word_embeddings`, in its text part if it has one; None if nothing."""
-    text = config.get("text_config")
-    for part in (text if isinstance(text, Mapping) else {}, config):
+    """Returns `tie_word_embeddings` of a config, from its text part if it has one; None if it is not set."""
+    of_text = config.get("text_config")
+    for part in (of_text if isinstance(of_text, Mapping) else {}, config):
         if isinstance(part.get(TIED), bool):
             return part[TIED]
     return None
 
 
 def _without_tied_head(view: View) -> tuple[Tensors, list[str]]:
-    """The tensors; a stored head that is a copy of the embedding, as the config says, is left out."""
+    """The tensors without a head that is a copy of the embedding, if the config ties them."""
     tensors = dict(view.tensors)
     head, embedding = head_of(tensors), embedding_of(tensors)
     if not (tied_flag(view.config) and head and embedding):
@@ -147,7 +147,7 @@ def _without_tied_head(view: View) -> tuple[Tensors, list[str]]:
 
 
 def _with_prefixes_of(of_first: Tensors, tensors: Tensors, view: View) -> tuple[Tensors, list[str]]:
-    """A model's tensors under the first's names, where a prefix is the only difference."""
+    """A model's tensors under the first model's names, if they differ only in a prefix."""
     lonely = {name for name in tensors if name not in of_first}
     free = {name for name in of_first if name not in tensors}
     for prefix in PREFIXES:
@@ -164,26 +164,26 @@ def _with_prefixes_of(of_first: Tensors, tensors: Tensors, view: View) -> tuple[
     return tensors, []
 
 
-def _names_differ(views: Mapping[str, View], found: Mapping[str, Tensors]) -> Problem:
-    """Names what not all models have, by those that have it."""
-    only = _by_owners(found)
+def _names_differ(views: Mapping[str, View], by_label: Mapping[str, Tensors], configs_fit: bool) -> Problem:
+    """Lists the tensors that some models lack, by the models that have them."""
+    only = _by_owners(by_label)
     fields: list[tuple[str, object]] = []
     for owners, names in only.items():
         near = [name for others, more in only.items() if others != owners for name in more][:1000]
         shown = [f"{name}{nearest(name, near)}" for name in names[:3]]
         fields.append((f"only in {', '.join(owners)}", f"{len(names)}: {listed([*shown, *names[3:]], 3)}"))
         fields.append(("folder", ", ".join(str(views[label].folder) for label in owners)))
-    fix = "merge two models of one architecture and depth, saved by the same library"
-    if len(only) == 1:
-        fix += "; missing: copy takes what one of them lacks from the other"
+    fix = "merge models of one architecture and depth, saved by the same library"
+    if len(only) == 1 and configs_fit:
+        fix += f", or use {setting('missing', 'copy')} to copy tensors from the only model that has them"
     return Problem(MismatchError, "the tensor names differ", tuple(fields), fix)
 
 
-def _by_owners(found: Mapping[str, Tensors]) -> dict[tuple[str, ...], list[str]]:
-    """The names that not all models have, by the labels of those that have them."""
+def _by_owners(by_label: Mapping[str, Tensors]) -> dict[tuple[str, ...], list[str]]:
+    """The names that some models lack, by the labels of those that have them."""
     by_owners: dict[tuple[str, ...], list[str]] = {}
-    for name in dict.fromkeys(name for tensors in found.values() for name in tensors):
-        owners = tuple(label for label, tensors in found.items() if name in tensors)
-        if len(owners) < len(found):
+    for name in dict.fromkeys(name for tensors in by_label.values() for name in tensors):
+        owners = tuple(label for label, tensors in by_label.items() if name in tensors)
+        if len(owners) < len(by_label):
             by_owners.setdefault(owners, []).append(name)
     return by_owners

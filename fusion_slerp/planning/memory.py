@@ -1,4 +1,4 @@
-"""How much memory a merge takes, and for what: decided with the plan, kept by the execution."""
+"""The memory that a merge takes, by purpose: decided with the plan, and kept by the execution."""
 
 from __future__ import annotations
 
@@ -6,52 +6,51 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS, PAGE_NBYTES, whole_pages
-from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.errors import Problem, SettingsError, setting
 from fusion_slerp.settings.merge_settings import MergeSettings
 
 WRITERS = 2
-"""Threads that write; with direct I/O they wait for the disk and take next to no CPU time."""
+"""Threads that write; with direct I/O they wait for the disk and take almost no CPU time."""
 
 READERS = 1
-"""Worker threads beyond those that may compute: one reads on while the others are busy."""
+"""Worker threads beyond those that may compute: one reads ahead while the others are busy."""
 
 WAITING_RESULTS = 3
-"""Per writer: results that wait to be written, so that the disk is busy while tensors are measured."""
+"""Results per writer that wait to be written, so that the disk is busy while tensors are measured."""
 
 KEPT_CHUNKS = 6
-"""Kept without a budget. More is slower: a second read from the page cache costs less than new memory."""
+"""Chunks kept without a budget. More is slower: a second read from the page cache costs less than new memory.
+"""
 
 MAX_NBYTES = 200_000_000
-"""Without a budget, there are no more threads than need this much, but at least one."""
+"""Limit without a budget: no more threads than need this much, but at least one."""
 
 STEPS_UNDER_WAY = 8
-"""Tensors or batches that may be in work at once: enough that no thread runs dry."""
+"""Tensors or batches that may be in progress at once: enough that no thread runs idle."""
 
 MAX_BATCH = 1024
 """Small tensors that are read into one buffer."""
 
 SLACK_NBYTES = 8 * MAX_BATCH
-"""Beyond the elements of a chunk, for each model: tensors of a batch start at the next multiple of 8
-bytes.
-"""
+"""Bytes beyond the elements of a chunk, for each model: a batch's tensors start at multiples of 8 bytes."""
 
 PROCESS_NBYTES = 125_000_000
-"""Python, numpy and the compiler of the kernels (measured on Linux with Python 3.11: 115-125 MB)."""
+"""Python, numpy and the kernels' compiler (measured on Linux with Python 3.11: 115-125 MB)."""
 
 TORCH_NBYTES = 200_000_000
-"""What torch adds, which a parent in a file of torch needs (measured with torch 2.13: 201 MB)."""
+"""Added by torch, which reads a parent stored in its format (measured with torch 2.13: 201 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """The buffers of a merge; made when they are needed, so that a small merge needs fewer.
+    """The buffers of a merge; memory that a small merge does not need is never touched.
 
     Attributes:
         threads: Threads that compute at a time.
-        kept_chunks: How many measured chunks may wait in memory to be combined; the further
+        kept_chunks: Measured chunks that may be kept in memory until they are combined; the other
             chunks of a larger tensor are read a second time.
-        in_nbytes: Bytes of a buffer for one chunk of every source.
-        out_nbytes: Bytes of a buffer for one chunk of the merged model.
+        in_nbytes: Size of a buffer for one chunk of every source.
+        out_nbytes: Size of a buffer for one chunk of the merged model.
     """
 
     threads: int
@@ -61,24 +60,22 @@ class MemoryPlan:
 
     @property
     def workers(self) -> int:
-        """Worker threads: those that compute, and some that read."""
+        """Number of worker threads: those that compute, and one that reads."""
         return self.threads + READERS
 
     @property
     def n_ins(self) -> int:
-        """Buffers for chunks of the sources: the kept ones, one per worker, and one for the calling
-        thread.
-        """
+        """Buffers for chunks of the sources: kept ones, one per worker, and one for the calling thread."""
         return self.kept_chunks + self.workers + 1
 
     @property
     def n_outs(self) -> int:
-        """Buffers for results: one per worker, those being written, and those that wait for it."""
+        """Buffers for results: one per worker, those being written, and those waiting to be written."""
         return self.workers + WRITERS * (1 + WAITING_RESULTS)
 
     @property
     def nbytes(self) -> int:
-        """All buffers together."""
+        """Size of all buffers together."""
         return self.n_ins * self.in_nbytes + self.n_outs * self.out_nbytes
 
 
@@ -88,11 +85,11 @@ def plan_memory(
     """Divides the memory budget.
 
     Args:
-        settings: For `memory_budget` and `threads`. Where the user leaves `threads` open, there
-            are no more of them than the budget has buffers for.
+        settings: For `memory_budget` and `threads`. If `threads` is not set, there are no more of
+            them than the budget has buffers for.
         in_widths: Bytes per element of each tensor's sources together.
         out_widths: Bytes per element of each tensor of the merged model.
-        longest: Number of chunks of the longest tensor; no more need be kept.
+        longest: Number of chunks of the longest tensor; no more need to be kept.
         n_models: Number of models.
 
     Raises:
@@ -116,6 +113,6 @@ def plan_memory(
             ("found", f"{settings.memory_budget} for {memory.threads} thread{'s' * (memory.threads > 1)}"),
             ("needed", f"{memory.nbytes} bytes: chunks of {CHUNK_ELEMENTS} elements, in and out"),
         )
-        fix = f"set memory_budget: {-(-memory.nbytes // 10**6)}MB"
+        fix = f"use {setting('memory_budget', f'{-(-memory.nbytes // 10**6)}MB')}"
         raise Problem(SettingsError, "memory_budget is too small", fields, fix).error()
     return memory

@@ -1,4 +1,4 @@
-"""What will happen to every tensor: an immutable value, made by `planner` and run by the engine."""
+"""The plan: how every tensor will be made. An immutable value, built by `planner` and run by the engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fusion_slerp.vocabulary.rows import Owners, RowMap
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """The bytes of one model.
+    """The tensor is copied from one model.
 
     Attributes:
         of: Its label.
@@ -37,7 +37,7 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class CopyIfEqual:
-    """The bytes of all models, which must be equal: of types that are never interpolated."""
+    """The tensor is copied, and must be equal in all models: its type is never interpolated."""
 
     def __str__(self) -> str:
         return "copy if equal"
@@ -45,12 +45,12 @@ class CopyIfEqual:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """The method at work on each unit.
+    """The tensor is merged by the method, unit by unit.
 
     Attributes:
-        units: By the labels of the sources, the method's parameters: one unit for a tensor, or one for each
+        units: The method's parameters by the labels of the sources: one unit for a tensor, or one for each
             set of owners of its rows.
-        granularity: What is a unit of its own within: the tensor, each of its rows, or each column.
+        granularity: The method's unit within each of these: the tensor, each of its rows, or each column.
     """
 
     units: Mapping[Owners, Any]
@@ -64,16 +64,16 @@ Work = Copy | CopyIfEqual | Merge
 
 
 class TensorPlan(NamedTuple):
-    """What happens to one tensor.
+    """How one tensor is made.
 
     Attributes:
         out: Its position in the merged model.
-        sources: What is read, by label: one for a plain copy. In a model that ties its head, the head is the
-            embedding.
-        work: What is done.
-        values: The method's options that vary from tensor to tensor, with their values here.
-        rows: Where each of its rows comes from, if the vocabularies differ; the work is then that of
-            the rows that several models have. None where all rows are treated alike, in place.
+        sources: The tensors that are read, by label: one for a plain copy. In a model that ties its head, the
+            head is the embedding.
+        work: The operation.
+        values: The method's options that vary from tensor to tensor, with their values for this one.
+        rows: The source of each of its rows, if the vocabularies differ; the operation then applies to
+            the rows that several models have. None if all rows are treated alike, in place.
     """
 
     out: Slot
@@ -84,7 +84,7 @@ class TensorPlan(NamedTuple):
 
     @property
     def is_merged(self) -> bool:
-        """Whether the method is at work."""
+        """Whether the method is applied."""
         return isinstance(self.work, Merge)
 
     @property
@@ -94,19 +94,19 @@ class TensorPlan(NamedTuple):
 
     @property
     def chunks(self) -> list[Chunk]:
-        """The pieces that are worked on one at a time: of whole rows, where rows or columns are units."""
+        """The pieces that are processed one at a time: of whole rows, if rows or columns are units."""
         if isinstance(self.work, Merge) and self.work.granularity != "tensor":
             return chunks_of_rows(self.out.n_elements, self.width)
         return chunks_of(self.out.n_elements)
 
     @property
     def is_large(self) -> bool:
-        """Whether it is worked on in chunks of its own, not together with its neighbours."""
+        """Whether it is processed in its own chunks, not in a batch with its neighbours."""
         by_tensor = not isinstance(self.work, Merge) or self.work.granularity == "tensor"
         return not by_tensor or self.out.n_elements > CHUNK_ELEMENTS or self.rows is not None
 
     def needs_mean(self, vocab_fill: str) -> bool:
-        """Whether rows that no model gives become the mean of all others."""
+        """Whether rows that no model has become the mean of all others."""
         if self.rows is None or vocab_fill not in ("owner", "mean"):
             return False
         return bool((self.rows.filled & ~self.rows.zero).any())
@@ -124,17 +124,18 @@ class TensorPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Everything that a merge will do.
+    """A complete merge, decided before any weight is read.
 
     Attributes:
-        settings: The options it was made with.
-        parents: The models, by label, as their files are.
+        settings: The options.
+        parents: The models, by label, as stored.
         tensors: Every tensor of the merged model, file by file in the order of their offsets.
         shards: The merged model's weight files.
-        configs: config.json and generation_config.json: where from, or their content.
+        configs: config.json and generation_config.json: the path to copy, or the content.
         tokenizer: The merged model's tokenizer files.
         memory: The buffers that the merge will use.
-        warnings: What the user should know, one line each.
+        warnings: Warnings for the user, one line each.
+        notes: How the rows of differing vocabularies are made, one line each.
     """
 
     settings: MergeSettings
@@ -145,10 +146,11 @@ class MergePlan:
     tokenizer: ChildTokenizer
     memory: MemoryPlan
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Where every tensor of the merged model lies."""
+        """The position of every tensor of the merged model."""
         return tuple(tensor.out for tensor in self.tensors)
 
     @property
@@ -158,21 +160,17 @@ class MergePlan:
 
     @cached_property
     def nbytes_read(self) -> int:
-        """Bytes of weights that will be read; more only where the values ask for it: see
-        `nbytes_read_most`.
-        """
+        """Bytes of weights that will be read; see `nbytes_read_most` for the exceptions."""
         return sum(nbytes_read(tensor, self.settings, self.memory.kept_chunks)[0] for tensor in self.tensors)
 
     @cached_property
     def nbytes_read_most(self) -> int:
-        """Bytes of weights that are read at most: angles near 0 or π and extreme float64 values ask for
-        more.
-        """
+        """Maximum of bytes read: angles near 0 or π and extreme float64 values require further passes."""
         return sum(nbytes_read(tensor, self.settings, self.memory.kept_chunks)[1] for tensor in self.tensors)
 
     @property
     def peak_nbytes(self) -> int:
-        """Largest resident memory of a process that does nothing but this merge, about."""
+        """Estimated peak of resident memory of a process that runs only this merge."""
         of_torch = any(file.suffix == ".bin" for parent in self.parents.values() for file in parent.files)
         return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0)
 

@@ -1,8 +1,7 @@
-"""Decides, from headers, configs and tokenizers, what happens to every tensor.
+"""Decides from headers, configs and tokenizers how every tensor is made.
 
-Everything that can be wrong with the user's input is found here and raised at once, before a weight
-is merged. Weights are compared in one case only: a head that is stored beside the embedding it is
-tied to (`matching`).
+All faults in the user's input are found here and raised at once, before any weight is merged. Weights are
+compared in one case only: a head that is stored in addition to the embedding it is tied to (`matching`).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
+from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.methods.method import UnusableError
 from fusion_slerp.planning.child_config import child_configs
@@ -41,9 +40,9 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         settings: The options.
 
     Raises:
-        SettingsError: The method takes another number of models, or its options give a tensor nothing to work
-            with.
-        MismatchError: The models do not belong together; all reasons at once.
+        SettingsError: The method takes another number of models, or its options give a tensor invalid
+            parameters.
+        MismatchError: The models cannot be merged with each other; all reasons at once.
         CheckpointError: A model holds types that cannot be interpolated.
     """
     raise_all([*_wrong_number(parents, settings), *_unknown_labels(parents, settings)])
@@ -52,7 +51,7 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
     problems, warnings = compare_configs(views)
     if settings.strict:
         problems += [_too_different(warning) for warning in warnings]
-    matching = match_tensors(views, settings.missing)
+    matching = match_tensors(views, settings.missing, configs_fit=not problems)
     problems += [*matching.problems, *compare_tensors(views, matching.matches)]
     raise_all(problems)
     rows = rows_of_tensors(views, settings, matching.matches)
@@ -69,7 +68,16 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         configs=files,
         tokenizer=rows.alignment.tokenizer,
         memory=_memory(tensors, settings, len(parents)),
-        warnings=(*of_models, *matching.remarks, *warnings, *rows.remarks, *remarks, *more),
+        warnings=(
+            *of_models,
+            *matching.remarks,
+            *warnings,
+            *rows.remarks,
+            *remarks,
+            *more,
+            *_narrowed(views, settings),
+        ),
+        notes=rows.notes,
     )
 
 
@@ -78,19 +86,23 @@ def _wrong_number(parents: Mapping[str, Checkpoint], settings: MergeSettings) ->
     if settings.how.takes(n):
         return []
     fields = (("found", ", ".join(p.source for p in parents.values())), ("needed", settings.how.models_text))
-    others = [method.name for method in METHODS.values() if method.takes(n)]
-    fix = f"name {settings.how.models_text} models" + "".join(f", or set method: {name}" for name in others)
+    fix = f"name {settings.how.models_text} models"
+    if n > settings.how.n_models[0]:
+        own = settings.about_the_method
+        without = f" without {', '.join(own)}" if own else ""
+        others = [method.name for method in METHODS.values() if method.takes(n)]
+        fix += "".join(f", or use {setting('method', name)}{without}" for name in others)
     headline = f"{settings.method} merges {settings.how.models_text} models, not {n}"
     return [Problem(SettingsError, headline, fields, fix)]
 
 
 def _unknown_labels(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> list[Problem]:
-    """Values for models that are not there: they would be ignored."""
+    """Values for models that are not merged: they would be ignored."""
     own = [part.schedules for part in settings.layer_slices or ()]
     return [
         Problem(
             SettingsError,
-            f"{option} names the model {label}, which is not there",
+            f"{option} has a value for model {label}, which is not merged",
             (("found", label), ("needed", ", ".join(parents))),
             f"leave {label} out of {option}",
         )
@@ -103,13 +115,28 @@ def _unknown_labels(parents: Mapping[str, Checkpoint], settings: MergeSettings) 
 
 
 def _too_different(warning: str) -> Problem:
-    return Problem(MismatchError, warning, (), "set strict: false to merge all the same")
+    return Problem(MismatchError, warning, (), f"use {setting('strict', False)} to merge them anyway")
+
+
+def _narrowed(views: Mapping[str, View], settings: MergeSettings) -> list[str]:
+    """A warning for each model with tensors that are wider than `dtype`."""
+    if settings.dtype is None:
+        return []
+    itemsize, warnings = BY_NAME[settings.dtype].itemsize, []
+    for view in views.values():
+        types = [source.dtype for source in view.tensors.values() if source.dtype.is_mergeable]
+        wider = [dtype.name for dtype in types if dtype.itemsize > itemsize]
+        if wider:
+            number = f"{len(wider)} tensor{'s' * (len(wider) > 1)}"
+            names = " and ".join(dict.fromkeys(wider))
+            warnings.append(f"{view.source}: {number} in {names} will be rounded to {settings.dtype}")
+    return warnings
 
 
 def _config_changes(
     views: Mapping[str, View], settings: MergeSettings, matching: Matching, rows: RowsOfTensors
 ) -> dict[str, object]:
-    """What the merged model's config.json says otherwise than model a's in its files."""
+    """The keys in which the merged model's config.json differs from model a's file."""
     first = next(iter(views.values()))
     stored = first.checkpoint.config
     changes = {
@@ -131,30 +158,29 @@ def _tensors(
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     by_name = {match.name: match for match in matches}
     values = values_by_name(by_name, settings, list(views))
-    works, tensors, unusable = Works(settings, len(views)), list[TensorPlan](), dict[str, list[str]]()
+    works, tensors = Works(settings, len(views)), list[TensorPlan]()
+    unusable: dict[tuple[str, str], list[str]] = {}
     for slot in slots:
         match = by_name[slot.name]
         try:
             tensors.append(works.plan(match, slot, values[slot.name], rows.get(slot.name)))
         except UnusableError as error:
-            unusable.setdefault(str(error), []).append(slot.name)
-    raise_all([_unusable(reason, names) for reason, names in unusable.items()])
+            unusable.setdefault((str(error), error.fix), []).append(slot.name)
+    raise_all([_unusable(*reason, names) for reason, names in unusable.items()])
     without = [tensor.out.name for tensor in tensors if getattr(tensor.work, "why", None) == NO_ENTRY]
     options = " and ".join(settings.schedules)
-    remarks = [f"no entry of {options} matches, parent a is kept: {listed(without, 3)}"] if without else []
+    remarks = [f"no entry of {options} matches, copied from a: {listed(without, 3)}"] if without else []
     return tuple(tensors), tuple(shards), remarks
 
 
-def _unusable(reason: str, names: Sequence[str]) -> Problem:
-    fields = (("tensors", f"{len(names)}: {listed(names, 3)}"),)
-    return Problem(SettingsError, reason, fields, "give these tensors other values")
+def _unusable(reason: str, fix: str, names: Sequence[str]) -> Problem:
+    return Problem(SettingsError, reason, (("tensors", f"{len(names)}: {listed(names, 3)}"),), fix)
 
 
 def _wanted(match: Match, settings: MergeSettings, rows: RowMap | None) -> Tensor:
-    """The tensor with the type it will have: the first model's, unless `dtype` says otherwise."""
+    """The tensor in its output type: the first model's, unless `dtype` is set."""
     source = match.first
-    asked = BY_NAME[settings.dtype] if settings.dtype and source.dtype.is_mergeable else None
-    dtype = asked or source.dtype
+    dtype = BY_NAME[settings.dtype] if settings.dtype and source.dtype.is_mergeable else source.dtype
     shape = source.shape if rows is None else (len(rows), *source.shape[1:])
     return Tensor(match.name, dtype, shape, prod(shape) * dtype.itemsize)
 

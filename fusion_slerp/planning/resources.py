@@ -1,4 +1,4 @@
-"""Whether this machine has what a merge needs besides the disk: memory and open files."""
+"""Whether this machine has the memory and open files that a merge needs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.errors import Problem, SettingsError, setting
 from fusion_slerp.planning.memory import STEPS_UNDER_WAY
 from fusion_slerp.planning.plan import MergePlan
 
@@ -18,21 +18,22 @@ GROUPS = (
         Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
     ),
 )
-"""Limit and use of a container's memory: of cgroups version 2, then 1."""
+"""Limit and use of a container's memory: in cgroups version 2, then 1."""
 
 RESERVE_FILES = 32
-"""Side files, journal, lock, and what else a process opens meanwhile."""
+"""Side files, journal, lock, and other files that the process may open meanwhile."""
 
 
 def check_resources(plan: MergePlan, is_in_memory: bool = False) -> list[Problem]:
-    """Returns what this process lacks for a plan; what the system does not tell is taken to suffice.
+    """Returns a problem for each resource that does not suffice for a plan; those that the system does not
+    report are assumed to suffice.
 
     Args:
-        plan: What is to be done.
+        plan: The merge.
         is_in_memory: Whether the merged model stays in memory.
     """
-    found = (_memory(plan, is_in_memory), _open_files(plan))
-    return [problem for problem in found if problem is not None]
+    problems = (_memory(plan, is_in_memory), _open_files(plan))
+    return [problem for problem in problems if problem is not None]
 
 
 def _memory(plan: MergePlan, is_in_memory: bool) -> Problem | None:
@@ -44,15 +45,19 @@ def _memory(plan: MergePlan, is_in_memory: bool) -> Problem | None:
     if free is None or nbytes <= free:
         return None
     fields = (("needed", needed), ("free", f"{free} bytes"))
-    lower = "set a smaller memory_budget" if plan.settings.memory_budget else "set threads: 1"
-    fix = "write it to a folder (out, or model_save_path)" if is_in_memory else lower
-    return Problem(SettingsError, "not enough memory", fields, f"end other programs, or {fix}")
+    fix = "close other programs"
+    if is_in_memory:
+        fix += f", or write the merged model to a folder: {setting('out', 'merged')}"
+    elif plan.memory.threads > 1 or plan.settings.memory_budget:
+        without = " without memory_budget" if plan.settings.memory_budget else ""
+        fix += f", or use {setting('threads', 1)}{without}"
+    return Problem(SettingsError, "not enough memory", fields, fix)
 
 
 def available_memory() -> int | None:
-    """Returns the bytes that this process can still take; None if the system does not tell."""
-    found = [*_of_the_system(), *_of_the_container()]
-    return max(0, min(found)) if found else None
+    """Returns the bytes that this process can still allocate; None if the system does not report them."""
+    limits = [*_of_the_system(), *_of_the_container()]
+    return max(0, min(limits)) if limits else None
 
 
 def _of_the_system() -> Iterable[int]:
@@ -67,7 +72,7 @@ def _of_the_container() -> Iterable[int]:
     for limit, used in GROUPS:
         try:
             nbytes = int(limit.read_text()) - int(used.read_text())
-            # The page cache counts as used, and goes when memory is needed.
+            # The page cache counts as used, but is dropped when memory is needed.
             stat = dict(line.split() for line in (limit.parent / "memory.stat").read_text().splitlines())
             yield nbytes + int(stat.get("inactive_file", stat.get("total_inactive_file", 0)))
         except (OSError, ValueError):  # no such group, or no limit ("max")
@@ -77,7 +82,7 @@ def _of_the_container() -> Iterable[int]:
 def _open_files(plan: MergePlan) -> Problem | None:
     try:
         import resource
-    except ImportError:  # Windows, where the limit lies far away
+    except ImportError:  # Windows, where the limit is far higher
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     inputs = {entry.file for t in plan.tensors for source in t.sources.values() for entry in source.entries}
@@ -85,7 +90,7 @@ def _open_files(plan: MergePlan) -> Problem | None:
     if limit == resource.RLIM_INFINITY or needed <= limit:
         return None
     fields = (("needed", f"{needed}, {len(inputs)} of them weight files of the models"), ("limit", limit))
-    return Problem(SettingsError, "the limit of open files is too low", fields, f"ulimit -n {needed}")
+    return Problem(SettingsError, "the limit on open files is too low", fields, f"ulimit -n {needed}")
 
 
 def _open_now() -> int:

@@ -1,4 +1,4 @@
-"""A model as a merge sees it: its tensors and config, with the layers of the slices alone."""
+"""A model as seen by a merge: its tensors and config, restricted to the layers of the slices."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class View:
     """One of the models.
 
     Attributes:
-        label: What it is called in settings and messages.
-        checkpoint: The model as its files are.
-        tensors: Its tensors under the names that they have in the merged model's layers.
-        config: Its config, of these layers.
+        label: Its label in settings and messages.
+        checkpoint: The model as stored.
+        tensors: Its tensors under their names in the merged model's layers.
+        config: Its config, restricted to these layers.
     """
 
     label: str
@@ -29,12 +29,12 @@ class View:
 
     @property
     def source(self) -> str:
-        """What the user called it."""
+        """Its path or hub id as the user gave it."""
         return self.checkpoint.source
 
     @property
     def folder(self) -> Path:
-        """Where it is."""
+        """Its folder."""
         return self.checkpoint.folder
 
 

@@ -1,4 +1,4 @@
-"""What is done to one tensor: copied or merged, from which sources, with which parameters."""
+"""The operation for one tensor: copied or merged, from which sources, with which parameters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What the values ask for, of some owners.
+    """The operation that a tensor's values select, for given owners.
 
     Attributes:
         used: The labels of the sources that take part.
-        parameters: Of the method, for these.
-        copied: The label of the source whose bytes are the result; None if there is none.
-        why: Why, if there is.
+        parameters: The method's parameters for these.
+        copied: The label of the source that is copied; None if the tensor is merged.
+        why: Why it is copied, if it is.
     """
 
     used: Owners
@@ -39,11 +39,11 @@ class Decision:
 
 
 class Works:
-    """Says what happens to each tensor; tensors with the same values and owners are decided once.
+    """Decides how each tensor is made; tensors with the same values and owners are decided once.
 
     Args:
         settings: The options.
-        n_models: How many models are merged.
+        n_models: The number of models.
     """
 
     def __init__(self, settings: MergeSettings, n_models: int) -> None:
@@ -52,16 +52,16 @@ class Works:
         self._merges: dict[tuple[int, str], Merge] = {}
 
     def plan(self, match: Match, slot: Slot, values: Values, rows: RowMap | None) -> TensorPlan:
-        """Returns what happens to a tensor.
+        """Returns the plan for a tensor.
 
         Args:
-            match: Where it comes from.
-            slot: Where it goes.
-            values: The method's options with a schedule, for this tensor.
-            rows: Where its rows come from, if not all in place.
+            match: Its sources.
+            slot: Its position in the output.
+            values: The values of the method's options with a schedule, for this tensor.
+            rows: The sources of its rows, if not all are in place.
 
         Raises:
-            UnusableError: The method can do nothing with these values.
+            UnusableError: The values give the method invalid parameters.
         """
         if rows is not None:
             return self._of_rows(match, slot, values, rows)
@@ -78,16 +78,16 @@ class Works:
         return TensorPlan(slot, sources, self._merge(decision, self._granularity(match.first)), values)
 
     def _merge(self, decision: Decision, granularity: str) -> Merge:
-        """One value for all tensors that are merged alike; decisions live as long as this does."""
+        """One object for all tensors that are merged alike; decisions live as long as this instance."""
         key = id(decision), granularity
         if key not in self._merges:
             self._merges[key] = Merge({decision.used: decision.parameters}, granularity)
         return self._merges[key]
 
     def decided(self, values: Values, owners: Owners) -> Decision:
-        """Returns what the values ask for, of these owners; raises as `plan`."""
+        """Returns the operation that the values select for these owners; raises as `plan`."""
         key = id(values), owners
-        if key not in self._known:  # the values are kept, so that their id stays theirs
+        if key not in self._known:  # the values are kept, so that their id stays unique
             self._known[key] = values, self._decide(values, owners)
         return self._known[key][1]
 
@@ -97,7 +97,9 @@ class Works:
         for option, value in values.items():
             lacking = [label for label in owners if isinstance(value, Mapping) and value[label] is None]
             if lacking:
-                raise UnusableError(f"no entry of {option} matches for {', '.join(lacking)}")
+                whose = ", ".join(lacking)
+                fix = f"end the {option} of {whose} with an entry that has no filter, such as {{value: 0.5}}"
+                raise UnusableError(f"no entry of {option} matches for {whose}", fix)
         parameters = self._parameters(values, owners)
         copied = self._method.copied(parameters)
         if copied is not None:
@@ -109,16 +111,14 @@ class Works:
         return self._method.parameters(self._settings.parameters, values, labels)
 
     def _granularity(self, source: Source) -> str:
-        """Rows and columns are units of their own in a matrix that has elements, whose rows fit a chunk."""
+        """Rows and columns are units in a matrix that is not empty and whose rows fit into a chunk."""
         if self._settings.granularity == "tensor" or len(source.shape) != 2:
             return "tensor"
         fits = source.n_elements and source.shape[1] <= CHUNK_ELEMENTS
         return self._settings.granularity if fits else "tensor"
 
     def _of_rows(self, match: Match, slot: Slot, values: Values, rows: RowMap) -> TensorPlan:
-        """Each set of owners of rows is a unit; where the values ask for one of them alone, its rows are
-        copied.
-        """
+        """Each set of owners of rows is a unit; if the values select one owner, its rows are copied."""
         if not slot.nbytes:
             return _copy(match, slot, values, next(iter(match.of)), OWNER)
         units: dict[Owners, Any] = {}
@@ -130,7 +130,7 @@ class Works:
             elif len(decision.used) > 1:
                 rows = rows if decision.used == owners else rows.kept(where, decision.used)
                 units[decision.used] = decision.parameters
-            else:  # one model with a weight of its own: rows of a single owner would be copied
+            else:  # one model with a weight other than 1: rows of a single owner would be copied
                 units[owners] = self._parameters(values, owners)
         sources = {label: source for label, source in match.of.items() if (rows.of[label] >= 0).any()}
         if units:
@@ -146,5 +146,5 @@ def _copy(match: Match, slot: Slot, values: Values, label: str, why: str) -> Ten
 
 def _is_without(values: Values) -> bool:
     """Whether no entry of any schedule matches the tensor's name."""
-    found = [v.values() if isinstance(v, Mapping) else [v] for v in values.values()]
-    return bool(found) and all(each is None for part in found for each in part)
+    parts = [v.values() if isinstance(v, Mapping) else [v] for v in values.values()]
+    return bool(parts) and all(each is None for part in parts for each in part)

@@ -1,4 +1,4 @@
-"""Recipes: a merge in a file, as mergekit's YAML or as ours for Hydra."""
+"""Recipes: merges described in a file, in mergekit's YAML or in ours for Hydra."""
 
 from fusion_slerp.recipes.hydra_form import from_hydra, to_hydra
 from fusion_slerp.recipes.mergekit_writer import to_mergekit

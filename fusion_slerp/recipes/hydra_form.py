@@ -1,4 +1,4 @@
-"""Our form of a recipe for Hydra: a configuration of fusion_bench that stands alone, without defaults."""
+"""Our form of a recipe for Hydra: a self-contained configuration of fusion_bench, without defaults."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ POOL_KEYS = ("_target_", "_recursive_", "models", "tokenizer", "enable_lazy_load
 
 
 def is_hydra(given: Mapping[str, Any]) -> bool:
-    """Whether a mapping is of this form and not of mergekit's."""
+    """Whether a mapping has this form and not mergekit's."""
     return "merge_method" not in given and any(
         key in given for key in ("_target_", "method", "modelpool", "defaults")
     )
@@ -41,12 +41,12 @@ TARGETS = {f"fusion_slerp.{method.class_name}": method for method in METHODS.val
 
 
 def schedules_of(method: Method) -> dict[str, Field[Any]]:
-    """The options of a method that vary from tensor to tensor: a recipe always states them."""
+    """The options of a method that vary by tensor: a recipe always states them."""
     return {name: each for name, each in declared(method.options).items() if declaration(each).is_schedule}
 
 
 def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
-    """Returns YAML that `fusion_bench --config-path ... --config-name ...` runs into the folder `out`.
+    """Returns YAML for `fusion_bench --config-path ... --config-name ...`, to merge into the folder `out`.
 
     Raises:
         SettingsError: The recipe has a base.
@@ -96,16 +96,16 @@ _Dumper.add_representer(list, _list)
 
 
 def from_hydra(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
-    """Returns the recipe of a configuration that stands alone.
+    """Returns the recipe in a self-contained configuration.
 
     Raises:
-        SettingsError: It has parts that only Hydra puts together, another method or another pool than
-            ours, or wrong values; all faults at once, each with its key.
+        SettingsError: It has parts that only Hydra can compose, a method or a pool that is not ours, or
+            invalid values; all faults at once, each with its key.
     """
     findings = Findings(name)
     if given.get("defaults"):
-        fix = "run it with fusion_bench, or print it with fusion_bench ... --cfg job --resolve and use that"
-        findings.fault("defaults are put together by Hydra alone", fix, found=repr(given["defaults"]))
+        fix = "run it with fusion_bench, or use what fusion_bench ... --cfg job --resolve prints"
+        findings.fault("defaults: only Hydra can compose them", fix, found=repr(given["defaults"]))
         findings.raise_faults()
     method = _section(given, "method", tuple(TARGETS), findings)
     pool = _section(given, "modelpool", (POOL, SHORT_POOL), findings)
@@ -122,7 +122,7 @@ def from_hydra(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
     label_of = dict(zip(reversed(models), reversed(labels(len(models))), strict=True))
     options["tokenizer"] = label_of.get(tokenizer, tokenizer)
     recipe = Recipe(tuple(models), options, notes=tuple(findings.notes))
-    assert recipe.settings  # a last check: a recipe that is returned can be run
+    assert recipe.settings  # a last check: a returned recipe can be run
     return recipe
 
 
@@ -130,13 +130,13 @@ def _section(
     given: Mapping[str, Any], key: str, targets: tuple[str, ...], findings: Findings
 ) -> Mapping[str, Any]:
     section = given.get(key)
-    found = section.get("_target_") if isinstance(section, Mapping) else None
-    if isinstance(section, Mapping) and found in targets:
+    target = section.get("_target_") if isinstance(section, Mapping) else None
+    if isinstance(section, Mapping) and target in targets:
         return section
     findings.fault(
-        f"{key} is not ours to run",
-        f"set {key}._target_: {targets[0]}",
-        found=repr(found),
+        f"invalid {key}._target_",
+        f"set {key}._target_: {targets[0]}, or run the file with fusion_bench",
+        found=repr(target),
         needed=" or ".join(targets),
     )
     return {}
@@ -148,7 +148,7 @@ def _options(method: Mapping[str, Any], how: Method, findings: Findings) -> dict
     findings.unknown_keys(method, (*known, "model_save_path", "_target_"), "method")
     if method.get("model_save_path") not in (None, CHILD):
         findings.note(
-            "method.model_save_path: is for fusion_bench; here the command names the merged model's folder"
+            "method.model_save_path: only for fusion_bench; here the command names the merged model's folder"
         )
     options = {key: value for key, value in method.items() if key in known and value is not None}
     for name, each in schedules_of(how).items():
@@ -166,11 +166,11 @@ def _models(pool: Mapping[str, Any], how: Method, findings: Findings) -> list[st
     findings.unknown_keys(pool, POOL_KEYS, "modelpool")
     models = pool.get("models")
     if not isinstance(models, Mapping) or not how.takes(len(models)):
-        found = list(models) if isinstance(models, Mapping) else models
+        names = list(models) if isinstance(models, Mapping) else models
         findings.fault(
             f"modelpool.models does not fit {how.name}",
-            f"name {how.models_text}",
-            found=repr(found),
+            f"name {how.models_text} models under modelpool.models",
+            found=repr(names),
             needed=f"{how.models_text} models",
         )
         return []
@@ -178,19 +178,19 @@ def _models(pool: Mapping[str, Any], how: Method, findings: Findings) -> list[st
 
 
 def _model(value: Any, key: str, findings: Findings) -> str:
-    """The path or hub id of an entry; those that build a model cannot be streamed."""
+    """The path or Hub id of an entry; an entry that builds a model cannot be streamed."""
     if isinstance(value, Mapping):
         findings.unknown_keys(value, ("_target_", "pretrained_model_name_or_path", "revision"), key)
         path, revision = value.get("pretrained_model_name_or_path"), value.get("revision")
         value = f"{path}@{revision}" if path and revision else path
     if isinstance(value, str) and value:
         return value
-    findings.fault(f"{key} is not a model", f"set {key}: a folder or hub id", found=repr(value))
+    findings.fault(f"{key} is not a model", f"set {key}: FOLDER, or a Hub id", found=repr(value))
     return ""
 
 
 def _check_interpolations(value: Any, key: str, findings: Findings) -> None:
-    """Texts like ${path.log_dir} have a value in Hydra alone."""
+    """Reports strings such as ${path.log_dir}, which only Hydra can resolve."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             _check_interpolations(each, join(key, name), findings)
@@ -199,21 +199,21 @@ def _check_interpolations(value: Any, key: str, findings: Findings) -> None:
             _check_interpolations(each, f"{key}[{i}]", findings)
     elif isinstance(value, str) and "${" in value.replace("\\${", ""):
         fix = "write the value itself, or run the file with fusion_bench"
-        findings.fault(f"{key} is filled in by Hydra alone", fix, found=value)
+        findings.fault(f"{key}: only Hydra can resolve this value", fix, found=value)
 
 
 def _escaped(value: Any) -> Any:
-    return _in_texts(value, "${", "\\${")
+    return _in_strings(value, "${", "\\${")
 
 
 def _unescaped(value: Any) -> Any:
-    return _in_texts(value, "\\${", "${")
+    return _in_strings(value, "\\${", "${")
 
 
-def _in_texts(value: Any, old: str, new: str) -> Any:
-    """The same with a part of its texts replaced; keys are left, as OmegaConf leaves them."""
+def _in_strings(value: Any, old: str, new: str) -> Any:
+    """The same value with a part of its strings replaced; keys are left alone, as in OmegaConf."""
     if isinstance(value, Mapping):
-        return {key: _in_texts(each, old, new) for key, each in value.items()}
+        return {key: _in_strings(each, old, new) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_in_texts(each, old, new) for each in value]
+        return [_in_strings(each, old, new) for each in value]
     return value.replace(old, new) if isinstance(value, str) else value

@@ -1,8 +1,8 @@
 """mergekit's linear: a weighted average of any number of models.
 
 Source: https://github.com/arcee-ai/mergekit, release 0.1.5, merge_methods/linear.py and
-parameter_resolver.py: a weight is looked for with the model, then with the slice, then with the whole recipe,
-by the filters of each.
+parameter_resolver.py: a weight is looked up in the model's parameters, then the slice's, then the whole
+recipe's, by the filters of each.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ WITHOUT_EFFECT = (
     *("t", "embed_slerp", "density", "rescale", "lambda", "int8_mask", "gamma", "epsilon", "filter_wise"),
     *("nuslerp_flatten", "nuslerp_row_wise"),
 )
-"""Parameters that mergekit's linear does not read; other methods do, or older versions did."""
+"""Parameters that mergekit's linear ignores; other methods read them, or older versions did."""
 
 _NUMBER = re.compile(r"(?:^|\.)\d+(?:\.|$)")
 """A part of a filter that may be the number of a layer."""
 
 
 def linear_models(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, ...] | None:
-    """Returns models a, b, c, ...: the base first, whose config and tokenizer the merged model gets."""
+    """Returns models a, b, c, ...: the base comes first; the merged model gets its config and tokenizer."""
     before = len(findings.faults)
     base = model_name(given["base_model"], "base_model", findings) if given.get("base_model") else None
     named = list(dict.fromkeys(model for part in parts for model in part.models))
@@ -44,9 +44,9 @@ def linear_models(given: Mapping[str, Any], parts: list[Part], findings: Finding
         if part.base:
             findings.note(f"{join(part.key, 'base_model')}: has no effect in mergekit's linear, nor here")
     if base is not None and base not in named:
-        fix = "remove base_model, or name it with a weight among the models"
-        needed = "one of the models: mergekit's linear has no weight for another"
-        findings.fault("base_model is none of the models", fix, found=base, needed=needed)
+        fix = "remove base_model, or list it with a weight among the models"
+        needed = "one of the models: mergekit's linear has no weight for any other"
+        findings.fault("base_model is not one of the models", fix, found=base, needed=needed)
     if base is None:
         findings.note(
             "linear without base_model: config, types and tokenizer are by default the first model's"
@@ -57,7 +57,7 @@ def linear_models(given: Mapping[str, Any], parts: list[Part], findings: Finding
 def linear_options(
     given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
 ) -> dict[str, Any]:
-    """Returns `method`, `weight`, and `slices` and `normalize` where the recipe has them."""
+    """Returns `method`, `weight`, and `slices` and `normalize` if the recipe has them."""
     parameters = parameters_of(given, "{weight: 0.5}", findings)
     if parameters is None:
         return {}
@@ -81,26 +81,26 @@ def linear_options(
 
 
 Weights = dict[str, Any]
-"""A weight by model; None where it has none of its own."""
+"""A weight by model; None for a model without its own."""
 
 
 def _of_sources(part: Part, everywhere: Any, findings: Findings) -> Weights:
-    """The weights of the models of a part, without those of the whole recipe."""
+    """The weights of a part's models, without those of the whole recipe."""
     key = join(part.key, "parameters")
     _check_keys(part.parameters, key, findings)
     of_part = _read(part.parameters, key, findings)
-    found: Weights = {}
+    weights: Weights = {}
     for source in part.sources:
         own = _of_source(source, findings)
         levels = [own, of_part, everywhere]
-        found[source.model] = joined(levels[:2], WEIGHT)
+        weights[source.model] = joined(levels[:2], WEIGHT)
         if all(level is None for level in levels):
             if not findings.faults:
                 where = join(source.key, "parameters.weight")
                 findings.fault(f"{where} is missing", f"set {where}: 1.0")
         elif not any(level is not None and is_for_all(level, WEIGHT) for level in levels):
-            findings.note("weight: no entry is for every name; mergekit stops at a tensor that none matches")
-    return found
+            findings.note("weight: no entry covers every name; mergekit stops at a tensor without a match")
+    return weights
 
 
 def _of_source(source: Source, findings: Findings) -> Any:
@@ -124,15 +124,15 @@ def _read(parameters: Mapping[str, Any], key: str, findings: Findings) -> Any:
 
 def _slices(parts: Sequence[Part], models: Sequence[str], own: Sequence[Weights]) -> list[dict[str, Any]]:
     label = dict(zip(models, labels(len(models)), strict=True))
-    found = []
+    slices = []
     for part, weights in zip(parts, own, strict=True):
         stated = {label[model]: weight for model, weight in weights.items() if weight is not None}
-        found.append(slice_of(part, models, {"weight": stated or None}))
-    return found
+        slices.append(slice_of(part, models, {"weight": stated or None}))
+    return slices
 
 
 def _check_names(parts: Sequence[Part], own: Sequence[Weights], everywhere: Any, findings: Findings) -> None:
-    """Refuses filters that mean other layers in mergekit, which goes by the names in each model."""
+    """Refuses filters that select other layers in mergekit, which uses the names in each model."""
     first = 0
     for part, weights in zip(parts, own, strict=True):
         for source in part.sources:
@@ -144,12 +144,12 @@ def _check_names(parts: Sequence[Part], own: Sequence[Weights], everywhere: Any,
 
 
 def check_filters(levels: Sequence[Any], key: str, findings: Findings) -> None:
-    """Refuses weights with a filter that may name a layer by its number, where layers are renumbered."""
+    """Refuses weights with a filter that may contain a layer's number, where layers are renumbered."""
     for pattern in _patterns(levels):
         if _NUMBER.search(pattern):
-            fix = "leave the number of the layer out of the filter, or state the weight with the slice"
-            needed = "filters without numbers: in mergekit they match the model's own names, here the child's"
-            headline = f"{key}: a filter that means other layers in mergekit"
+            fix = "leave the layer's number out of the filter, or give the slice a weight of its own"
+            needed = "filters without numbers: mergekit matches each model's names, here the merged model's"
+            headline = f"{key}: a filter that selects other layers in mergekit"
             findings.fault(headline, fix, found=pattern, needed=needed)
             return
 
@@ -163,18 +163,18 @@ def _patterns(levels: Sequence[Any]) -> Iterator[str]:
 
 def _normalize(parameters: Mapping[str, Any], parts: Sequence[Part], findings: Findings) -> bool | None:
     """Whether the weights are divided by their sum; None if the recipe leaves that open."""
-    found = _switch(parameters.get("normalize"), "parameters.normalize", findings)
+    whole = _switch(parameters.get("normalize"), "parameters.normalize", findings)
     for part in parts:
         key = join(part.key, "parameters.normalize")
         own = _switch(part.parameters.get("normalize"), key, findings)
-        if own is not None and own != (True if found is None else found):
+        if own is not None and own != (True if whole is None else whole):
             fix = f"set parameters.normalize: {str(own).lower()} for the whole recipe"
-            findings.fault(f"{key} of one slice alone is not supported", fix, found=own)
-    return found
+            findings.fault(f"{key}: a value for a single slice is not supported", fix, found=own)
+    return whole
 
 
 def _switch(value: Any, key: str, findings: Findings) -> bool | None:
     if value is None or isinstance(value, (bool, int, float)):
         return None if value is None else bool(value)
-    findings.fault(f"{key} is no switch", f"set {key}: true", found=repr(value), needed="true or false")
+    findings.fault(f"invalid {key}", f"set {key}: true", found=repr(value), needed="true or false")
     return None

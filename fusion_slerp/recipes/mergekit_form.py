@@ -1,4 +1,4 @@
-"""mergekit's form of a recipe, as mergekit 0.1.5 understands it.
+"""mergekit's form of a recipe, as mergekit 0.1.5 reads it.
 
     merge_method: slerp
     base_model: A              # t = 0, wherever it stands in the list
@@ -11,7 +11,7 @@
     dtype: bfloat16
 
 Source: https://github.com/arcee-ai/mergekit, release 0.1.5, config.py, plan.py and tokenizer/config.py.
-We differ in that a key nobody reads is an error, and that all that is wrong is said before anything
+We differ in that a key that nothing reads is an error, and that all faults are reported before any model
 is read; docs/recipes.md has the whole list.
 """
 
@@ -35,39 +35,45 @@ KEYS = (
 )
 
 WITHOUT_EFFECT = ("name", "embed_slerp")
-"""Keys at the top of published recipes that mergekit does not read."""
+"""Top-level keys of published recipes that mergekit ignores."""
 
 READERS = {
     "slerp": (two_models, options_of_t),
     "nuslerp": (two_models, nuslerp_options),
     "linear": (linear_models, linear_options),
 }
-"""By method of mergekit: what reads the models, and the options, of a recipe."""
+"""By mergekit's method: the functions that read the models and the options of a recipe."""
 
 NARROW = ("bfloat16", "float16")
-"""Types that round what is cast to them."""
+"""Types narrower than float32: a cast to them rounds."""
+
+ROUNDED_TWICE = (
+    "mergekit rounds wider weights to it when it reads them; here they are rounded once, when they are "
+    "written"
+)
+"""End of a note that matters only if a model has wider weights."""
 
 
 def from_mergekit(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
-    """Returns what a recipe of mergekit's form asks for.
+    """Returns the recipe in a mapping of mergekit's form.
 
     Raises:
-        SettingsError: It is wrong or not supported; all faults at once, each with its key.
+        SettingsError: It is invalid or not supported; all faults at once, each with its key.
     """
     findings = Findings(name)
     _check_method(given.get("merge_method"), findings)
-    findings.raise_faults()  # what another method's keys mean is not ours to say
+    findings.raise_faults()  # the keys of another method have meanings of their own
     _check_keys(given, findings)
     parts = parts_of(given, findings)
     read_models, _ = READERS[given["merge_method"]]
     models = read_models(given, parts, findings) if parts else None
     if models is None:
         findings.raise_faults()
-        raise AssertionError("no models, and no fault")
+        raise AssertionError("neither models nor a fault")
     options = _options(given, parts, models, findings)
     findings.raise_faults()
     recipe = Recipe(models, options, notes=tuple(findings.notes))
-    assert recipe.settings  # a last check: a recipe that is returned can be run
+    assert recipe.settings  # a last check: a returned recipe can be run
     return recipe
 
 
@@ -84,15 +90,15 @@ def _check_method(method: object, findings: Findings) -> None:
 def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
     findings.unknown_keys({key: None for key in given if key != "t"}, (*KEYS, *WITHOUT_EFFECT), "")
     if "t" in given:
-        findings.fault("t has no place at the top", "move it to parameters.t", found=given["t"])
+        findings.fault("t is not a top-level key", "move it to parameters.t", found=given["t"])
     for key in WITHOUT_EFFECT:
         if key in given:
             findings.note(f"{key}: has no effect in mergekit, nor here")
     if given.get("chat_template") == "auto":
-        findings.note("chat_template: auto: the merged model has the chat template of the tokenizer it gets")
+        findings.note("chat_template: auto: the merged model gets the chat template of its tokenizer")
     elif given.get("chat_template") and "{" not in str(given["chat_template"]):
         fix = "write the template itself, or remove chat_template"
-        headline = "chat_template: a name of mergekit's own templates is not supported"
+        headline = "chat_template: the names of mergekit's own templates are not supported"
         findings.fault(headline, fix, found=given["chat_template"], needed="the text of a Jinja template")
 
 
@@ -113,10 +119,7 @@ def _dtype(given: Mapping[str, Any], findings: Findings) -> str | None:
     """The merged model's type: `out_dtype`, else `dtype`."""
     inner, outer = (_type_name(given.get(key), key, findings) for key in ("dtype", "out_dtype"))
     if inner in NARROW:
-        findings.note(
-            f"dtype: {inner}: mergekit rounds wider weights to it when it reads them; here they are "
-            "rounded once, when they are written"
-        )
+        findings.note(f"dtype: {inner}: {ROUNDED_TWICE}")
     return outer or inner
 
 
@@ -127,6 +130,6 @@ def _type_name(value: object, key: str, findings: Findings) -> str | None:
     name = value.removeprefix("torch.") if isinstance(value, str) else ""
     if name in names:
         return name
-    headline = f"{key} is not a type that a model can be written in{nearest(name, names)}"
+    headline = f"invalid {key}{nearest(name, names)}"
     findings.fault(headline, f"set {key}: bfloat16", found=value, needed=f"one of {', '.join(names)}")
     return None

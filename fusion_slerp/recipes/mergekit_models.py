@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fusion_slerp.errors import listed
 from fusion_slerp.recipes.recipe import Findings, join
 from fusion_slerp.settings.labels import labels
+from fusion_slerp.sources.conversions import merging
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +19,8 @@ class Source:
     """A model in a part of the merged model.
 
     Attributes:
-        key: Where the recipe names it.
-        model: Its path or hub id, with `@revision` if it has one.
+        key: Its key in the recipe.
+        model: Its path or Hub id, with `@revision` if it has one.
         layers: First layer, and one past the last; None for all.
         parameters: Its own parameters.
     """
@@ -30,11 +33,11 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Layers of the merged model: a slice, or all where the recipe has `models`.
+    """Layers of the merged model: a slice, or all of them if the recipe has `models`.
 
     Attributes:
         key: Of the slice; empty for `models`.
-        sources: The models it is made of.
+        sources: The models that it is made from.
         base: Its own base_model; None if it has none.
         parameters: Its own parameters.
     """
@@ -51,7 +54,7 @@ class Part:
 
 
 def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
-    """Returns the parts that `models` or `slices` describe; none if they could not be read."""
+    """Returns the parts that `models` or `slices` describe; an empty list if they could not be read."""
     forms = [key for key in ("models", "slices", "modules") if given.get(key)]
     if "modules" in forms:
         fix = "if there is one module, move its models or slices to the top of the recipe"
@@ -59,7 +62,8 @@ def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
         return []
     if len(forms) != 1:
         headline = "models and slices exclude each other" if forms else "the recipe names no models"
-        findings.fault(headline, "keep one of models and slices", needed="one of models and slices")
+        fix = "remove one of them" if forms else "list the models: [{model: FOLDER}, {model: FOLDER}]"
+        findings.fault(headline, fix, needed="either models or slices")
         return []
     key = forms[0]
     known = ("model", "parameters") if key == "models" else ("sources", "base_model", "parameters")
@@ -82,12 +86,12 @@ def parts_of(given: Mapping[str, Any], findings: Findings) -> list[Part]:
 
 
 def two_models(given: Mapping[str, Any], parts: list[Part], findings: Findings) -> tuple[str, str] | None:
-    """Returns models a and b of a recipe: a is the base, or the first where there is none."""
+    """Returns models a and b of a recipe: a is the base, or the first model if there is no base."""
     base = model_name(given["base_model"], "base_model", findings) if given.get("base_model") else None
     if given["merge_method"] == "nuslerp":
         if base or any(part.base for part in parts):
-            fix = "remove base_model; without one the models themselves are merged"
-            findings.fault("base_model: nuslerp of differences to a base is not supported", fix)
+            fix = "remove base_model; the models themselves are then merged"
+            findings.fault("base_model: nuslerp on differences from a base is not supported", fix)
         first = parts[0].models[0]
     else:
         first = base or _common_base(parts, findings)
@@ -97,7 +101,7 @@ def two_models(given: Mapping[str, Any], parts: list[Part], findings: Findings) 
     models = dict.fromkeys([first, *named])
     if len(models) != 2 or ("models" in given and len(named) > len(set(named))):
         models = list(models) if len(models) != 2 else named if first in named else [first, *named]
-        found, fix = listed(models), "name two models, in the same words everywhere"
+        found, fix = listed(models), "name two models, each with the same spelling everywhere"
         findings.fault(
             f"a merge has 2 models, not {len(models)}", fix, found=found, needed="a base and one other"
         )
@@ -118,7 +122,7 @@ def _common_base(parts: list[Part], findings: Findings) -> str | None:
 
 
 def _pairs_fit(parts: list[Part], base: str | None, findings: Findings) -> bool:
-    """Whether every slice is made of two models, one of them its base if it has one."""
+    """Whether every slice is made from two models, one of which is its base if it has one."""
     before = len(findings.faults)
     for part in parts:
         key = join(part.key, "sources")
@@ -128,7 +132,7 @@ def _pairs_fit(parts: list[Part], base: str | None, findings: Findings) -> bool:
         elif part.models[0] == part.models[1]:
             findings.fault(f"{key} names one model twice", "name two models", found=part.models[0])
         elif (part.base or base or part.models[0]) not in part.models:
-            fix = f"name {part.base or base} there, or correct base_model: the words must be the same"
+            fix = f"name {part.base or base} there, or correct base_model: the spelling must be the same"
             findings.fault(f"{key} lacks the base_model", fix, found=listed(part.models))
     return len(findings.faults) == before
 
@@ -146,13 +150,13 @@ def _slice(given: Mapping[str, Any], key: str, findings: Findings) -> Part | Non
     parameters = _parameters(given, key, findings)
     if len(findings.faults) > before or not all(sources):
         return None
-    found = tuple(source for source in sources if source)
-    counts = [source.layers[1] - source.layers[0] for source in found if source.layers]
+    read = tuple(source for source in sources if source)
+    counts = [source.layers[1] - source.layers[0] for source in read if source.layers]
     if len(set(counts)) > 1:
-        texts = ", ".join(f"{n} of {source.model}" for n, source in zip(counts, found, strict=True))
+        found = ", ".join(f"{n} of {source.model}" for n, source in zip(counts, read, strict=True))
         headline = f"{join(key, 'sources')} differ in their number of layers"
-        findings.fault(headline, "give every layer_range of a slice the same length", found=texts)
-    return Part(key, found, base, parameters)
+        findings.fault(headline, "give every layer_range of a slice the same length", found=found)
+    return Part(key, read, base, parameters)
 
 
 def _source(given: Any, key: str, findings: Findings, *, has_layers: bool) -> Source | None:
@@ -192,7 +196,7 @@ def slice_of(part: Part, models: Sequence[str], own: Mapping[str, Any]) -> dict[
     Args:
         part: The slice.
         models: Models a, b, c, ...
-        own: Its options of the method; those that are None are left out.
+        own: Its own options of the method; options that are None are left out.
     """
     layers = {source.model: list(source.layers or ()) for source in part.sources}
     ranges = {
@@ -204,23 +208,28 @@ def slice_of(part: Part, models: Sequence[str], own: Mapping[str, Any]) -> dict[
 
 
 def model_name(value: Any, key: str, findings: Findings) -> str | None:
-    """Returns the path or hub id that a recipe names, with `@revision`; None after a fault."""
+    """Returns the path or Hub id that a recipe names, with `@revision`; None after a fault."""
     if isinstance(value, Mapping):
         findings.unknown_keys(value, ("model", "lora", "override_architecture"), key)
-        for name in ("lora", "override_architecture"):
-            if value.get(name):
-                _not_supported(join(key, name), value[name], findings)
-                return None
+        if value.get("lora"):
+            _lora(join(key, "lora"), value.get("model"), value["lora"], value["lora"], findings)
+            return None
+        if value.get("override_architecture"):
+            headline = f"{join(key, 'override_architecture')} is not supported"
+            fix = "remove it: tensors are matched by name, whatever the architecture"
+            findings.fault(headline, fix, found=value["override_architecture"])
+            return None
         value = value.get("model")
     if isinstance(value, Mapping):
         findings.unknown_keys(value, ("path", "revision"), key)
         path, revision = value.get("path"), value.get("revision")
         value = f"{path}@{revision}" if path and revision else path
     if not isinstance(value, str) or not value.strip():
-        findings.fault(f"{key} is not a model", f"set {key}: a folder or hub id", found=repr(value))
+        findings.fault(f"{key} is not a model", f"set {key}: FOLDER, or a Hub id", found=repr(value))
         return None
     if "+" in value:
-        _not_supported(f"{key}: a LoRA, which mergekit reads behind the +,", value, findings)
+        base, _, lora = value.partition("+")
+        _lora(f"{key}: a LoRA, which mergekit reads after the +,", base, lora, value, findings)
         return None
     if value.count("@") > 1:
         findings.fault(f"{key} has more than one @", "write path@revision", found=value)
@@ -228,10 +237,12 @@ def model_name(value: Any, key: str, findings: Findings) -> str | None:
     return value
 
 
-def _not_supported(what: str, value: object, findings: Findings) -> None:
-    fix = "merge the adapter into its model first, and name the result"
-    if "override_architecture" in what:
-        fix = "remove it: tensors are found by their names, whatever the architecture"
+def _lora(what: str, base: object, lora: object, value: object, findings: Findings) -> None:
+    """Reports a model with an adapter, and how to merge the two."""
+    base, lora = (each.get("path") if isinstance(each, Mapping) else each for each in (base, lora))
+    folders = [Path(str(each)) if os.path.isdir(str(each)) else str(each) for each in (lora, base)]
+    command = merging(*folders)
+    fix = f"merge the adapter into its model first, and name the result (needs `pip install peft`): {command}"
     findings.fault(f"{what} is not supported", fix, found=value)
 
 
@@ -243,12 +254,12 @@ def _parameters(given: Mapping[str, Any], key: str, findings: Findings) -> Mappi
 def _entries(value: Any, key: str, findings: Findings) -> list[tuple[str, Any]]:
     if isinstance(value, (list, tuple)) and value:
         return [(f"{key}[{i}]", each) for i, each in enumerate(value)]
-    findings.fault(f"{key} is not a list", f"list the entries of {key} with a dash each", found=repr(value))
+    findings.fault(f"{key} is not a list", f"list the entries of {key}, each after a dash", found=repr(value))
     return []
 
 
 def _is_mapping(value: Any, key: str, findings: Findings) -> bool:
     if isinstance(value, Mapping):
         return True
-    findings.fault(f"{key} is not a mapping", "write name: value", found=repr(value))
+    findings.fault(f"{key} is not a mapping", "write it as NAME: VALUE", found=repr(value))
     return False

@@ -18,13 +18,13 @@ WITHOUT_EFFECT = (
     *("embed_slerp", "weight", "density", "normalize", "rescale", "lambda", "int8_mask", "gamma", "epsilon"),
     *("filter_wise", "nuslerp_flatten", "nuslerp_row_wise"),
 )
-"""Parameters that mergekit's slerp does not read; other methods do, or older versions did."""
+"""Parameters that mergekit's slerp ignores; other methods read them, or older versions did."""
 
 
 def options_of_t(
     given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
 ) -> dict[str, Any]:
-    """Returns `t`, and `slices` where the recipe has them."""
+    """Returns `t`, and `slices` if the recipe has them."""
     parameters = parameters_of(given, "{t: 0.5}", findings)
     if parameters is None:
         return {}
@@ -54,7 +54,7 @@ def options_of_t(
 
 
 def _read_t(parameters: Mapping[str, Any], key: str, findings: Findings) -> Any:
-    """Returns t of a level of the recipe in our form; None if it has none, or after a fault."""
+    """Returns the t of one level of the recipe in our form; None if it has none, or after a fault."""
     findings.note_without_effect(parameters, WITHOUT_EFFECT, key, "slerp")
     rest = [name for name in parameters if name not in WITHOUT_EFFECT]
     findings.unknown_keys(dict.fromkeys(rest), ("t", "embed_slerp"), key)
@@ -63,21 +63,21 @@ def _read_t(parameters: Mapping[str, Any], key: str, findings: Findings) -> Any:
 
 
 def _check_source(key: str, parameters: Mapping[str, Any], of_part: str, findings: Findings) -> None:
-    """t belongs to the merge, not to a model: mergekit does not see it there."""
-    places = f"{join(of_part, 'parameters.t')} or parameters.t" if of_part else "parameters.t"
+    """Reports a t in a model's parameters, where mergekit ignores it."""
+    target = f"{join(of_part, 'parameters.t')} or parameters.t" if of_part else "parameters.t"
     others = {name: value for name, value in parameters.items() if name != "t"}
     if "t" in parameters:
-        headline = f"{join(key, 'parameters.t')} has no effect: t belongs to no single model"
-        findings.fault(headline, f"move it to {places}", found=parameters["t"])
+        headline = f"{join(key, 'parameters.t')} has no effect: t does not belong to a single model"
+        findings.fault(headline, f"move it to {target}", found=parameters["t"])
     _read_t(others, join(key, "parameters"), findings)
 
 
 def _note_gaps(everywhere: Any, own: list[Any], findings: Findings) -> None:
-    """Says so where it is not certain that some t holds for every tensor."""
+    """Notes that some tensors may have no t."""
     levels = own if everywhere is None else [everywhere]
     if not all(is_for_all(t, T) for t in levels):
         findings.note(
-            "t: no entry is for every name; a tensor that none matches keeps base_model, where mergekit stops"
+            "t: no entry covers every name; a tensor without a match is base_model's, where mergekit stops"
         )
 
 
@@ -87,7 +87,7 @@ def _is_turned(part: Part, models: Sequence[str]) -> bool:
 
 
 def _turned(t: Any, everywhere: Any) -> Any:
-    """The t of a slice that counts from b: 1 - t, of its own entries and then of the whole recipe's."""
+    """The t of a slice whose base is b: 1 - t, for its own entries and then those of the whole recipe."""
     turned = []
     for entry in (entry for level in (t, everywhere) if level is not None for entry in entries_of(level, T)):
         values = [1 - value for value in entry.values]

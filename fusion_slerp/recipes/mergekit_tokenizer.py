@@ -21,13 +21,13 @@ TOKEN_FORM = (
 
 
 def tokenizer_options(given: Mapping[str, Any], models: Models, findings: Findings) -> dict[str, Any]:
-    """Returns `tokenizer`, and `tokens` and `pad_vocab_to_multiple_of` where they are given.
+    """Returns `tokenizer`, and `tokens` and `pad_vocab_to_multiple_of` if they are given.
 
-    Without any key mergekit copies the base's tokenizer, which is our `tokenizer: a`.
+    Without any of these keys mergekit copies the base's tokenizer, which is our `tokenizer: a`.
     """
     source, section = given.get("tokenizer_source"), given.get("tokenizer")
     if source and section:
-        findings.fault("tokenizer and tokenizer_source exclude each other", "keep one of them")
+        findings.fault("tokenizer and tokenizer_source exclude each other", "remove one of them")
         return {}
     if not section:
         return {"tokenizer": _whose(source or "base", "tokenizer_source", models, findings)}
@@ -47,7 +47,7 @@ def tokenizer_options(given: Mapping[str, Any], models: Models, findings: Findin
         return options | {"pad_vocab_to_multiple_of": multiple}
     needed = "a whole number, at least 1"
     fix = "set tokenizer.pad_to_multiple_of: 64"
-    findings.fault("tokenizer.pad_to_multiple_of is invalid", fix, found=repr(multiple), needed=needed)
+    findings.fault("invalid tokenizer.pad_to_multiple_of", fix, found=repr(multiple), needed=needed)
     return options
 
 
@@ -59,18 +59,18 @@ def _whose(source: Any, key: str, models: Models, findings: Findings) -> str | N
 
 
 def _labels(models: Models) -> dict[str, str]:
-    """The label of each model; the first where one is named twice."""
+    """The label of each model; the first label of one that is named twice."""
     pairs = reversed(list(zip(models, labels(len(models)), strict=True)))
     return dict(pairs)
 
 
 def _tokens(given: Any, models: Models, findings: Findings) -> dict[str, Any]:
-    """`tokens` with labels for the models' names."""
+    """`tokens` with labels in place of the models' names."""
     if not isinstance(given, Mapping):
         fix = 'write {"<|im_end|>": {source: NAME}}'
         findings.fault("tokenizer.tokens is not a mapping", fix, found=repr(given))
         return {}
-    found = {}
+    tokens = {}
     for token, entry in given.items():
         key = join("tokenizer.tokens", token)
         read = _token(entry, key, models, findings)
@@ -80,10 +80,10 @@ def _tokens(given: Any, models: Models, findings: Findings) -> dict[str, Any]:
             parse_token_sources({token: read})
         except SettingsError:
             fix = f"set {key}: {{source: {models[0]}}}"
-            findings.fault(f"{key} is invalid", fix, found=repr(entry), needed=TOKEN_FORM)
+            findings.fault(f"invalid {key}", fix, found=repr(entry), needed=TOKEN_FORM)
         else:
-            found[token] = read
-    return found
+            tokens[token] = read
+    return tokens
 
 
 def _token(entry: Any, key: str, models: Models, findings: Findings) -> dict[str, Any] | None:
@@ -111,6 +111,6 @@ def _which(model: Any, key: str, models: Models, findings: Findings) -> str | No
     name = model_name(model, key, findings)
     if name is None or name in models:
         return None if name is None else _labels(models)[name]
-    fix = f"set {key}: {', or '.join(models)}"
-    findings.fault(f"{key} is none of the models", fix, found=name)
+    fix = f"set {key}: {models[0]}"
+    findings.fault(f"{key} is not one of the models", fix, found=name, needed=f"one of {', '.join(models)}")
     return None

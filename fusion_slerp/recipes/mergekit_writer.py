@@ -21,7 +21,7 @@ EXPRESSED = ("method", "slices", "dtype", "tokenizer", "chat_template", "tokens"
 
 
 def not_about_the_merge() -> list[str]:
-    """The options that change how a merge is run, and not one of the merged model's values."""
+    """The options that change how a merge runs, but none of the merged model's values."""
     own = [name for name, each in option_fields().items() if not declaration(each).changes_child]
     return [*own, "max_shard_size"]
 
@@ -30,10 +30,10 @@ def to_mergekit(recipe: Recipe) -> str:
     """Returns the YAML that `mergekit-yaml` runs.
 
     `dtype` becomes mergekit's `out_dtype`, and inputs are read as float32, so that nothing is rounded
-    twice. How a merge is run (threads and the like) has no place in it and is listed in a comment.
+    twice. Options about how a merge runs, such as threads, have no equivalent and are listed in a comment.
 
     Raises:
-        SettingsError: An option has no form in mergekit.
+        SettingsError: An option has no equivalent in mergekit.
     """
     settings = recipe.settings
     findings = Findings("the recipe")
@@ -43,7 +43,7 @@ def to_mergekit(recipe: Recipe) -> str:
     declarations = option_fields()
     for name, value in recipe.options.items():
         if name not in known and value != declarations[name].default:
-            findings.fault(f"{name} has no form in mergekit", f"remove {name}", found=repr(value))
+            findings.fault(f"{name} has no equivalent in mergekit", f"remove {name}", found=repr(value))
     content = form(recipe, findings)
     findings.raise_faults()
     template = {"chat_template": settings.chat_template} if settings.chat_template else {}
@@ -53,7 +53,7 @@ def to_mergekit(recipe: Recipe) -> str:
 
 
 def _form(settings: MergeSettings) -> tuple[Any, tuple[str, ...]]:
-    """What writes the method's part, and which of its options that has a form for."""
+    """The function that writes the method's part, and the options that it covers."""
     if settings.how is LINEAR:
         return _linear, ("weight", "normalize")
     assert settings.how is SLERP, settings.method
@@ -61,7 +61,7 @@ def _form(settings: MergeSettings) -> tuple[Any, tuple[str, ...]]:
 
 
 def _is_nuslerp(settings: MergeSettings) -> bool:
-    """Whether there is no threshold: in mergekit another method."""
+    """Whether there is no threshold, which is another method in mergekit."""
     return settings.parameters.DOT_THRESHOLD == 1
 
 
@@ -78,7 +78,7 @@ def _slerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
 
 
 def _nuslerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
-    """SLERP without DOT_THRESHOLD: in mergekit another method, with weights."""
+    """SLERP without DOT_THRESHOLD: mergekit's nuslerp, with weights."""
     t = _t(recipe, findings)
     slices = []
     for i, each in enumerate(recipe.options.get("slices") or []):
@@ -95,7 +95,7 @@ def _nuslerp(recipe: Recipe, findings: Findings) -> dict[str, Any]:
 
 
 def _linear(recipe: Recipe, findings: Findings) -> dict[str, Any]:
-    """The weights of each model with it, or one for all with the whole recipe."""
+    """Each model's weight in its own parameters, or one weight in those of the whole recipe."""
     weight = recipe.options.get("weight", WEIGHT.default)
     is_own = is_by_label(weight, WEIGHT)
     whole = {label: _of(weight, label) if is_own else None for label in recipe.named}
@@ -128,7 +128,7 @@ def _of(weight: Any, label: str, default: Any = WEIGHT.default) -> Any:
 
 
 def _sources(recipe: Recipe, part: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
-    """The entries of the models by label, with their layers in a slice."""
+    """The models' entries by label, with their layers in a slice."""
     if part is None:
         return {label: {"model": model} for label, model in recipe.named.items()}
     return {
@@ -139,7 +139,7 @@ def _sources(recipe: Recipe, part: Mapping[str, Any] | None = None) -> dict[str,
 
 
 def _with_weights(sources: Mapping[str, dict[str, Any]], weights: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The entries with the weights that they have of their own."""
+    """The entries with their own weights."""
     return [
         source if weights[label] is None else source | {"parameters": {"weight": weights[label]}}
         for label, source in sources.items()
@@ -147,15 +147,15 @@ def _with_weights(sources: Mapping[str, dict[str, Any]], weights: Mapping[str, A
 
 
 def _rest(t: Any) -> Any:
-    """1 - t: the sum of both is 1 in floating point as well."""
+    """1 - t: both add up to 1 in floating point as well."""
     if isinstance(t, Mapping):
         return {**t, "value": _rest(t["value"])}
     return [_rest(each) for each in t] if isinstance(t, (list, tuple)) else 1 - t
 
 
 def _left_out(options: Mapping[str, Any]) -> str:
-    found = [f"{name}={options[name]!r}" for name in not_about_the_merge() if name in options]
-    return f"# Without a form in mergekit: {', '.join(found)}\n" if found else ""
+    left_out = [f"{name}={options[name]!r}" for name in not_about_the_merge() if name in options]
+    return f"# Without an equivalent in mergekit: {', '.join(left_out)}\n" if left_out else ""
 
 
 def _t(recipe: Recipe, findings: Findings) -> Any:
@@ -168,8 +168,8 @@ def _schedule(value: Any, key: str, each: Field[Any], findings: Findings) -> Any
         return None
     for i, entry in enumerate(entries_of(value, each)):
         if entry.matching != "filter":
-            fix = "write it as a filter: a part of the name"
-            headline = f"{key}[{i}]: a {entry.matching} has no form in mergekit"
+            fix = "write it as a filter, which is a part of the name"
+            headline = f"{key}[{i}]: a {entry.matching} has no equivalent in mergekit"
             findings.fault(headline, fix, found=entry.pattern)
     return in_one_form(value)
 
@@ -196,7 +196,7 @@ def _tokenizer(recipe: Recipe, settings: MergeSettings, base: str) -> dict[str, 
 
 
 def _token(entry: Any, recipe: Recipe) -> dict[str, Any]:
-    """The entry of a token with the models' names for their labels."""
+    """A token's entry with the models' names in place of their labels."""
     names = recipe.named
     entry = dict(entry) if isinstance(entry, Mapping) and "source" in entry else {"source": entry}
     source = entry["source"]

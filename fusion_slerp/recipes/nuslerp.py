@@ -1,7 +1,7 @@
-"""mergekit's nuslerp of two models without a base: SLERP whose t comes from two weights.
+"""mergekit's nuslerp of two models without a base: SLERP with a t that comes from two weights.
 
 Source: https://github.com/arcee-ai/mergekit, release 0.1.5, merge_methods/nuslerp.py: t is the second
-weight's share of both. Only weights whose sum is the same all over have a t of our form.
+weight's share of their sum. Only weights with the same sum everywhere have a t of our form.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fusion_slerp.settings.schedule import EVERYTHING
 
 FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 LEAST_SUM = 1e-6
-"""Weights that sum up to less count as equal."""
+"""Weights with a smaller sum count as equal."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """A part of a weight: as an entry of t, but not only in [0, 1]."""
+    """An entry of a weight: like an entry of t, but not limited to [0, 1]."""
 
     pattern: str | None
     values: tuple[float, ...]
@@ -33,26 +33,27 @@ class _Entry:
 def nuslerp_options(
     given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
 ) -> dict[str, Any]:
-    """Returns `t`, `DOT_THRESHOLD`, and `slices` and `granularity` where the recipe asks for them."""
+    """Returns `t`, `DOT_THRESHOLD`, and `slices` and `granularity` if the recipe has them."""
     parameters = parameters_of(given, "{weight: 0.5}", findings)
     if parameters is None:
         return {}
     findings.unknown_keys(parameters, ("weight", FLATTEN, ROW_WISE), "parameters")
-    found = [_t(part, models, parameters, findings) for part in parts]
-    options: dict[str, Any] = {"t": found[0], "DOT_THRESHOLD": 1.0}
+    own = [_t(part, models, parameters, findings) for part in parts]
+    options: dict[str, Any] = {"t": own[0], "DOT_THRESHOLD": 1.0}
     if parts[0].key:
-        options["slices"] = [slice_of(part, models, {"t": t}) for part, t in zip(parts, found, strict=True)]
-    findings.note("nuslerp has no base_model: type and tokenizer are by default those of the first model")
+        options["slices"] = [slice_of(part, models, {"t": t}) for part, t in zip(parts, own, strict=True)]
+    findings.note("nuslerp has no base_model: type and tokenizer are by default the first model's")
     granularity = _granularity(parameters, findings)
     return options | ({"granularity": granularity} if granularity else {})
 
 
 def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | None:
-    """What has an angle of its own, where it is not the whole tensor."""
+    """The vectors with an angle of their own; None for the whole tensor."""
     switches = parameters.get(FLATTEN, True), parameters.get(ROW_WISE, False)
     if not all(isinstance(switch, bool) for switch in switches):
         fix = f"set {FLATTEN}: true and {ROW_WISE}: false"
-        findings.fault(f"parameters: {FLATTEN} and {ROW_WISE} are not switches", fix, found=switches)
+        needed = "true or false"
+        findings.fault(f"invalid parameters.{FLATTEN} or {ROW_WISE}", fix, found=switches, needed=needed)
         return None
     is_flat, is_row_wise = switches
     if is_flat:
@@ -66,7 +67,7 @@ def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | Non
 
 
 def _t(part: Part, models: Sequence[str], everywhere: Mapping[str, Any], findings: Findings) -> Any:
-    """b's share of the weights."""
+    """b's share of the sum of the weights."""
     weights = {}
     for source in part.sources:
         findings.unknown_keys(source.parameters, ("weight",), join(source.key, "parameters"))
@@ -88,7 +89,7 @@ def _t(part: Part, models: Sequence[str], everywhere: Mapping[str, Any], finding
 def _weight(value: Any, key: str, findings: Findings) -> list[_Entry] | None:
     """A weight's entries; None after a fault."""
     entries = value if isinstance(value, list) and any(isinstance(e, Mapping) for e in value) else [value]
-    found = []
+    read = []
     for entry in entries:
         entry = entry if isinstance(entry, Mapping) else {"value": entry}
         numbers = as_numbers(entry.get("value"))
@@ -97,10 +98,10 @@ def _weight(value: Any, key: str, findings: Findings) -> list[_Entry] | None:
         is_usable = numbers and all(type(n) in (int, float) and 0 <= n < inf for n in numbers)
         if not is_usable or not isinstance(pattern, (str, NoneType)) or entry.keys() - {"filter", "value"}:
             needed = "a number that is not negative, a list of them, or entries with filter and value"
-            findings.fault(f"{key} is not usable", f"set {key}: 0.5", found=repr(value), needed=needed)
+            findings.fault(f"invalid {key}", f"set {key}: 0.5", found=repr(value), needed=needed)
             return None
-        found.append(_Entry(None if pattern == EVERYTHING else pattern, tuple(numbers)))
-    return found
+        read.append(_Entry(None if pattern == EVERYTHING else pattern, tuple(numbers)))
+    return read
 
 
 def _share(a: list[_Entry], b: list[_Entry], key: str, findings: Findings) -> Any:
@@ -108,9 +109,9 @@ def _share(a: list[_Entry], b: list[_Entry], key: str, findings: Findings) -> An
     forms = [[(entry.pattern, len(entry.values)) for entry in weight] for weight in (a, b)]
     pairs = [list(zip(x.values, y.values, strict=False)) for x, y in zip(a, b, strict=False)]
     if forms[0] != forms[1] or any(_spread([sum(pair) for pair in row]) > LEAST_SUM for row in pairs):
-        needed = "the same filters and as many numbers for both, with one sum"
-        fix = "run this recipe with mergekit, or state t with merge_method: slerp"
-        headline = f"{join(key, 'weight')}: no t of our form follows from these weights"
+        needed = "the same filters and equally many numbers for both models, with one sum everywhere"
+        fix = "run this recipe with mergekit, or use t with merge_method: slerp"
+        headline = f"{join(key, 'weight')}: no t corresponds to these weights"
         findings.fault(headline, fix, needed=needed)
         return None
     entries = []

@@ -14,45 +14,47 @@ from fusion_slerp.recipes.mergekit_form import from_mergekit
 from fusion_slerp.recipes.recipe import Recipe
 from fusion_slerp.recipes.yaml_loading import Loader
 
+EXAMPLE = "{merge_method: linear, models: [{model: A}, {model: B}], parameters: {weight: 0.5}}"
+
 
 def read_recipe(path: str | os.PathLike[str]) -> Recipe:
     """Returns the recipe in a YAML file: mergekit's form or ours for Hydra. Reads nothing else.
 
     Raises:
-        SettingsError: There is no such file, it is not YAML, or the recipe is wrong or not supported;
+        SettingsError: There is no such file, it is not YAML, or the recipe is invalid or not supported;
             all faults at once, each with its key.
     """
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text in UTF-8"
-        raise _unreadable(str(path), reason, "name a YAML file with a recipe") from None
+        reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
+        raise _unreadable(str(path), reason, "name a YAML file that contains a recipe") from None
     try:
         documents = list(yaml.load_all(text, Loader))
     except (yaml.YAMLError, RecursionError) as error:
         raise _unreadable(str(path), f"not YAML: {error}", "correct the file") from None
     if len(documents) > 1:
         found = f"{len(documents)} documents"
-        raise _unreadable(str(path), found, "put each recipe in a file of its own")
+        raise _unreadable(str(path), found, "put each recipe in its own file")
     return parse_recipe(documents[0] if documents else None, str(path))
 
 
 def parse_recipe(given: object, name: str = "recipe") -> Recipe:
-    """Returns the recipe in what a YAML file held.
+    """Returns the recipe in the content of a YAML file.
 
     Args:
-        given: A mapping, of mergekit's form or ours for Hydra.
-        name: What to call it in messages.
+        given: A mapping, in mergekit's form or ours for Hydra.
+        name: Its name in messages.
 
     Raises:
         SettingsError: As `read_recipe`.
     """
     if not isinstance(given, Mapping):
         found = "nothing" if given is None else f"a {type(given).__name__}"
-        fix = "see docs/recipes.md for what a recipe looks like"
+        fix = f"write a recipe, for example {EXAMPLE}"
         raise _unreadable(name, f"{found} instead of a mapping", fix)
     return from_hydra(given, name) if is_hydra(given) else from_mergekit(given, name)
 
 
 def _unreadable(path: str, reason: str, fix: str) -> Exception:
-    return Problem(SettingsError, f"{path}: no recipe", (("found", reason),), fix).error()
+    return Problem(SettingsError, f"{path}: not a recipe", (("found", reason),), fix).error()

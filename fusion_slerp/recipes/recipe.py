@@ -1,4 +1,4 @@
-"""What a recipe comes to, and the collecting of what is wrong with one."""
+"""A recipe that has been read, and the faults that are collected while reading one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ class Recipe:
     """A merge: `merge(*recipe.models, base=recipe.base, out=..., **recipe.options)`.
 
     Attributes:
-        models: Models a, b, c, ...: each a folder or hub id, with `@revision` if it has one.
-        options: By name; those that the recipe leaves open are not there.
-        base: The ancestor, for methods that take one; None without.
-        notes: What the user should know of the reading, one sentence each. Two recipes are equal
-            whatever their notes say.
+        models: Models a, b, c, ...: each a folder or Hub id, with `@revision` if it has one.
+        options: By name, without those that the recipe leaves open.
+        base: The ancestor, for methods that take one; None without one.
+        notes: Remarks for the user, one sentence each; ignored when two recipes are compared.
     """
 
     models: tuple[str, ...]
@@ -42,22 +41,22 @@ class Recipe:
 
     @property
     def settings(self) -> MergeSettings:
-        """The settings of its options.
+        """The settings from its options.
 
         Raises:
-            SettingsError: An option is unknown or wrong.
+            SettingsError: An option is unknown or invalid.
         """
         return make_settings(**self.options)
 
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is found while a recipe is read. Faults are raised together at the end.
+    """Collects findings while a recipe is read. Faults are raised together at the end.
 
     Attributes:
-        recipe: What the user calls it: a file, as a rule.
-        faults: What is wrong.
-        notes: What is worth saying.
+        recipe: The user's name for it, usually a file.
+        faults: What is wrong with it.
+        notes: Remarks for the user.
     """
 
     recipe: str
@@ -65,14 +64,14 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def fault(self, headline: str, fix: str, *, found: object = None, needed: str = "") -> None:
-        """Records a fault; the headline starts with the YAML key path where there is one."""
+        """Records a fault; the headline starts with the path of the YAML key if there is one."""
         fields = [("recipe", self.recipe)]
         fields += [] if found is None else [("found", _shown(found))]
         fields += [("needed", needed)] if needed else []
         self.faults.append(Problem(SettingsError, headline, tuple(fields), fix))
 
     def unknown_keys(self, given: Mapping[Any, Any], known: Iterable[str], key: str) -> None:
-        """Records every key of a mapping that nobody reads."""
+        """Records every key of a mapping that nothing reads."""
         known = list(known)
         for name in given:
             if name not in known:
@@ -82,18 +81,18 @@ class Findings:
     def note_without_effect(
         self, given: Mapping[Any, Any], names: Iterable[str], key: str, method: str
     ) -> None:
-        """Notes the parameters that a method of mergekit does not read."""
+        """Notes the parameters that a method of mergekit ignores."""
         for name in given:
             if name in names:
                 self.note(f"{join(key, name)}: has no effect in mergekit's {method}, nor here")
 
     def note(self, text: str) -> None:
-        """Records something worth saying, once."""
+        """Records a remark, once."""
         if text not in self.notes:
             self.notes.append(text)
 
     def raise_faults(self) -> None:
-        """Raises what was recorded, all at once.
+        """Raises all recorded faults at once.
 
         Raises:
             SettingsError: There is a fault.
@@ -104,7 +103,7 @@ class Findings:
 def refuse_base(recipe: Recipe, findings: Findings) -> None:
     """Records a fault if a recipe has a base, which no method takes."""
     if recipe.base is not None:
-        findings.fault(f"{recipe.method} takes no base", "leave the base out", found=recipe.base)
+        findings.fault(f"{recipe.method} takes no base", "remove the base", found=recipe.base)
 
 
 def join(key: str, name: object) -> str:
@@ -113,5 +112,5 @@ def join(key: str, name: object) -> str:
 
 
 def _shown(found: object) -> str:
-    text = found if isinstance(found, str) else repr(found)
-    return text if len(text) <= 200 else text[:200] + "..."
+    shown = found if isinstance(found, str) else repr(found)
+    return shown if len(shown) <= 200 else shown[:200] + "..."

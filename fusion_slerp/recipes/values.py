@@ -1,4 +1,4 @@
-"""Values of recipes: numbers that YAML took for strings, and schedules in one form."""
+"""Values of recipes: numbers that YAML reads as strings, and schedules in one form."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusion_slerp.settings.schedule import KEYS, Entry, parse_schedule, read_sch
 
 
 def as_numbers(value: Any) -> Any:
-    """The same with numbers for strings: YAML reads 1e-3 as a string, which mergekit turns into a number."""
+    """The value with numbers in place of strings: YAML reads 1e-3 as a string, mergekit as a number."""
     if isinstance(value, Mapping):
         return {key: as_numbers(each) if key == "value" else each for key, each in value.items()}
     if isinstance(value, (list, tuple)):
@@ -27,7 +27,7 @@ def as_numbers(value: Any) -> Any:
 
 
 def in_one_form(value: Any) -> Any:
-    """The same schedule with numbers for strings, and a list of entries for an only one."""
+    """The schedule with numbers in place of strings, and a list of entries in place of a single one."""
     return [as_numbers(value)] if isinstance(value, Mapping) else as_numbers(value)
 
 
@@ -38,18 +38,18 @@ def is_by_label(value: Any, each: Field[Any]) -> bool:
 
 
 def map_schedules(value: Any, each: Field[Any], change: Callable[[Any], Any]) -> Any:
-    """The value of an option with a schedule, or all of them where each model has its own, replaced."""
+    """The option's value with its schedule changed, or every model's schedule if each has its own."""
     if is_by_label(value, each):
         return {label: change(own) for label, own in value.items()}
     return change(value)
 
 
 def checked(value: Any, key: str, each: Field[Any], findings: Findings) -> Any:
-    """Returns a schedule of mergekit's form with numbers for strings; None after a fault.
+    """Returns a schedule in mergekit's form with numbers in place of strings; None after a fault.
 
     Args:
-        value: What stands there.
-        key: Where.
+        value: The value.
+        key: Its key.
         each: The option that it is for.
         findings: Gets the fault.
     """
@@ -62,20 +62,20 @@ def checked(value: Any, key: str, each: Field[Any], findings: Findings) -> Any:
             headline = f"{key}[{i}].{unknown[0]} is not a key of mergekit{hint}"
             findings.fault(headline, "correct it or remove it", needed="filter, value")
             return None
-    found = in_one_form(value)
+    schedule = in_one_form(value)
     try:
-        read_schedule(found, key, each)
+        read_schedule(schedule, key, each)
     except SettingsError as error:
         (problem,) = error.problems
         assert isinstance(problem, Problem)
-        about = {name: str(text) for name, text in problem.fields}
+        about = {name: str(field) for name, field in problem.fields}
         findings.fault(problem.headline, f"set {key}: 0.5", found=about["found"], needed=about["needed"])
         return None
-    return found
+    return schedule
 
 
 def entries_of(value: Any, each: Field[Any]) -> tuple[Entry, ...]:
-    """The entries of a schedule that is fine."""
+    """The entries of a valid schedule."""
     about = declaration(each)
     return parse_schedule(value, number=about.check, example=about.example).entries
 
@@ -86,22 +86,22 @@ def is_for_all(value: Any, each: Field[Any]) -> bool:
 
 
 def joined(levels: Sequence[Any], each: Field[Any]) -> Any:
-    """Returns one schedule for several: the next one counts for names that no entry matches.
+    """Returns one schedule for several: each applies to the names that no earlier entry matches.
 
     Args:
-        levels: Schedules; None where there is none.
+        levels: Schedules; None for a level without one.
         each: The option that they are for.
 
     Returns:
-        The schedule; None if there is none.
+        The schedule; None if no level has one.
     """
     stated = [level for level in levels if level is not None]
     if not stated or len(stated) == 1 or is_for_all(stated[0], each):
         return stated[0] if stated else None
-    found: list[Any] = []
+    entries: list[Any] = []
     for level in stated:
         is_entries = isinstance(level, list) and any(isinstance(entry, Mapping) for entry in level)
-        found += level if is_entries else [{"value": level}]
+        entries += level if is_entries else [{"value": level}]
         if is_for_all(level, each):
             break
-    return found
+    return entries

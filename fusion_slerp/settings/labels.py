@@ -1,4 +1,4 @@
-"""What the models of a merge are called in settings, messages, manifest and card: a, b, c, ..., and base."""
+"""The labels of a merge's models in settings, messages, manifest and card: a, b, c, ..., and base."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ BASE = "base"
 """The ancestor, in methods that take one."""
 
 OPTION = "t"
-"""No label: in slices it is a setting."""
+"""Not a label: in slices it is a setting."""
 
 
 def labels(n: int) -> list[str]:
-    """Returns the labels of n models in their order: a, b, c, ..., z, aa, ab, ...; t is left out."""
+    """Returns the labels of n models in order: a, b, c, ..., z, aa, ab, ..., without the letter t."""
     letters = ascii_lowercase.replace(OPTION, "")
     every = ("".join(word) for length in count(1) for word in product(letters, repeat=length))
     return list(islice(every, n))
 
 
-def is_label(text: object) -> bool:
-    """Whether a text has the form of a label."""
-    if text == BASE:
+def is_label(key: object) -> bool:
+    """Whether a key has the form of a label."""
+    if key == BASE:
         return True
-    return isinstance(text, str) and 0 < len(text) <= 3 and set(text) <= set(ascii_lowercase) - {OPTION}
+    return isinstance(key, str) and 0 < len(key) <= 3 and set(key) <= set(ascii_lowercase) - {OPTION}

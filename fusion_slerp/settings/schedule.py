@@ -3,20 +3,20 @@
     t: 0.3
     t: [0, 0.5, 1]                      # from the first layer to the last
     t:
-      - filter: self_attn               # a part of the name; the first entry that matches counts
+      - filter: self_attn               # a substring of the name; the first matching entry applies
         value: [0, 0.5, 0.3, 0.7, 1]
       - glob: "*.mlp.*_proj.weight"     # or a pattern for the whole name
         value: 0.5
-      - regex: 'layers\\.1\\d\\.'         # or a regular expression found in it
+      - regex: 'layers\\.1\\d\\.'         # or a regular expression that matches part of it
         value: 1
       - value: 0.4                      # everything else
 
 Source: the form, the choice of the first entry and the formula of a gradient are those of mergekit
-0.1.5 (https://github.com/arcee-ai/mergekit, config.py and plan.py). We differ in that globs and
-regular expressions can be asked for, that a tensor no entry matches keeps model a, and that unknown
-keys and values out of range are errors.
+0.1.5 (https://github.com/arcee-ai/mergekit, config.py and plan.py). We differ in supporting globs and
+regular expressions, in keeping model a for a tensor that no entry matches, and in rejecting unknown
+keys and values out of range.
 
-Where each model has a value of its own, a mapping from labels holds one of these forms for each:
+If each model has its own value, a mapping from labels holds one of these forms for each:
 
     weight: {a: 0.4, b: [0, 0.6]}
 """
@@ -29,7 +29,7 @@ from dataclasses import Field, dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from fusion_slerp.errors import Problem, SettingsError, nearest
+from fusion_slerp.errors import Problem, SettingsError, nearest, setting
 from fusion_slerp.options import UNIT_INTERVAL, Check, declaration
 from fusion_slerp.settings.labels import is_label
 
@@ -46,9 +46,9 @@ class Entry:
 
     Attributes:
         values: One number, or several that are spread evenly over the depth.
-        pattern: What the name must match; None matches every name.
-        matching: How: `"filter"` is a part of the name, `"glob"` a pattern for the whole name,
-            `"regex"` a regular expression found in it.
+        pattern: The pattern that a name must match; None matches every name.
+        matching: How it matches: `"filter"` as a substring, `"glob"` as a pattern for the whole name,
+            `"regex"` as a regular expression that matches part of it.
     """
 
     values: tuple[float, ...]
@@ -56,7 +56,7 @@ class Entry:
     matching: Matching = "filter"
 
     def matches(self, name: str) -> bool:
-        """Whether it holds for a tensor of that name."""
+        """Whether it applies to a tensor of that name."""
         if self.pattern is None:
             return True
         if self.matching == "glob":
@@ -66,7 +66,7 @@ class Entry:
         return self.pattern in name
 
     def value(self, depth: float) -> float:
-        """The value at a depth in [0, 1], linear between two neighbours."""
+        """The value at a depth in [0, 1], interpolated linearly between two neighbours."""
         position = depth * (len(self.values) - 1)
         before = int(position)
         after, share = min(before + 1, len(self.values) - 1), position - before
@@ -78,7 +78,7 @@ class Schedule:
     """A value for every tensor.
 
     Attributes:
-        entries: The first one that matches a name counts.
+        entries: The first one that matches a name applies.
     """
 
     entries: tuple[Entry, ...]
@@ -87,15 +87,15 @@ class Schedule:
         """Returns the value for a tensor; None if no entry matches its name.
 
         Args:
-            name: Its name in the child.
-            depth: Of its layer: 0 for the first, 1 for the last, and 0 outside the layers.
+            name: Its name in the merged model.
+            depth: Its layer's depth: 0 for the first, 1 for the last, and 0 outside the layers.
         """
-        found = next((entry for entry in self.entries if entry.matches(name)), None)
-        return None if found is None else found.value(depth)
+        entry = next((entry for entry in self.entries if entry.matches(name)), None)
+        return None if entry is None else entry.value(depth)
 
     @property
     def number(self) -> float | None:
-        """The one value of all tensors; None if they have several."""
+        """The single value of all tensors; None if values differ."""
         values = {entry.values for entry in self.entries}
         (only, *others) = values
         is_one = not others and len(only) == 1 and any(entry.pattern is None for entry in self.entries)
@@ -107,8 +107,8 @@ class PerModel:
     """A schedule for each model.
 
     Attributes:
-        by_label: Those that are given.
-        default: That of every other model; None leaves it to the schedule of the whole merge.
+        by_label: The given schedules.
+        default: The schedule of every other model; None falls back to that of the whole merge.
     """
 
     by_label: Mapping[str, Schedule]
@@ -120,18 +120,18 @@ class PerModel:
 
 
 def parse_schedule(
-    value: Any, name: str = "t", number: Check = UNIT_INTERVAL, example: str = "0.5"
+    value: Any, name: str = "t", number: Check = UNIT_INTERVAL, example: Any = 0.5
 ) -> Schedule:
     """Returns the schedule that a setting describes.
 
     Args:
         value: A number, a list, a mapping or a list of mappings; see above.
         name: The setting, for messages.
-        number: What each number is.
+        number: The check for each number.
         example: A value that works.
 
     Raises:
-        SettingsError: It is not of the forms above; names the entry.
+        SettingsError: It has none of the forms above; the message names the entry.
     """
     form = _Form(name, number, example)
     if number.is_fine(value):
@@ -146,8 +146,8 @@ def parse_schedule(
     raise form.wrong(name, f"{value!r} ({type(value).__name__})", f"{number.needed}, {FORM}")
 
 
-def _parse_per_model(value: Any, default: Any, name: str, number: Check, example: str) -> PerModel:
-    """The schedules of all models: from a mapping by label, or of one form for all."""
+def _parse_per_model(value: Any, default: Any, name: str, number: Check, example: Any) -> PerModel:
+    """The schedules of all models: from a mapping by label, or one schedule for all."""
     if not isinstance(value, Mapping) or set(value) & set(KEYS):
         return PerModel({}, parse_schedule(value, name, number, example))
     wrong = [key for key in value if not is_label(key)]
@@ -160,11 +160,11 @@ def _parse_per_model(value: Any, default: Any, name: str, number: Check, example
 
 @dataclass(frozen=True, slots=True)
 class _Form:
-    """What is to be read: the setting, its numbers, and a value that works."""
+    """Parses one setting: its name, the check for its numbers, and a value that works."""
 
-    setting: str
+    name: str
     number: Check
-    example: str
+    example: Any
 
     def entry(self, given: Mapping[str, Any], name: str) -> Entry:
         unknown = [str(key) for key in given if key not in KEYS]
@@ -183,7 +183,7 @@ class _Form:
             return Entry(numbers)
         key, pattern = patterns[0]
         if not isinstance(pattern, str) or not pattern:
-            raise self.wrong(f"{name}.{key}", f"{pattern!r} ({type(pattern).__name__})", "a text")
+            raise self.wrong(f"{name}.{key}", f"{pattern!r} ({type(pattern).__name__})", "a string")
         if key == "regex":
             try:
                 re.compile(pattern)
@@ -193,13 +193,15 @@ class _Form:
 
     def wrong(self, name: str, found: str, needed: str) -> Exception:
         fields = (("found", found), ("needed", needed))
-        option = re.sub(r"^slices\[\d+\]\.", "", self.setting)
-        fix = f"set {re.split(r'[.[]', option)[0]}: {self.example}"
-        return Problem(SettingsError, f"{name} is not usable", fields, fix).error()
+        option = re.split(r"[.[]", re.sub(r"^slices\[\d+\]\.", "", self.name))[0]
+        fix = f"use {setting(option, self.example)}"
+        if self.name.startswith("slices"):
+            fix += ", and leave it out of the slice"
+        return Problem(SettingsError, f"invalid {name}", fields, fix).error()
 
 
 ScheduleOf = Schedule | PerModel
-"""The schedule of an option: one for all models, or one for each."""
+"""The schedule of an option: for all models, or one per model."""
 
 
 def read_schedule(value: Any, name: str, each: Field[Any], is_whole: bool = True) -> ScheduleOf:
@@ -207,12 +209,12 @@ def read_schedule(value: Any, name: str, each: Field[Any], is_whole: bool = True
 
     Args:
         value: The value.
-        name: What the user calls it.
+        name: Its name for the user.
         each: The option.
-        is_whole: Whether it is that of the whole merge; a slice's leaves what it does not say to that.
+        is_whole: Whether it applies to the whole merge; a slice's schedule falls back to that one.
 
     Raises:
-        SettingsError: It describes none.
+        SettingsError: It is not a schedule.
     """
     about = declaration(each)
     if about.is_per_model:

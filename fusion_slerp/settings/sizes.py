@@ -11,7 +11,7 @@ _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 def parse_nbytes(size: object) -> int | None:
-    """Returns bytes from a positive int or a text like `"5GB"` (decimal) or `"5GiB"`; else None."""
+    """Returns the bytes stated by a positive int or a string such as `"5GB"` or `"5GiB"`; None for others."""
     if isinstance(size, int) and not isinstance(size, bool):
         return size if size > 0 else None
     match = _SIZE.fullmatch(size.strip()) if isinstance(size, str) else None
@@ -24,8 +24,22 @@ def parse_nbytes(size: object) -> int | None:
 
 
 def is_size(value: object) -> bool:
-    """Whether a value is a number of bytes."""
+    """Whether a value states a number of bytes."""
     return parse_nbytes(value) is not None
+
+
+def nbytes_text(nbytes: float) -> str:
+    """Returns bytes as people read them, in decimal units: `3.8 MB`."""
+    return scaled(nbytes, ("B", "kB", "MB", "GB", "TB"))
+
+
+def scaled(value: float, units: tuple[str, ...]) -> str:
+    """Returns a number in the unit, each a thousand times the one before, that leaves it below 1000."""
+    power = 0
+    while value >= 999.5 and power < len(units) - 1:
+        value, power = value / 1000, power + 1
+    digits = 1 if power and value < 99.95 else 0
+    return f"{value:.{digits}f} {units[power]}"
 
 
 SIZE = Check(is_size, "a size such as 5GB")

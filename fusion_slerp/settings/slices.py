@@ -1,12 +1,12 @@
-"""Slices: the merged model's layers, stacked from ranges of the models' layers.
+"""Slices: the merged model's layers, stacked from ranges of the source models' layers.
 
     slices:
       - {a: [0, 16], b: [0, 16]}
       - {a: [8, 24], b: [8, 24], t: 0.3}
 
-Ranges are half-open and count from 0. The merged model's layers are numbered through; what lies outside the
-layers comes along unchanged. A slice may have a value of its own for every option of the method that varies
-over depth, such as t. Source: `slices` of mergekit 0.1.5.
+Ranges are half-open and count from 0. The merged model's layers are numbered consecutively; tensors outside
+the layers are merged as usual. A slice may have its own value for every option of the method that varies over
+depth, such as t. Source: `slices` of mergekit 0.1.5.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field
 from typing import Any, NamedTuple
 
-from fusion_slerp.errors import Problem, SettingsError, nearest
+from fusion_slerp.errors import Problem, SettingsError, nearest, setting
 from fusion_slerp.methods import Method
 from fusion_slerp.options import declaration, declared
 from fusion_slerp.settings.labels import is_label
 from fusion_slerp.settings.schedule import ScheduleOf, read_schedule
 from fusion_slerp.tensor_names import depth_of
 
-EXAMPLE = "[{a: [0, 16], b: [0, 16]}]"
+EXAMPLE = [{"a": [0, 2], "b": [0, 2]}]
 
 Range = tuple[int, int]
 
@@ -32,9 +32,9 @@ class Slice:
     """Some of the merged model's layers.
 
     Attributes:
-        ranges: By label: first layer of the model, and one past the last; equally many of each.
-        schedules: By option of the method, where the slice has its own. Their gradients, like those of the
-            whole model's, run from the first to the last layer of the slice.
+        ranges: The first layer and one past the last, by label; equally many layers of each model.
+        schedules: The slice's own schedules, by option of the method. Their gradients, like those of the
+            whole model's, run from the slice's first layer to its last.
     """
 
     ranges: Mapping[str, Range]
@@ -48,10 +48,10 @@ class Slice:
 
 
 class LayerPosition(NamedTuple):
-    """Where a layer of the merged model lies.
+    """The position of one of the merged model's layers.
 
     Attributes:
-        slice: The slice it belongs to; None where there are no slices.
+        slice: The slice it belongs to; None without slices.
         depth: 0 in the first layer of the slice, or of the model; 1 in its last.
     """
 
@@ -64,15 +64,14 @@ def parse_slices(value: object, method: Method) -> tuple[Slice, ...]:
 
     Args:
         value: The setting.
-        method: Its options with a schedule may stand in a slice.
+        method: A slice may set its options with a schedule.
 
     Raises:
-        SettingsError: It is not of the form above.
+        SettingsError: It does not have the form above.
     """
     if not isinstance(value, (list, tuple)) or not value:
         raise _wrong("slices", f"{value!r} ({type(value).__name__})", "a list of slices")
-    found = declared(method.options)
-    own = {name: each for name, each in found.items() if declaration(each).is_schedule}
+    own = {name: each for name, each in declared(method.options).items() if declaration(each).is_schedule}
     return tuple(_slice(each, f"slices[{i}]", own) for i, each in enumerate(value))
 
 
@@ -109,7 +108,8 @@ def _range(value: Any, name: str) -> Range:
 
 def _wrong(name: str, found: str, needed: str) -> Exception:
     fields = (("found", found), ("needed", needed))
-    return Problem(SettingsError, f"{name} is not usable", fields, f"set slices: {EXAMPLE}").error()
+    fix = f"use ranges such as {setting('slices', EXAMPLE)}, up to the models' number of layers"
+    return Problem(SettingsError, f"invalid {name}", fields, fix).error()
 
 
 def positions(slices: Sequence[Slice]) -> list[LayerPosition]:

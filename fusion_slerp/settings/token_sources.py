@@ -1,6 +1,6 @@
-"""`tokens`: where the rows of single tokens come from, in the user's words.
+"""`tokens`: where the rows of single tokens come from, as the user states it.
 
-The form is that of mergekit's `tokenizer.tokens`; see docs/reference.md for what each does.
+The form is that of mergekit's `tokenizer.tokens`; docs/reference.md describes each kind.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusion_slerp.errors import Problem, SettingsError, nearest
+from fusion_slerp.errors import Problem, SettingsError, nearest, setting
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-"""Half a character, which no file can be written with."""
+"""Half a character, which UTF-8 cannot encode."""
 
-EXAMPLE = '{"<|im_end|>": {source: b, force: true}}'
+EXAMPLE = {"<|im_end|>": {"source": "b", "force": True}}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSource:
-    """Where a token's row comes from.
+    """The source of a token's row.
 
     Attributes:
         kind: `"model"`: a model's row of the token; `"model_token"`: a model's row of another
-            token; `"zero"`.
-        model: A model's label, or what the user calls that model; None for `"zero"`.
-        token: Another token, or its id; None for the same.
-        force: Whether it also holds for a token that the models have.
+            token; `"zero"`: zeros.
+        model: A model's label, or its path or hub id as the user gave it; None for `"zero"`.
+        token: Another token, or its id; None for the same token.
+        force: Whether it also applies to a token that the models have.
     """
 
     kind: Literal["model", "model_token", "zero"]
@@ -40,17 +40,17 @@ def parse_token_sources(value: object) -> dict[str, TokenSource]:
     """Returns the sources by token.
 
     Raises:
-        SettingsError: It is not of the form that `EXAMPLE` shows.
+        SettingsError: It does not have the form of `EXAMPLE`.
     """
     if not isinstance(value, Mapping):
-        raise _wrong(f"{value!r} ({type(value).__name__})", f"a mapping like {EXAMPLE}")
+        raise _wrong(f"{value!r} ({type(value).__name__})", "a mapping from tokens to their sources")
     return {_token(token): _parse(str(token), given) for token, given in value.items()}
 
 
 def _token(token: object) -> str:
     if isinstance(token, str) and token and not _SURROGATE.search(token):
         return token
-    raise _wrong(f"{token!r} ({type(token).__name__})", "tokens as texts")
+    raise _wrong(f"{token!r} ({type(token).__name__})", "tokens as strings")
 
 
 def _parse(token: str, given: Any) -> TokenSource:
@@ -82,6 +82,7 @@ def _parse(token: str, given: Any) -> TokenSource:
 
 def _wrong(found: object, needed: str) -> SettingsError:
     fields = (("found", found), ("needed", needed))
-    error = Problem(SettingsError, "tokens is not usable", fields, f"set tokens: {EXAMPLE}").error()
+    fix = f"use the form of {setting('tokens', EXAMPLE)}"
+    error = Problem(SettingsError, "invalid tokens", fields, fix).error()
     assert isinstance(error, SettingsError)
     return error

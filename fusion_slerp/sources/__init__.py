@@ -1,1 +1,1 @@
-"""Bytes of checkpoints: folders, the Hub, headers, archives; bounded readers and open files."""
+"""The bytes of checkpoints: folders, the Hub, headers, archives; bounded readers and open files."""

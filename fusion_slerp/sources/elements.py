@@ -1,4 +1,4 @@
-"""Reads elements of a stored tensor, wherever they lie, into memory of the caller's."""
+"""Reads elements of a stored tensor, contiguous or not, into the caller's memory."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from fusion_slerp.sources.positioned_io import read_at
 from fusion_slerp.sources.source import Piece
 
 WINDOW_NBYTES = 1 << 23
-"""Mapped at most at a time where elements are scattered.
+"""The most that is mapped at a time where elements are scattered.
 
-Everything else is read by calls, as a disk that fails under a mapping kills the process. Gathering by
-calls, though, took 14 times as long (a transposed bfloat16 matrix of 4096 by 32064, from the page cache).
+Everything else is read by calls, because a disk that fails under a mapping kills the process. Gathering by
+calls, however, took 14 times as long (a transposed bfloat16 matrix of 4096 by 32064, from the page cache).
 """
 
 Box = tuple[tuple[int, ...], int, int]
-"""Indices of the first dimensions, and a range of the next one; whole in the dimensions after it."""
+"""Indices of the first dimensions, and a range of the next one; the dimensions after it are whole."""
 
 
 MANY_PIECES = 32
-"""From here on the loop is compiled: a vocabulary in another order has a piece for every row."""
+"""From this number on, the loop is compiled: a vocabulary in another order has a piece for every row."""
 
 
 def read_pieces(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw: np.ndarray) -> None:
-    """Fills parts of a buffer with elements from several places of the tensor.
+    """Fills parts of a buffer with elements from several parts of the tensor.
 
     Args:
         descriptor: The entry's file, open.
         entry: The tensor.
-        pieces: What goes where.
+        pieces: The elements, and the destination of each piece.
         raw: uint8, contiguous.
 
     Raises:
@@ -43,39 +43,39 @@ def read_pieces(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], ra
     """
     itemsize = entry.dtype.itemsize
     if entry.strides is not None:
-        for start, count, there in pieces:
-            read_elements(descriptor, entry, there, raw[start * itemsize : (start + count) * itemsize])
+        for start, count, first in pieces:
+            read_elements(descriptor, entry, first, raw[start * itemsize : (start + count) * itemsize])
         return
     done = _read_many(descriptor, entry, pieces, raw) if len(pieces) >= MANY_PIECES else 0
     try:
-        for start, count, there in pieces[done:]:
+        for start, count, first in pieces[done:]:
             part = raw.data[start * itemsize : (start + count) * itemsize]
-            read_at(descriptor, part, entry.offset + there * itemsize)
+            read_at(descriptor, part, entry.offset + first * itemsize)
     except (OSError, EOFError) as error:
         raise _failed(entry, error).error() from error
 
 
 def _read_many(descriptor: int, entry: TensorEntry, pieces: Sequence[Piece], raw: np.ndarray) -> int:
-    """Reads rows that lie all over a file; returns how many, from the first, have come for certain."""
+    """Reads rows scattered over a file; returns how many, from the first on, were read completely."""
     if not hasattr(os, "pread"):
         return 0
     from fusion_slerp.sources.piece_reads import read_many
 
-    places, counts, there = np.array(pieces, np.int64).T * entry.dtype.itemsize
-    return read_many(descriptor, places.copy(), counts.copy(), there + entry.offset, raw)
+    targets, counts, starts = np.array(pieces, np.int64).T * entry.dtype.itemsize
+    return read_many(descriptor, targets.copy(), counts.copy(), starts + entry.offset, raw)
 
 
 def read_elements(descriptor: int, entry: TensorEntry, start: int, raw: np.ndarray) -> None:
     """Fills a buffer with consecutive elements of the flattened tensor.
 
-    Elements that are not stored one after another are gathered through a mapped window of the file,
-    of a fixed size whatever that of the tensor.
+    Elements that are not contiguous are gathered through a mapped window of the file, of a fixed size
+    however large the tensor is.
 
     Args:
         descriptor: The entry's file, open.
         entry: The tensor.
         start: Index of the first element.
-        raw: uint8, as long as the elements that are wanted.
+        raw: uint8, as long as the requested elements.
 
     Raises:
         CheckpointError: The file cannot be read or has become shorter.
@@ -98,9 +98,9 @@ def _gather(descriptor: int, entry: TensorEntry, start: int, out: np.ndarray) ->
     strides = entry.strides or ()
     for leading, first, last in _boxes(entry.shape, start, start + out.size):
         shape = (last - first, *entry.shape[len(leading) + 1 :])
-        place = sum(i * step for i, step in zip((*leading, first), strides, strict=False))
+        position = sum(i * step for i, step in zip((*leading, first), strides, strict=False))
         box, out = out[: prod(shape)].reshape(shape), out[prod(shape) :]
-        _read_box(descriptor, entry.offset + place * out.itemsize, strides[len(leading) :], box)
+        _read_box(descriptor, entry.offset + position * out.itemsize, strides[len(leading) :], box)
 
 
 def _boxes(shape: tuple[int, ...], start: int, stop: int, leading: tuple[int, ...] = ()) -> Iterator[Box]:
@@ -119,7 +119,7 @@ def _boxes(shape: tuple[int, ...], start: int, stop: int, leading: tuple[int, ..
 
 
 def _read_box(descriptor: int, offset: int, strides: tuple[int, ...], out: np.ndarray) -> None:
-    """Maps what lies between the first and the last element, or halves the box until that fits."""
+    """Maps the bytes from the first to the last element, or halves the box until they fit."""
     reach = [(n - 1) * step for n, step in zip(out.shape, strides, strict=True)]
     n_stored = 1 + sum(reach)
     if n_stored * out.itemsize <= WINDOW_NBYTES:
@@ -140,6 +140,6 @@ def _mapped(descriptor: int, offset: int, count: int, dtype: np.dtype) -> np.nda
         window = mmap.mmap(
             descriptor, start + count * dtype.itemsize, access=mmap.ACCESS_READ, offset=offset - start
         )
-    except ValueError as error:  # checked here, as an access behind the file's end would kill the process
+    except ValueError as error:  # checked here: an access after the file's end would kill the process
         raise EOFError(f"the file ends before byte {offset + count * dtype.itemsize}") from error
     return np.frombuffer(window, dtype, count, start)

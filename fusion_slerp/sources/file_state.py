@@ -1,4 +1,4 @@
-"""What a file is recognised by while its content is read in pieces."""
+"""How a file is recognised while its content is read in pieces."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """A file at one moment; writing to it, or putting another in its place, changes the state.
+    """A file at one moment; the state changes when the file is written to or replaced.
 
     Attributes:
         nbytes: Its size.
         mtime_ns: When it was last written, in nanoseconds.
-        place: Device and inode: the same for all names of one file.
+        inode: Device and inode: the same for all names of one file.
     """
 
     nbytes: int
     mtime_ns: int
-    place: tuple[int, int]
+    inode: tuple[int, int]
 
 
 def state_of(file: Path | int) -> FileState:
     """Returns the state of a file, by name or open.
 
     Raises:
-        OSError: There is none, or it cannot be asked.
+        OSError: There is no such file, or its state cannot be read.
     """
-    found = os.stat(file)
-    return FileState(found.st_size, found.st_mtime_ns, (found.st_dev, found.st_ino))
+    stat = os.stat(file)
+    return FileState(stat.st_size, stat.st_mtime_ns, (stat.st_dev, stat.st_ino))

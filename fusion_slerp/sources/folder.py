@@ -1,10 +1,11 @@
-"""Opens a checkpoint folder: its config and a map from tensor names to places in files."""
+"""Opens a checkpoint folder: its config, and a map from tensor names to files and offsets."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -18,6 +19,7 @@ from fusion_slerp.errors import (
     printable,
     raise_all,
 )
+from fusion_slerp.sources.conversions import ADAPTER, Where, adapter, gguf, quantised
 from fusion_slerp.sources.file_state import FileState, state_of
 from fusion_slerp.sources.formats import (
     FORMATS,
@@ -38,24 +40,27 @@ SINGLE = SAFETENSORS.single
 INDEX = SAFETENSORS.index
 CONFIG = "config.json"
 MAX_TENSORS = 300_000
-"""The largest known models have half as many."""
+"""Twice as many as the largest known models have."""
+
+TRAINING = re.compile(r"training_args|optimizer|scheduler|rng_state")
+"""The start of the names of files with the state of a training run."""
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth", "*.gguf")
-"""Weight files as they occur in checkpoint folders, those that are never read included."""
+"""Weight files as they occur in checkpoint folders, including those that are never read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """One parent, known by its headers alone.
+    """One source model, known from its headers alone.
 
     Attributes:
-        source: What the user called it: a folder or a hub id.
-        folder: The local folder it was read from.
-        revision: The hub commit it was resolved to; None for a local folder.
+        source: The user's name for it: a folder or a Hub id.
+        folder: The local folder that it was read from.
+        revision: The Hub commit that it was resolved to; None for a local folder.
         config: The content of its config.json.
         tensors: Every tensor by name, in the order of the files and of their data.
-        warnings: What was odd but harmless, one line each.
-        files: The weight files, and what they were just before their headers were read.
+        warnings: Harmless oddities, one line each.
+        files: The weight files, and their states just before their headers were read.
     """
 
     source: str
@@ -83,12 +88,12 @@ def open_checkpoint(folder: Path, source: str = "", revision: str | None = None)
     """Returns the checkpoint in a local folder; reads headers only.
 
     As in transformers, safetensors weights are preferred to those of torch, and a single file to
-    an index with shards; what is left over is reported as a warning.
+    an index with shards; weight files that are not read are reported in a warning.
 
     Args:
         folder: A folder with config.json and weights.
         source: The name to show for it; default: the folder.
-        revision: Its hub commit, if it came from a hub.
+        revision: Its Hub commit, if it came from the Hub.
 
     Raises:
         CheckpointError: It is not a checkpoint folder, or any part of it is missing or damaged;
@@ -110,10 +115,7 @@ def read_config(folder: Path, problems: list[Any]) -> dict[str, Any]:
         value = config.get(key)
         if value is not None:
             method = value.get("quant_method", "unknown") if isinstance(value, dict) else "unknown"
-            found = f"{key}, method {printable(method, SHOWN_NAME)}"
-            fields = (("file", folder / CONFIG), ("found", found))
-            fix = "merge the unquantised model; dequantise it first if there is no other"
-            problems.append(Problem(CheckpointError, "quantised weights cannot be merged", fields, fix))
+            problems.append(quantised(folder / CONFIG, key, method))
     return config
 
 
@@ -132,14 +134,14 @@ def _read_object(
         found = error.strerror
     except (OSError, ValueError) as error:
         found = f"not readable as JSON: {error}"
-    fix = "point to a folder saved by save_pretrained, or download the model again"
+    fix = "name a folder saved by save_pretrained, or download the model again"
     fields = (("file", file), ("found", found), ("needed", needed))
     problems.append(Problem(CheckpointError, f"no usable {file.name}", fields, fix))
     return None
 
 
 def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
-    # A link that leads nowhere exists too: it will be named.
+    # A link that leads nowhere counts as a file, so that the error names it.
     indexes: dict[str, Any] = {}
 
     def files_in(name: str) -> tuple[str, ...]:
@@ -148,10 +150,10 @@ def _read_tensors(folder: Path, findings: _Findings) -> dict[str, TensorEntry]:
 
     choice = choose(lambda name: os.path.lexists(folder / name), files_in)
     if choice is None:
-        findings.problems.append(no_weights(("folder", folder), sorted(p.name for p in folder.glob("*"))))
+        _without_weights(folder, findings)
         return {}
     findings.warnings += [
-        f"{folder}: {name} lists files none of which exists; read in its place: {choice.start}"
+        f"{folder}: {name} lists files none of which exists; using {choice.start} instead"
         for name in choice.stale
     ]
     if choice.is_sharded:
@@ -174,28 +176,54 @@ def _read_single(folder: Path, choice: Choice, findings: _Findings) -> dict[str,
 
 
 def _leftovers(folder: Path, used: set[str]) -> list[str]:
-    """A warning, if there are weight files or indexes in the folder that are not used."""
+    """A warning, if the folder has weight files or indexes that are not used."""
     patterns = (*WEIGHTS, *(kind.index for kind in FORMATS))
-    found = {path.name for pattern in patterns for path in folder.glob(pattern)}
-    unread = sorted(found - used)
+    names = {path.name for pattern in patterns for path in folder.glob(pattern)}
+    unread = sorted(names - used)
     return [f"{folder}: not read: {listed(unread)}"] if unread else []
 
 
-def no_weights(place: tuple[str, object], names: list[str]) -> Problem:
-    """The problem with a place (its label and name) whose files hold no weights that can be read."""
-    found, fix = "no weight files", "point to the folder that holds config.json and the weights"
-    other = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf"))]
-    if other:
-        found = f"{listed(other, 3)}, a format or name that is not read"
-        fix = "convert it once: AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)"
-    for kind, pattern in ((TORCH, r"pytorch_model.*\.bin"), (SAFETENSORS, r".*\.safetensors")):
-        shards = [name for name in names if re.fullmatch(pattern, name)]
-        if shards:
+def no_weights(where: Where, names: Sequence[str], adapter_config: object = None) -> Problem:
+    """Returns the problem with a model that has no readable weights.
+
+    Args:
+        where: The model.
+        names: Its files.
+        adapter_config: The content of its adapter_config.json, if it has one.
+    """
+    if ADAPTER in names:
+        return adapter(where, names, adapter_config)
+    for kind, pattern in ((SAFETENSORS, r".*\.safetensors"), (TORCH, r"pytorch_model.*\.bin")):
+        if shards := [name for name in names if re.fullmatch(pattern, name)]:
             found = f"{listed(shards, 3)}, but no index"
-            fix = f"download {kind.index} too, or rename a single file to {kind.single}"
+            fix = f"download {kind.index} as well, or rename a single file to {kind.single}"
+            return _no_weights(where, found, fix)
+    if ggufs := [name for name in names if name.endswith(".gguf")]:
+        return gguf(where, ggufs)
+    others = [name for name in names if name.endswith((".bin", ".pt", ".pth")) and not TRAINING.match(name)]
+    if others:
+        fix = "save the model with save_pretrained, or merge another repository's copy of it"
+        if len(others) == 1 and not others[0].startswith("consolidated"):
+            fix = f"if {printable(others[0], SHOWN_NAME)} holds the weights, rename it to {TORCH.single}"
+        return _no_weights(where, f"{listed(others, 3)}: a format or name that is not read", fix)
+    return _no_weights(where, "no weight files", "name the folder that holds config.json and the weights")
+
+
+def _no_weights(where: Where, found: str, fix: str) -> Problem:
     needed = " or ".join(kind.single for kind in FORMATS) + ", or shards with their index"
-    fields = (place, ("found", found), ("needed", needed))
-    return Problem(CheckpointError, "no weights that can be read", fields, fix)
+    return Problem(CheckpointError, "no readable weights", (where, ("found", found), ("needed", needed)), fix)
+
+
+def _without_weights(folder: Path, findings: _Findings) -> None:
+    """Adds what is wrong with a folder that has no readable weights."""
+    names = sorted(path.name for path in folder.glob("*"))
+    config: Any = None
+    if ADAPTER in names:
+        with suppress(OSError, ValueError):
+            config = read_json(folder / ADAPTER, SMALL)
+    if ADAPTER in names or any(name.endswith(".gguf") for name in names):
+        findings.problems.clear()  # such folders need no config.json
+    findings.problems.append(no_weights(("folder", folder), names, config))
 
 
 def _read_file(file: Path, choice: Choice, findings: _Findings) -> list[TensorEntry]:
@@ -215,7 +243,7 @@ def _read_file(file: Path, choice: Choice, findings: _Findings) -> list[TensorEn
 
 def _read_shards(folder: Path, choice: Choice, index: Any, findings: _Findings) -> dict[str, TensorEntry]:
     file = folder / choice.start
-    if not isinstance(index, dict):  # read once more, for what is wrong with it
+    if not isinstance(index, dict):  # read again, to find what is wrong with it
         index = _read_object(file, INDEX_LIMITS, findings.problems, "an index with a weight_map", strict=True)
     if index is None:
         return {}
@@ -229,7 +257,7 @@ def _read_shards(folder: Path, choice: Choice, index: Any, findings: _Findings) 
     if problem:
         findings.problems.append(problem)
         return {}
-    # Unlike pathlib's, this knows no errors: a name can be too long for any file.
+    # Unlike pathlib's, this raises no errors: a name can be too long for any file.
     missing = [name for name in choice.files if not os.path.isfile(folder / name)]
     if missing:
         found = f"{len(missing)} of {len(choice.files)} shards missing: {listed(missing)}"
@@ -246,7 +274,7 @@ def _read_shards(folder: Path, choice: Choice, index: Any, findings: _Findings) 
 def _read_files(
     index: Path, names: Sequence[str], choice: Choice, findings: _Findings
 ) -> dict[str, list[TensorEntry]]:
-    """The tensors of every file, as long as they are not more than any model has."""
+    """The tensors of every file, up to the limit for a model."""
     entries: dict[str, list[TensorEntry]] = {}
     n_tensors = 0
     for name in names:
@@ -254,7 +282,7 @@ def _read_files(
         n_tensors += len(entries[name])
         if n_tensors > MAX_TENSORS:
             fields = (("file", index), ("found", f"more than {MAX_TENSORS} tensors up to {name}"))
-            fix = "do not trust this checkpoint: no model has so many"
+            fix = "do not trust this checkpoint: no known model has that many"
             findings.problems.append(Problem(CheckpointError, "too many tensors", fields, fix))
             break
     return entries
@@ -268,11 +296,11 @@ def _too_many(index: Path, shards: Collection[str]) -> Problem | None:
 
 
 def _one_file_twice(index: Path, names: Sequence[str]) -> list[Problem]:
-    """A few files under very many names would be read as often."""
-    places: dict[tuple[int, int], list[str]] = {}
+    """A few files under very many names would be read as many times."""
+    by_inode: dict[tuple[int, int], list[str]] = {}
     for name in names:
-        places.setdefault(state_of(index.parent / name).place, []).append(name)
-    twice = [" and ".join(found[:2]) for found in places.values() if len(found) > 1]
+        by_inode.setdefault(state_of(index.parent / name).inode, []).append(name)
+    twice = [" and ".join(same[:2]) for same in by_inode.values() if len(same) > 1]
     if not twice:
         return []
     fields = (("file", index), ("found", f"one file as {listed(twice, 3)}"))
@@ -303,27 +331,27 @@ def _select(
     entries: Mapping[str, list[TensorEntry]],
     findings: _Findings,
 ) -> dict[str, TensorEntry]:
-    """The entries of all shards by name, each stored once and where the index says."""
+    """The entries of all shards by name, each stored once and in the shard that the index gives."""
     where = {entry.name: shard for shard, stored in entries.items() for entry in stored}
     if where == weight_map and len(where) == sum(map(len, entries.values())):
         return {entry.name: entry for stored in entries.values() for entry in stored}
-    places: dict[str, dict[str, TensorEntry]] = {}
+    by_name: dict[str, dict[str, TensorEntry]] = {}
     for shard, stored in entries.items():
         for entry in stored:
-            places.setdefault(entry.name, {})[shard] = entry
+            by_name.setdefault(entry.name, {})[shard] = entry
     lost = [
         f"{name} in {shard}: not there"
         for name, shard in weight_map.items()
-        if shard not in places.get(name, {})
+        if shard not in by_name.get(name, {})
     ]
-    twice = [f"{name} in {' and in '.join(found)}" for name, found in places.items() if len(found) > 1]
+    twice = [f"{name} in {' and in '.join(shards)}" for name, shards in by_name.items() if len(shards) > 1]
     if lost or twice:
         fields = (("file", index), ("found", listed([*lost, *twice], 3)))
         fix = "download the index and the shards again, all from one revision"
         findings.problems.append(Problem(CheckpointError, "the index does not match the shards", fields, fix))
-    unlisted = [name for name in places if name not in weight_map]
+    unlisted = [name for name in by_name if name not in weight_map]
     if unlisted:
         findings.warnings.append(
-            f"{index.parent}: stored but not in the index, merged all the same: {listed(unlisted, 3)}"
+            f"{index.parent}: stored but not in the index, and merged as well: {listed(unlisted, 3)}"
         )
-    return {name: entry for name, found in places.items() for entry in found.values()}
+    return {name: entry for name, shards in by_name.items() for entry in shards.values()}

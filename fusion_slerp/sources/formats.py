@@ -1,8 +1,8 @@
-"""The formats of weight files, and which of several in one place are read.
+"""The formats of weight files, and which of several in one folder are read.
 
 Source: the order in which transformers looks for them (modeling_utils.py,
 _get_resolved_checkpoint_files): safetensors before torch, a single file before an index. We differ
-where an index was left behind by files that are gone.
+where an index is left over from files that are gone.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from fusion_slerp.sources.header import TensorEntry, read_header
 from fusion_slerp.sources.json_files import INDEX, read_json
 
 MAX_SHARDS = 10_000
-"""No model has more weight files."""
+"""No known model has more weight files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How weights are stored.
+    """A format of weights.
 
     Attributes:
-        single: The name of a file that holds them all.
-        index: The name of an index that says which file holds which tensor.
+        single: The name of a file with all weights.
+        index: The name of an index from tensors to files.
         read: Finds the tensors of one file.
     """
 
@@ -35,7 +35,7 @@ class Format:
 
 
 def _read_archive(file: Path) -> list[TensorEntry]:
-    from fusion_slerp.sources.torch_archive import read_archive  # rarely needed, and small merges are short
+    from fusion_slerp.sources.torch_archive import read_archive  # rarely needed, and slow to import
 
     return read_archive(file)
 
@@ -43,18 +43,18 @@ def _read_archive(file: Path) -> list[TensorEntry]:
 SAFETENSORS = Format("model.safetensors", "model.safetensors.index.json", read_header)
 TORCH = Format("pytorch_model.bin", "pytorch_model.bin.index.json", _read_archive)
 FORMATS = (SAFETENSORS, TORCH)
-"""The first one found is read."""
+"""In order of preference."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is read.
+    """The weights to read.
 
     Attributes:
-        format: The format.
+        format: Their format.
         start: The name of the single file or of the index.
-        files: The names of the weight files; empty if the index does not say.
-        stale: Indexes before it that were passed over: none of their files exists.
+        files: The names of the weight files; empty if the index does not list them.
+        stale: Preferred indexes that were passed over because none of their files exists.
     """
 
     format: Format
@@ -64,20 +64,20 @@ class Choice:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether it begins with an index."""
+        """Whether they have an index."""
         return self.start == self.format.index
 
 
 def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, ...]]) -> Choice | None:
-    """Returns what to read; None if there is nothing.
+    """Returns the weights to read; None if there are none.
 
     An index none of whose files exists is passed over if there are complete weights after it.
 
     Args:
         exists: Whether there is a file of that name.
-        files_in: The files that an index of that name lists; not called without need.
+        files_in: The files that an index of that name lists; called only if needed.
     """
-    found = [(kind, name) for kind in FORMATS for name in (kind.single, kind.index) if exists(name)]
+    starts = [(kind, name) for kind in FORMATS for name in (kind.single, kind.index) if exists(name)]
 
     def files(kind: Format, name: str) -> tuple[str, ...]:
         return (name,) if name == kind.single else files_in(name)
@@ -86,10 +86,10 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
         return bool(files(kind, name)) and all(map(exists, files(kind, name)))
 
     stale: list[str] = []
-    for i, (kind, name) in enumerate(found):
+    for i, (kind, name) in enumerate(starts):
         needed = files(kind, name)
         is_stale = bool(needed) and not any(map(exists, needed))
-        if is_stale and any(is_complete(*other) for other in found[i + 1 :]):
+        if is_stale and any(is_complete(*other) for other in starts[i + 1 :]):
             stale.append(name)
         else:
             return Choice(kind, name, needed, tuple(stale))
@@ -97,7 +97,7 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
 
 
 def read_index(file: Path) -> Any:
-    """The content of an index; None if it cannot be read, which opening it will report."""
+    """The content of an index; None if it cannot be read, which opening the checkpoint will report."""
     try:
         return read_json(file, INDEX, strict=True)
     except (OSError, ValueError):
@@ -105,7 +105,7 @@ def read_index(file: Path) -> Any:
 
 
 def files_listed(index: Any) -> tuple[str, ...]:
-    """The weight files that the content of an index lists; empty if it is not one."""
+    """The weight files that the content of an index lists; empty if it is not an index."""
     try:
         files = tuple(dict.fromkeys(index["weight_map"].values()))
     except (LookupError, TypeError, AttributeError):

@@ -2,7 +2,7 @@
 
 Source: the safetensors format, https://github.com/huggingface/safetensors#format: eight bytes
 of header length (little endian), the header as JSON, then the data without holes. The checks
-walk in that order; each has a literal-byte test in tests/checkpoint/test_header.py.
+follow that order; each has a literal-byte test in tests/sources/test_header.py.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ import numpy as np
 
 from fusion_slerp.dtypes import BY_CODE, DType
 from fusion_slerp.errors import CheckpointError, Problem, nearest, quoted
+from fusion_slerp.sources.conversions import LFS_POINTER, pointer
 from fusion_slerp.sources.json_files import Limits, parse_json
 from fusion_slerp.sources.regular_files import open_regular
 from fusion_slerp.sources.source import Extent, Piece
 
 LENGTH_NBYTES = 8
 MAX_HEADER_NBYTES = 24_000_000
-"""Four times less than the safetensors library allows: a header of the most tensors has some 14 MB."""
+"""A quarter of what the safetensors library allows: a header with the most tensors has about 14 MB."""
 
 MAX_TENSORS = 100_000
-"""In one file: the largest known models have 150,000 over all their files."""
+"""In one file: the largest known models have 150,000 in all their files together."""
 
 HEADER = Limits(MAX_HEADER_NBYTES, 13 * MAX_TENSORS, MAX_TENSORS + 2, 4)
-"""Room for so many tensors of three dimensions.
+"""Enough for that many tensors of three dimensions.
 
 A hostile header of this size is refused within 0.6 s and 200 MB of memory.
 """
@@ -38,30 +39,30 @@ A hostile header of this size is refused within 0.6 s and 200 MB of memory.
 KEYS = {"dtype", "shape", "data_offsets"}
 
 MAX_DIMENSIONS = 64
-"""As many as numpy and torch have; the product of more is not worth the time it takes."""
+"""As many as numpy and torch allow; the product of more would take too long."""
 
 MAX_PLAIN, MAX_PLAIN_DIMENSIONS = 1 << 50, 8
-"""Numbers and dimensions of a tensor that is read without a second look."""
+"""Limits of the numbers and dimensions of a tensor for the fast checks of `_plain_entry`."""
 
 MAX_COUNT = 2**63 - 1
-"""No file has more bytes; larger numbers in a header are nonsense."""
+"""No file has more bytes; larger numbers in a header are invalid."""
 
-REDOWNLOAD = "download or copy the file again; its size or content is not what was written"
+REDOWNLOAD = "download or copy the file again: its size or content has changed since it was written"
 
 
 class TensorEntry(NamedTuple):
-    """Where one tensor lies: a `Source` whose elements are stored as they are.
+    """The location of one tensor: a `Source` whose elements are delivered as they are stored.
 
     Attributes:
         name: Its name in the file.
         dtype: Its element type.
         shape: Its dimensions; empty for a scalar.
-        file: The file that holds it.
+        file: The file that contains it.
         offset: Bytes from the start of the file to its first element.
-        nbytes: Its length in bytes, as many as it takes in the child.
-        strides: Elements from one index to the next, by dimension, where they do not lie one after
-            another (a transposed or expanded tensor); such a tensor can only be read by
-            `elements.read_elements`. None: they do, and any part of it is found by its bytes.
+        nbytes: Its length in bytes, the same as in the merged model.
+        strides: Elements from one index to the next, by dimension, if they are not contiguous
+            (a transposed or expanded tensor); only `elements.read_elements` can read such a
+            tensor. None if they are contiguous, so that any part is a range of bytes.
     """
 
     name: str
@@ -84,24 +85,24 @@ class TensorEntry(NamedTuple):
 
     @property
     def words(self) -> DType:
-        """What is delivered to those who read it: the stored type."""
+        """The type that is delivered: the stored type."""
         return self.dtype
 
     @property
     def entries(self) -> tuple[TensorEntry, ...]:
-        """The stored tensors that it is made of: itself."""
+        """The stored tensors that it is made from: itself."""
         return (self,)
 
     def extents(self, pieces: Sequence[Piece]) -> tuple[Extent, ...]:
-        """Which stored elements some pieces of it are made of: just these."""
+        """The stored elements that some pieces of it are made from: the same ones."""
         return (Extent(self, pieces),)
 
     def decode(self, raw: Sequence[np.ndarray], pieces: Sequence[Piece], out: np.ndarray) -> None:
-        """Nothing: what was read is what is delivered."""
+        """Does nothing: bytes are delivered as they are read."""
 
 
 class _Damaged(Exception):
-    """What is wrong with the file, in words; becomes a `Problem` that names the file."""
+    """Describes the damage; becomes a `Problem` that names the file."""
 
 
 def read_header(file: Path) -> list[TensorEntry]:
@@ -120,11 +121,11 @@ def read_header(file: Path) -> list[TensorEntry]:
         entries.sort(key=lambda entry: (entry.offset, entry.nbytes))
         _check_coverage(entries, data_start, data_nbytes)
     except _Damaged as damage:
-        found = (("file", file), ("found", damage))
-        raise Problem(CheckpointError, "damaged safetensors file", found, REDOWNLOAD).error() from None
+        fields = (("file", file), ("found", damage))
+        raise Problem(CheckpointError, "damaged safetensors file", fields, REDOWNLOAD).error() from None
     except OSError as error:
-        found = (("file", file), ("found", error.strerror))
-        raise Problem(CheckpointError, "cannot read a weight file", found, REDOWNLOAD).error() from error
+        fields = (("file", file), ("found", error.strerror))
+        raise Problem(CheckpointError, "cannot read a weight file", fields, REDOWNLOAD).error() from error
     return entries
 
 
@@ -133,7 +134,11 @@ def _load(file: Path) -> tuple[dict[str, Any], int, int]:
         file_nbytes = os.fstat(stream.fileno()).st_size
         if file_nbytes < LENGTH_NBYTES:
             raise _Damaged(f"{file_nbytes} bytes; even an empty file has {LENGTH_NBYTES}")
-        header_nbytes = int.from_bytes(stream.read(LENGTH_NBYTES), "little")
+        start = stream.read(len(LFS_POINTER))
+        if start == LFS_POINTER:
+            raise pointer(file).error()
+        stream.seek(LENGTH_NBYTES)
+        header_nbytes = int.from_bytes(start[:LENGTH_NBYTES], "little")
         if header_nbytes > MAX_HEADER_NBYTES:
             raise _Damaged(f"the header claims {header_nbytes} bytes; {MAX_HEADER_NBYTES} is the limit")
         data_start = LENGTH_NBYTES + header_nbytes
@@ -143,8 +148,8 @@ def _load(file: Path) -> tuple[dict[str, Any], int, int]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _Damaged("__metadata__ is not a map of strings to strings")
-    if not all(is_unicode(text) for pair in metadata.items() for text in pair):
-        raise _Damaged("__metadata__ holds text that is not valid Unicode")
+    if not all(is_unicode(string) for pair in metadata.items() for string in pair):
+        raise _Damaged("__metadata__ has strings that are not valid Unicode")
     return header, data_start, file_nbytes - data_start
 
 
@@ -161,7 +166,7 @@ def _parse(stream: BinaryIO, nbytes: int) -> dict[str, Any]:
 
 
 def _plain_entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry | None:
-    """The usual case in a third of the time; None where anything is unusual, for `_entry` to say what."""
+    """The usual case in a third of the time; None if anything is unusual, which `_entry` then reports."""
     try:
         shape, (begin, end), dtype = value["shape"], value["data_offsets"], BY_CODE[value["dtype"]]
         n_elements = 1
@@ -195,8 +200,8 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     dtype, (begin, end) = BY_CODE[code], offsets
     needed = prod(shape) * dtype.itemsize
     if end - begin != needed:
-        found = f"tensor {quoted(name)} of {code} {shortened(shape)}"
-        raise _Damaged(f"{found} needs {needed} bytes, has {end - begin}")
+        tensor = f"tensor {quoted(name)} of {code} {shortened(shape)}"
+        raise _Damaged(f"{tensor} needs {needed} bytes, has {end - begin}")
     return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
 
@@ -207,12 +212,12 @@ def _are_counts(values: object, most: int) -> bool:
 
 
 def _n_addressed(shape: list[int]) -> int:
-    """Elements if there were some along every dimension: numpy counts so, and the library up to a zero."""
+    """The number of elements if empty dimensions had one: numpy checks it, and the library up to a zero."""
     return prod(shape) or prod([n or 1 for n in shape])
 
 
 def is_unicode(name: str) -> bool:
-    """Whether it can be written to a file: JSON's escapes can spell half of a surrogate pair."""
+    """Whether it can be written as UTF-8: JSON's escapes can spell half of a surrogate pair."""
     if name.isascii():
         return True
     try:
@@ -223,7 +228,7 @@ def is_unicode(name: str) -> bool:
 
 
 def _check_coverage(entries: list[TensorEntry], data_start: int, data_nbytes: int) -> None:
-    """The tensors must lie side by side and fill the data exactly."""
+    """Checks that the tensors are contiguous and fill the data exactly."""
     position = data_start
     for entry in entries:
         if entry.offset != position:

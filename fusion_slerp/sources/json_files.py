@@ -1,8 +1,8 @@
-"""The one reader of JSON that lies in a checkpoint: whatever the file holds, it costs little to find out.
+"""The one reader of JSON from a checkpoint: whatever the file holds, reading it is cheap.
 
 Checkpoints come from strangers. The size is checked before the file is read, the number of values
-before they are made, and the depth before anything that recurses sees them. Python's own parser does
-the rest: it refuses what is no UTF-8 or no JSON, and numbers of thousands of digits.
+before they are made, and the depth before any recursive code sees them. Python's own parser does
+the rest: it refuses what is not UTF-8 or not JSON, and numbers of thousands of digits.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from fusion_slerp.errors import quoted
 from fusion_slerp.sources.regular_files import check_size, read_regular
 
 MARKS = b"{[:,"
-"""One of them stands before every value but the first; inside texts they are counted as well."""
+"""One of them precedes every value but the first; those inside strings are counted as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What is the most that one kind of file may ask for.
+    """The limits for one kind of file.
 
     Attributes:
-        nbytes: Size in bytes. A text takes up to four times as much once it is read, if it is not ASCII.
-        n_marks: Brackets that open, colons and commas: as many values at most, of up to 140 bytes each.
-        n_objects: Braces that open, of these: an object takes more than anything else.
-        depth: Lists and objects within each other.
+        nbytes: Size in bytes. Text takes up to four times as much in memory if it is not ASCII.
+        n_marks: Opening brackets, colons and commas: at most as many values, of up to 140 bytes each.
+        n_objects: Opening braces among these: an object takes more than any other value.
+        depth: Levels of nested lists and objects.
     """
 
     nbytes: int
@@ -37,13 +37,13 @@ class Limits:
 
 
 SMALL = Limits(10_000_000, 500_000, 200_000, 50)
-"""A config, and what lies beside a tokenizer: the largest that are known have 2 MB."""
+"""A config, and the files next to a tokenizer: the largest known ones have 2 MB."""
 
 INDEX = Limits(24_000_000, 600_000, 1000, 10)
-"""An index: room for 300,000 tensors, twice as many as the largest known models have."""
+"""An index: enough for 300,000 tensors, twice as many as the largest known models have."""
 
 TOKENIZER = Limits(50_000_000, 3_000_000, 500_000, 50)
-"""A tokenizer.json: the largest that are known have 35 MB, and 2.1 million marks for 262,000 tokens."""
+"""A tokenizer.json: the largest known ones have 35 MB, and 2.1 million marks for 262,000 tokens."""
 
 
 def read_json(file: Path, limits: Limits, strict: bool = False) -> Any:
@@ -51,22 +51,22 @@ def read_json(file: Path, limits: Limits, strict: bool = False) -> Any:
 
     Args:
         file: The file.
-        limits: Of its kind.
-        strict: Whether a key that stands twice in an object is refused, of which else the last one
-            counts; and -0, which is no whole number to other readers.
+        limits: For its kind.
+        strict: Whether to refuse a key that occurs twice in an object (otherwise the last one counts),
+            and -0, which other readers do not accept as a whole number.
 
     Raises:
-        OSError: There is no such file, it cannot be read, or it is no regular file.
-        ValueError: It is larger than the limits allow, or no JSON; the message says why in one line.
+        OSError: There is no such file, it cannot be read, or it is not a regular file.
+        ValueError: It exceeds the limits, or is not JSON; the message gives the reason in one line.
     """
     return parse_json(read_regular(file, limits.nbytes), limits, strict)
 
 
 def parse_json(raw: bytes, limits: Limits, strict: bool = False) -> Any:
-    """Returns the value of a JSON text, as `read_json` does that of a file.
+    """Returns the value of a JSON text, as `read_json` does for a file.
 
     Raises:
-        UnicodeDecodeError: It is no UTF-8.
+        UnicodeDecodeError: It is not UTF-8.
         ValueError: As `read_json`.
     """
     check_size(len(raw), limits.nbytes)
@@ -78,11 +78,11 @@ def parse_json(raw: bytes, limits: Limits, strict: bool = False) -> Any:
     n_colons = raw.count(b":")
     parse_int = _without_minus_zero if strict and b"-0" in raw else None
     text = raw.decode("utf-8")
-    del raw  # a long text of four bytes per character is in memory twice as it is
+    del raw  # a long text of four bytes per character is already in memory twice
     try:
         value = json.loads(text, parse_int=parse_int)
         n_keys = _n_keys(value, limits.depth)
-        if strict and n_keys < n_colons:  # a key stands twice, or there are colons in texts
+        if strict and n_keys < n_colons:  # a key occurs twice, or strings contain colons
             value = json.loads(text, object_pairs_hook=_without_duplicates, parse_int=parse_int)
     except RecursionError:
         raise ValueError(f"values nested more than {limits.depth} deep") from None
@@ -94,20 +94,20 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"{quoted(twice)} stands twice in one object")
+        raise ValueError(f"{quoted(twice)} occurs twice in one object")
     return result
 
 
 def _without_minus_zero(digits: str) -> int:
     if digits == "-0":
-        raise ValueError("-0 is no whole number")
+        raise ValueError("-0 is not a whole number")
     return int(digits)
 
 
 def _n_keys(value: object, depth: int) -> int:
-    """The keys of all objects; raises RecursionError where values are nested deeper.
+    """The number of keys of all objects; raises RecursionError if values are nested deeper.
 
-    Level by level, as a recursion would end in that error by itself, sooner or later.
+    It goes level by level, because a recursion would raise that error at a depth of its own.
     """
     level = [value] if isinstance(value, (dict, list)) else []
     n_keys = 0

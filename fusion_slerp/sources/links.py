@@ -1,7 +1,7 @@
 """Whether the files of a model lie in its folder: a stranger's link could lead to a private file.
 
-Files beside the weights are copied into the child as they are, and the child is published. So a
-`LICENSE` that leads to a key of the user's must be seen before.
+Files next to the weights are copied unchanged into the merged model, which may be published. So a
+`LICENSE` that links to the user's private key must be refused.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from fusion_slerp.errors import CheckpointError, Problem, listed
+from fusion_slerp.errors import CheckpointError, Problem, listed, setting
 from fusion_slerp.sources.regular_files import NotRegularError, check_regular
 
 TEMPLATES = "additional_chat_templates"
@@ -20,15 +20,15 @@ READ = re.compile(
     r".*\.(?:safetensors|bin|json|py|txt|codes|model|tiktoken|jinja)|README\.md"
     rf"|(?:LICEN[SC]E|NOTICE|COPYING|USE_POLICY).*|{TEMPLATES}"
 )
-"""Names of whatever is read or copied of a model's folder."""
+"""Names of the files that are read or copied from a model's folder."""
 
 
 def check_links(folder: Path) -> None:
-    """Returns if everything that is read of a model's folder lies in it, or in its cache of the hub.
+    """Returns if everything that is read from a model's folder is in it, or in the Hub's cache.
 
     That cache has the files of a repository once, in `blobs`, and links to them in
     `snapshots/REVISION`. The folder itself may be reached through a link. A hard link to another file
-    cannot be told from the file.
+    is indistinguishable from that file.
 
     Raises:
         CheckpointError: Links lead elsewhere, or there is a pipe, a socket or a device.
@@ -39,8 +39,8 @@ def check_links(folder: Path) -> None:
         target = Path(os.path.realpath(path))
         if not any(root == target or root in target.parents for root in roots):
             outside.append(f"{path.relative_to(folder)} -> {target}")
-        elif found := _special(path):
-            special.append(f"{path.relative_to(folder)} is {found}")
+        elif kind := _special(path):
+            special.append(f"{path.relative_to(folder)} is {kind}")
     if outside or special:
         raise _strange_files(folder, sorted(outside), sorted(special)).error()
 
@@ -55,7 +55,7 @@ def _read(folder: Path) -> Iterator[Path]:
     for inner in (folder, folder / TEMPLATES):
         try:
             names = os.listdir(inner)
-        except OSError:  # what is missing or closed is said by whoever needs it
+        except OSError:  # a missing or closed folder is reported by the code that needs it
             continue
         yield from (inner / name for name in names if READ.fullmatch(name))
 
@@ -65,7 +65,7 @@ def _special(path: Path) -> str | None:
         check_regular(os.stat(path).st_mode)
     except NotRegularError as error:
         return error.strerror
-    except OSError:  # a link to nothing is said by whoever needs it
+    except OSError:  # a broken link is reported by the code that needs it
         return None
     return None
 
@@ -74,6 +74,7 @@ def _strange_files(folder: Path, outside: list[str], special: list[str]) -> Prob
     fields = (("folder", folder), ("found", listed([*outside, *special])))
     if not outside:
         fix = "do not trust this model: download it again"
-        return Problem(CheckpointError, "something else in the place of files", fields, fix)
-    fix = "copy the files into the folder; or, if the links are your own, set follow_links: true"
+        return Problem(CheckpointError, "special files in the model's folder", fields, fix)
+    allowed = setting("follow_links", True)
+    fix = f"copy the files into the folder; or, if the links are your own, use {allowed}"
     return Problem(CheckpointError, "links lead out of the model's folder", fields, fix)

@@ -20,10 +20,10 @@ from fusion_slerp.sources.source import Extent, Piece, Source
 
 
 class OpenFiles:
-    """Every file open, once; use as a context manager, which closes them.
+    """Keeps every file open once; use as a context manager, which closes them.
 
     Args:
-        states: The files, and what they were when their headers were read.
+        states: The files, and their states when their headers were read.
     """
 
     def __init__(self, states: Mapping[Path, FileState]) -> None:
@@ -43,10 +43,10 @@ class OpenFiles:
         return self
 
     def check_unchanged(self) -> None:
-        """Compares the open files with what they were when their headers were read.
+        """Compares the open files with their states when their headers were read.
 
         Raises:
-            CheckpointError: One was written to, or replaced before it was opened.
+            CheckpointError: A file was written to, or was replaced before it was opened.
         """
         for file, descriptor in self._descriptors.items():
             if state_of(descriptor) != self._states[file]:
@@ -62,8 +62,8 @@ class OpenFiles:
 
         Args:
             source: The tensor.
-            pieces: What goes where, in elements.
-            out: uint8, contiguous, aligned for float64; holds every piece in the type that is delivered.
+            pieces: The elements, and the destination of each piece in elements.
+            out: uint8, contiguous, aligned for float64; large enough for every piece in the delivered type.
 
         Raises:
             CheckpointError: A file cannot be read or has become shorter.
@@ -75,14 +75,14 @@ class OpenFiles:
         source.decode(raw, pieces, out)
 
     def read_together(self, sources: Sequence[Source], buffer: np.ndarray) -> list[int]:
-        """Reads whole tensors into a caller's buffer, neighbours in a file at once.
+        """Reads whole tensors into a caller's buffer, neighbours in a file by one call.
 
         Args:
             sources: The tensors.
-            buffer: uint8, aligned for float64, long enough for all, with up to 7 bytes more each.
+            buffer: uint8, aligned for float64, long enough for all, with up to 7 more bytes each.
 
         Returns:
-            Where each begins in the buffer, aligned for its words.
+            The offset of each in the buffer, aligned for its type.
 
         Raises:
             CheckpointError: As `read`.
@@ -105,7 +105,7 @@ class OpenFiles:
         return offsets
 
     def _raw(self, extent: Extent) -> np.ndarray:
-        """The bytes of an extent in memory of its own."""
+        """The bytes of an extent in fresh memory."""
         n = max((start + count for start, count, _ in extent.pieces), default=0)
         raw = np.empty(n * extent.entry.dtype.itemsize, np.uint8)
         self._read(extent.entry, extent.pieces, raw)
@@ -121,8 +121,8 @@ class OpenFiles:
 
 
 def changed(*where: tuple[str, object]) -> Problem:
-    """The problem with a parent that is not what it was when the merge began."""
-    fix = "let nothing write to the models while they are merged, then run the same merge again"
+    """The problem with a source model that has changed since the merge began."""
+    fix = "stop the program that writes to the models, then run the same merge again"
     return Problem(CheckpointError, "a model changed while it was read", where, fix)
 
 
@@ -131,12 +131,12 @@ def _open(file: Path) -> int:
         return open_for_reading(file)
     except OSError as error:
         fields = (("file", file), ("found", error.strerror))
-        fix = "check permissions, and the limit of open files (ulimit -n)"
+        fix = "check its permissions, and raise the limit of open files: ulimit -n 4096"
         raise Problem(CheckpointError, "cannot open a weight file", fields, fix).error() from error
 
 
 def _neighbours(sources: Sequence[Source]) -> Iterator[list[Any]]:
-    """Runs of stored tensors that follow one another in one file, of one type and so equally aligned."""
+    """Runs of stored tensors that follow one another in one file and have one type, so equal alignment."""
     run: list[Any] = []
     for source in sources:
         if run and not _follows(source, run[-1]):

@@ -1,12 +1,12 @@
-"""Goes through the steps of a pickle before torch does, so that none of them can take memory or time.
+"""Follows the steps of a pickle before torch does, so that none of them can take much memory or time.
 
-Torch's `weights_only` unpickler runs no code of a file, but it makes whatever the steps ask for: a
-bytearray of a terabyte, a text that doubles with every step, a tuple that holds itself a thousand times
-over and takes for ever as a key. Here the steps are counted and their results followed by kind alone.
-What torch would refuse itself is left to it: it says better what is wrong, and gets no further.
+Torch's `weights_only` unpickler runs no code from a file, but it makes whatever the steps request: a
+bytearray of a terabyte, a string that doubles with every step, a tuple that contains itself a thousand times
+and takes forever as a key. Here the steps are counted, and only the kinds of their results are followed.
+Steps that torch itself refuses are left to it: its message is better, and it goes no further.
 
-Source: torch/_weights_only_unpickler.py, `Unpickler.load`, which knows no other steps than these; what
-they mean: Lib/pickletools.py of Python.
+Source: torch/_weights_only_unpickler.py, `Unpickler.load`, which knows no other steps than these; their
+meaning: Lib/pickletools.py of Python.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from collections.abc import Callable
 
 MAX_STEPS = 640_000
 MAX_CALLS = 60_000
-"""Room for 20,000 tensors in one file: of each, torch.save writes 32 steps, with three calls among them."""
+"""Enough for 20,000 tensors in one file: torch.save writes 32 steps for each, three of them calls."""
 
 MAX_DEPTH = 16
-"""Lists, dicts and tuples within each other; a tensor's description has three."""
+"""Levels of nested lists, dicts and tuples; a tensor's description has three."""
 
 MAX_NAME, MAX_TEXT = 500, 10_000
-"""Bytes of the name of a function and of a text. Torch repeats them in its messages, and goes through such a
-message in a time that grows with the square of the name.
+"""Bytes of a function's name and of a string. Torch repeats them in its messages, which take time that grows
+with the square of the name's length.
 """
 
 FUNCTION = -1
 """In place of a value's depth: it has no parts, and can be called."""
 
 MAKERS = {"bytearray", "Counter", "encode", "set", "complex"}
-"""Functions of Python's own that torch would call: no part of a tensor, and they make something large."""
+"""Python's own functions that torch would call: tensors do not need them, and their results can be large."""
 
 LEAVES = {
     pickle.NONE: 0,
@@ -42,10 +42,10 @@ LEAVES = {
     pickle.BININT2: 2,
     pickle.BINFLOAT: 8,
 }
-"""Steps that make a value without parts, and the bytes that follow."""
+"""Steps that make a value without parts, and the number of bytes that follow."""
 
 COUNTED = {pickle.BINUNICODE: 4, pickle.SHORT_BINSTRING: 1, pickle.LONG1: 1}
-"""Steps that make one of as many bytes as the number says that follows, and the bytes of that number."""
+"""Steps that make a value of a given number of bytes, and the size of that number, which follows."""
 
 PUTS = {pickle.BINPUT: 1, pickle.LONG_BINPUT: 4}
 GETS = {pickle.BINGET: 1, pickle.LONG_BINGET: 4}
@@ -56,28 +56,28 @@ _DEEP = f"values nested more than {MAX_DEPTH} deep"
 
 
 class PickleCallsError(Exception):
-    """The function that a pickle calls without need."""
+    """The function that a pickle calls although weights do not need it."""
 
 
 class PickleLimitError(Exception):
-    """What there is in a pickle that no weights need, in words."""
+    """Describes a part of a pickle that exceeds what weights need."""
 
 
 class _TorchRefuses(Exception):
-    """Torch stops at this step, too."""
+    """Torch also stops at this step."""
 
 
 def check_pickle(raw: bytes) -> None:
-    """Returns if torch can be given the pickle.
+    """Returns if the pickle is safe for torch to read.
 
     Raises:
         PickleCallsError: It calls one of `MAKERS`.
-        PickleLimitError: It has more steps, calls or levels than the weights of a model need, or
-            takes a list, tuple or dict twice; or texts are too long, or no function is called.
+        PickleLimitError: It has more steps, calls or levels than the weights of a model need, uses a
+            list, tuple or dict twice, has too long a string, or calls a non-function.
     """
     try:
         _Steps(raw).follow()
-    except (_TorchRefuses, LookupError, ValueError):  # a stack that is empty, a pickle that is cut off
+    except (_TorchRefuses, LookupError, ValueError):  # an empty stack, a truncated pickle
         return
 
 
@@ -130,7 +130,7 @@ class _Steps:
             self._position += LEAVES[step]
             self._stack.append(0)
         elif step in COUNTED:
-            self._text(self._number(COUNTED[step]))
+            self._string(self._number(COUNTED[step]))
         elif step in self._others:
             self._count(step)
             self._others[step]()
@@ -146,9 +146,9 @@ class _Steps:
         self._position += nbytes
         return int.from_bytes(self._raw[self._position - nbytes : self._position], "little")
 
-    def _text(self, nbytes: int) -> None:
+    def _string(self, nbytes: int) -> None:
         if nbytes > MAX_TEXT:
-            raise PickleLimitError(f"a text of {nbytes} bytes")
+            raise PickleLimitError(f"a string of {nbytes} bytes")
         self._position += nbytes
         self._stack.append(0)
 
@@ -170,7 +170,7 @@ class _Steps:
         return line.decode("utf-8")
 
     def _fetched(self, key: int) -> int:
-        # Values with parts are never shared: so each is as large as its share of the pickle.
+        # Values with parts are never shared, so each is as large as its part of the pickle.
         if self._memo[key] > 0:
             raise PickleLimitError("a list, tuple or dict that is used twice")
         return self._memo[key]
@@ -196,7 +196,7 @@ class _Steps:
 
     def _call(self) -> None:
         if self._pop(2)[-1] != FUNCTION:
-            raise PickleLimitError("a call of what is no function")
+            raise PickleLimitError("a call of a non-function")
         self._stack.append(0)
 
     def _storage(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads many pieces of a file without Python between them (POSIX only).
+"""Reads many pieces of a file in compiled code (POSIX only).
 
 A vocabulary in another order has a piece for every row, and a call from Python takes longer than a row.
 """
@@ -17,27 +17,27 @@ from fusion_slerp.kernels.elements import I64
 
 
 def read_many(
-    descriptor: int, places: np.ndarray, counts: np.ndarray, offsets: np.ndarray, out: np.ndarray
+    descriptor: int, targets: np.ndarray, counts: np.ndarray, offsets: np.ndarray, out: np.ndarray
 ) -> int:
-    """Reads pieces of a file to places in memory.
+    """Reads pieces of a file to given offsets in memory.
 
     Args:
         descriptor: The file, open.
-        places: int64: where each piece goes, in bytes from the start of `out`.
+        targets: int64: the destination of each piece, in bytes from the start of `out`.
         counts: int64: the bytes of each.
-        offsets: int64: where it is in the file.
-        out: uint8, contiguous; holds every piece.
+        offsets: int64: its offset in the file.
+        out: uint8, contiguous; large enough for every piece.
 
     Returns:
-        Index of the first short read, whose reason a further call will tell; else the number of pieces.
+        Index of the first short read, whose reason a further call will report; else the number of pieces.
     """
-    end = int((places + counts).max(initial=0))
-    arrays = (places, counts, offsets)
+    end = int((targets + counts).max(initial=0))
+    arrays = (targets, counts, offsets)
     fits = all(array.dtype == np.int64 and array.flags.c_contiguous for array in arrays)
-    if not fits or end > out.nbytes or places.min(initial=0) < 0 or not out.flags.c_contiguous:
+    if not fits or end > out.nbytes or targets.min(initial=0) < 0 or not out.flags.c_contiguous:
         raise ValueError(f"read_many: pieces end at byte {end}, the buffer at {out.nbytes}")
     file = np.array([descriptor], np.int64)
-    return _function()(len(places), *[array.ctypes.data for array in (*arrays, out, file)])
+    return _function()(len(targets), *[array.ctypes.data for array in (*arrays, out, file)])
 
 
 @cache
@@ -50,17 +50,17 @@ def _read(dtypes: Sequence[str]) -> ir.Module:
     parameters = [I64, *[POINTER] * 5]
     module = ir.Module("read")
     made, b = function(module, module.name, I64, parameters)
-    n, places, counts, offsets, data, descriptor = made.args
+    n, targets, counts, offsets, data, descriptor = made.args
     types = [ir.IntType(32), POINTER, I64, I64]
     pread = ir.Function(module, ir.FunctionType(I64, types), "pread")
     file = b.trunc(b.load(descriptor, typ=I64), types[0])
     first = b.alloca(I64)
     b.store(n, first)
     with loop(b, n) as i:
-        place, count, offset = (
-            b.load(element(b, array, i, I64), typ=I64) for array in (places, counts, offsets)
+        target, count, offset = (
+            b.load(element(b, array, i, I64), typ=I64) for array in (targets, counts, offsets)
         )
-        got = b.call(pread, [file, element(b, data, place, ir.IntType(8)), count, offset])
+        got = b.call(pread, [file, element(b, data, target, ir.IntType(8)), count, offset])
         known = b.load(first, typ=I64)
         is_first = b.and_(b.icmp_signed("!=", got, count), b.icmp_unsigned("<", i, known))
         b.store(b.select(is_first, i, known), first)

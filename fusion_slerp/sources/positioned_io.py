@@ -1,6 +1,6 @@
-"""Reads and writes at an offset of an open file, from any thread, into memory of the caller's.
+"""Reads and writes at an offset of an open file, from any thread, with the caller's memory.
 
-Where the system has no positioned calls (Windows), a lock around seek-and-transfer serves.
+Where the system has no positioned calls (Windows), a lock around seek-and-transfer takes their place.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read_at(descriptor: int, buffer: memoryview, offset: int) -> None:
 
 
 def write_at(descriptor: int, data: memoryview, offset: int) -> None:
-    """Writes all the data; raises OSError if the disk does not take it."""
+    """Writes all the data; raises OSError if the disk does not accept it."""
     while data.nbytes:
         n = _write_some(descriptor, data, offset)
         data = data[n:]
@@ -40,12 +40,12 @@ def write_at(descriptor: int, data: memoryview, offset: int) -> None:
 
 
 def reserve(descriptor: int, nbytes: int) -> None:
-    """Reserves room for a file, so that a full disk shows at once and not an hour later.
+    """Reserves disk space for a file, so that a full disk is noticed at once and not an hour later.
 
-    Does nothing where the system or the file system cannot.
+    Does nothing if the system or the file system does not support it.
 
     Raises:
-        OSError: There is no room.
+        OSError: There is not enough space.
     """
     if not hasattr(os, "posix_fallocate"):
         return

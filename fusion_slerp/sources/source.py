@@ -1,9 +1,9 @@
-"""Where the words of one tensor come from.
+"""The source of one tensor's elements.
 
-Planning makes sources and the engine reads them; nobody else asks what a tensor is made of. A tensor stored
-in a file is its own source (`header.TensorEntry`): what is read is what is delivered. A source that is
-computed (a low-rank update, scaled blocks, parts that are joined) names the stored elements that it needs as
-extents, so that they can be counted and read together with their neighbours, and decodes them afterwards.
+Planning makes sources and the engine reads them; no other code depends on how a tensor is made. A tensor
+stored in a file is its own source (`header.TensorEntry`): its bytes are delivered as they are read. A
+computed source (a low-rank update, scaled blocks, joined parts) names the stored elements that it needs as
+extents, so that they can be counted and read together with their neighbours, and then decodes them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion_slerp.sources.header import TensorEntry
 
 Piece = tuple[int, int, int]
-"""Where some elements go, how many they are, and where they are in the flattened tensor."""
+"""The destination of some elements, their number, and their position in the flattened tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Extent:
 
     Attributes:
         entry: The tensor.
-        pieces: Which elements, and where each goes in memory that holds this extent alone.
+        pieces: Which elements, and the destination of each in memory for this extent alone.
     """
 
     entry: TensorEntry
@@ -41,13 +41,13 @@ class Source(Protocol):
 
     Attributes:
         name: Its name in the model's files.
-        dtype: What the merged model inherits.
-        words: What is delivered: the stored type, or float64 where it is computed, so that nothing rounds
-            twice.
+        dtype: The type that the merged model inherits.
+        words: The type that is delivered: the stored type, or float64 for a computed source, so that nothing
+            is rounded twice.
         shape: Its dimensions.
         n_elements: Their product.
-        nbytes: Of what is delivered.
-        entries: The stored tensors that it is made of.
+        nbytes: Bytes that are delivered.
+        entries: The stored tensors that it is made from.
     """
 
     @property
@@ -66,11 +66,11 @@ class Source(Protocol):
     def entries(self) -> Sequence[TensorEntry]: ...
 
     def extents(self, pieces: Sequence[Piece]) -> Sequence[Extent]:
-        """Returns which stored elements some pieces of the tensor are made of."""
+        """Returns the stored elements that some pieces of the tensor are made from."""
         ...
 
     def decode(self, raw: Sequence[np.ndarray], pieces: Sequence[Piece], out: np.ndarray) -> None:
-        """Writes the pieces to `out`, uint8, from the bytes of each extent; of a stored tensor, raw is
+        """Writes the pieces to `out`, uint8, from the bytes of each extent; for a stored tensor, raw is
         out.
         """
         ...

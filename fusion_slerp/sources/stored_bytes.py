@@ -19,7 +19,7 @@ BLOCK_NBYTES = 1 << 20
 def equal_bytes(one: TensorEntry, other: TensorEntry) -> bool:
     """Compares types, shapes and bytes; stops at the first difference.
 
-    Two names for one place in a file are equal without reading it.
+    Two names for the same bytes of a file are equal without reading it.
 
     Raises:
         CheckpointError: A file cannot be read or has become shorter.

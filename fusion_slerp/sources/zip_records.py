@@ -1,4 +1,4 @@
-"""Finds the records of a zip archive in its file, for a reader that goes to their bytes itself.
+"""Finds the records of a zip archive in its file, for a reader that reads their bytes itself.
 
 Source: the zip format, https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.7
 (the header before each record) and 4.4. Python's zipfile reads the directory at the end.
@@ -18,20 +18,20 @@ ENCRYPTED = 1
 
 
 MAX_DIRECTORY_NBYTES = 6_000_000
-"""Room for some 90,000 records: torch writes about 65 bytes for each."""
+"""Enough for about 90,000 records: torch writes about 65 bytes for each."""
 
 
 class ArchiveError(Exception):
-    """What is wrong with the archive, in words."""
+    """Describes the damage of the archive."""
 
 
 class CompressedError(ArchiveError):
-    """A record does not lie in the file as it is."""
+    """A record is not stored as plain bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record that is stored as it is: its name, and where its bytes begin in the file."""
+    """A record stored as plain bytes: its name, and the offset and number of its bytes in the file."""
 
     name: str
     offset: int
@@ -39,11 +39,11 @@ class Record:
 
 
 def find_records(stream: BinaryIO) -> dict[str, Record]:
-    """Returns the records by name, in the order of their places; reads the headers alone.
+    """Returns the records by name, in the order of their offsets; reads only the headers.
 
     Raises:
         CompressedError: A record is compressed or encrypted.
-        ArchiveError: The file is cut off, or its directory and its headers contradict each other.
+        ArchiveError: The file is truncated, or its directory and its headers contradict each other.
     """
     try:
         archive = zipfile.ZipFile(_Bounded(stream))  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def find_records(stream: BinaryIO) -> dict[str, Record]:
 
 
 class _Bounded:
-    """What zipfile needs of a file, for small reads alone: it takes a directory's length from the file."""
+    """The methods of a file that zipfile needs, for bounded reads: it trusts the directory's length."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -73,18 +73,18 @@ class _Bounded:
 
 
 def _record(stream: BinaryIO, info: zipfile.ZipInfo, end: int) -> Record:
-    """The record, which must end where the next one begins, or before."""
+    """The record, which must end before the next one begins."""
     named = f"the record {quoted(info.filename)}"
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & ENCRYPTED:
         raise CompressedError(f"{named} is compressed or encrypted")
     offset = info.header_offset + HEADER_NBYTES
     if info.header_offset < 0 or offset > end:
-        raise ArchiveError(f"no room for {named} at byte {info.header_offset}")
+        raise ArchiveError(f"not enough bytes for {named} at byte {info.header_offset}")
     stream.seek(info.header_offset)
     header = stream.read(HEADER_NBYTES)
     if not header.startswith(SIGNATURE):
         raise ArchiveError(f"no header before {named} at byte {info.header_offset}")
     offset += sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))  # its name, extra fields
     if info.compress_size != info.file_size or offset + info.file_size > end:
-        raise ArchiveError(f"{named} reaches into what follows it")
+        raise ArchiveError(f"{named} overlaps what follows it")
     return Record(info.filename, offset, info.file_size)

@@ -15,7 +15,7 @@ from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.verification.findings import Deviation
 
 READERS = 2
-"""Files that are read at a time; a disk is busy with that."""
+"""Files that are read at a time: enough to keep a disk busy."""
 
 OnBytes = Callable[[int], object]
 Tensors = Mapping[str, Mapping[str, Any]]
@@ -23,12 +23,12 @@ Tensors = Mapping[str, Mapping[str, Any]]
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) -> Iterator[Deviation]:
-    """Yields what deviates: files that are missing, too many, or not the same bytes, and their tensors.
+    """Yields the deviations: files that are missing, unexpected or altered, and their altered tensors.
 
     Args:
-        folder: The merged model's.
+        folder: The merged model's folder.
         manifest: As `read_manifest` returns it.
-        on_bytes: Called with numbers of bytes just read, from any thread.
+        on_bytes: Called with the number of bytes just read, from any thread.
     """
     by_file: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in manifest["files"]}
     for name, row in manifest["tensors"].items():
@@ -38,13 +38,13 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
         def check(name: str) -> list[Deviation]:
             return list(_File(folder, name, manifest["files"][name], by_file[name], on_bytes).check())
 
-        for found in pool.map(check, manifest["files"]):
-            yield from found
+        for deviations in pool.map(check, manifest["files"]):
+            yield from deviations
     yield from _unlisted(folder, manifest["files"])
 
 
 def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[Deviation]:
-    """Files that nobody wrote; hidden ones, as those of git, are none of the model's."""
+    """Files that the merge did not write; hidden ones, such as git's, are ignored."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
@@ -54,7 +54,7 @@ def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[Deviation]:
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """One file, and what the manifest says of it and its tensors."""
+    """A file, and the manifest's rows for it and its tensors."""
 
     folder: Path
     name: str
@@ -66,8 +66,8 @@ class _File:
         path = self.folder / self.name
         try:
             if not path.is_file():
-                found = "not there" if not path.exists() else "not a file"
-                yield Deviation(self.name, None, found)
+                state = "missing" if not path.exists() else "not a file"
+                yield Deviation(self.name, None, state)
                 return
             nbytes = path.stat().st_size
             with path.open("rb", buffering=0) as stream:
@@ -80,16 +80,15 @@ class _File:
         wrong = [name for name, row in self.tensors.items() if tensors.get(name) != row[TENSOR_HASH]]
         yield from (Deviation(self.name, name, "not the bytes that were written") for name in wrong)
         if nbytes != self.row["nbytes"]:
-            found = f"{nbytes} bytes instead of {self.row['nbytes']}"
-            yield Deviation(self.name, None, found)
+            yield Deviation(self.name, None, f"{nbytes} bytes instead of {self.row['nbytes']}")
         elif whole != self.row[checksum_of(self.row)] and not wrong:
             what = "its header is" if self.tensors else "its content is"
             yield Deviation(self.name, None, f"{what} not what was written")
 
     def _digests(self, stream: RawIOBase) -> tuple[str, dict[str, str]]:
-        """The digests of the file and of the tensors that lie in it, in one pass."""
+        """The digests of the file and of its tensors, in one pass."""
         buffer = memoryview(bytearray(BLOCK_NBYTES))
-        whole, found = file_hasher(checksum_of(self.row)), {}
+        whole, digests = file_hasher(checksum_of(self.row)), {}
         position = 0
         for name, row in sorted(
             self.tensors.items(), key=lambda item: (item[1]["offset"], item[1]["nbytes"])
@@ -99,13 +98,13 @@ class _File:
             taken = self._take(stream, row["nbytes"], [whole, hasher], buffer)
             position += taken
             if position == row["offset"] + row["nbytes"]:
-                found[name] = hasher.hexdigest()
+                digests[name] = hasher.hexdigest()
         while self._take(stream, BLOCK_NBYTES, [whole], buffer):
             pass
-        return whole.hexdigest(), found
+        return whole.hexdigest(), digests
 
     def _take(self, stream: RawIOBase, nbytes: int, hashers: list[Hasher], buffer: memoryview) -> int:
-        """Reads so many bytes into the hashers; returns how many there were."""
+        """Reads up to `nbytes` bytes into the hashers; returns how many there were."""
         left = nbytes
         while left > 0 and (n := stream.readinto(buffer[:left])):
             for hasher in hashers:

@@ -1,4 +1,4 @@
-"""What a verification finds."""
+"""The results of a verification."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """One thing that is not as it should be.
+    """One difference from the manifest, or from what the source models make.
 
     Attributes:
-        file: The file, by its path in the merged model; or a source model's, as `a: config.json`.
-        tensor: The tensor; None if it is no tensor, or the file as a whole.
-        found: What is wrong with it.
+        file: The file's path in the merged model; or a source model's file, as `a: config.json`.
+        tensor: The tensor; None if the difference is not in a tensor.
+        found: The difference, in words.
     """
 
     file: str
@@ -31,12 +31,12 @@ class Verification:
 
     Attributes:
         folder: The merged model's folder.
-        deviations: What is wrong; empty if nothing is.
+        deviations: The differences; empty if there are none.
         n_files: Files of the merged model that were read.
         n_tensors: Tensors whose digests were compared.
         nbytes: Bytes of the merged model that were read.
-        measured: How many tensors of the source models were measured again.
-        recomputed: The tensors that were merged again and compared bit by bit.
+        measured: Tensors of the source models that were measured again.
+        recomputed: Names of the tensors that were merged again and compared bit by bit.
         elapsed_s: Wall time in seconds.
     """
 
@@ -51,12 +51,12 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether there is no deviation."""
         return not self.deviations
 
     @property
     def verdict(self) -> str:
-        """The result in some words."""
+        """The result in a few words."""
         if self.ok:
             return "OK: matches its manifest"
         n_files = len({deviation.file for deviation in self.deviations})

@@ -12,23 +12,23 @@ from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.verification.findings import Deviation
 
 SUMMED_OTHERWISE = 1e-12
-"""Matrices merged by rows or columns were summed in another order, so the last digits differ."""
+"""Matrices merged by rows or columns were summed in a different order, so their last digits differ."""
 
 
 def is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
-    """Whether the merge of a tensor takes measures of its sources, so that its report has some."""
+    """Whether the merge of a tensor measures its sources, so that the report has their norms."""
     passes = plan.settings.how.passes
     return isinstance(tensor.work, Merge) and any(passes(unit)[0] for unit in tensor.work.units.values())
 
 
 def check_measures(plan: MergePlan, report: Mapping[str, Mapping[str, Any]]) -> Iterator[Deviation | None]:
-    """Measures the source models' tensors again; yields one deviation or None for each that is measured.
+    """Measures the source models' tensors again; yields a deviation or None for each that is measured.
 
     Norms and angle are sums over every element, in float64 and in a fixed order: the same weights give
     the same numbers, to the last digit.
 
     Args:
-        plan: Of the same merge.
+        plan: The plan of the same merge.
         report: The rows of merge_report.json, by tensor.
     """
     tensors = {tensor.out.name: tensor for tensor in plan.tensors if is_measured(tensor, plan)}
@@ -50,12 +50,12 @@ def _deviation(before: Mapping[str, Any], now: TensorReport, tolerance: float) -
     norms = before.get("norms", {})
     for label, norm in now.norms.items():
         if not _is_same(norms.get(label), norm, tolerance):
-            text = f"its norm is {norm}, was {norms.get(label)} when it was merged"
-            return Deviation(f"{label}: weights", now.name, text)
+            difference = f"its norm is {norm}, was {norms.get(label)} when it was merged"
+            return Deviation(f"{label}: weights", now.name, difference)
     if _is_same(before.get("angle_deg"), now.angle_deg, tolerance):
         return None
-    text = f"the angle is {now.angle_deg}°, was {before.get('angle_deg')}° when it was merged"
-    return Deviation(f"{' and '.join(list(now.norms)[:2])}: weights", now.name, text)
+    difference = f"the angle is {now.angle_deg}°, was {before.get('angle_deg')}° when it was merged"
+    return Deviation(f"{' and '.join(list(now.norms)[:2])}: weights", now.name, difference)
 
 
 def _is_same(before: Any, now: float | None, tolerance: float) -> bool:

@@ -1,39 +1,39 @@
-"""Which tensors of a model that was merged by other rules this version can make again; see `RULES`."""
+"""Which tensors this version can reproduce of a model that was merged by other rules; see `RULES`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_slerp.errors import CheckpointError, Problem
+from fusion_slerp.errors import CheckpointError, Problem, setting
 from fusion_slerp.output.manifest import version_in
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.planning.rules import RULES
 
 FILLED_BY_MEANS = ("owner", "mean")
-"""Values of `vocab_fill` that take means."""
+"""Values of `vocab_fill` that compute means."""
 
 
 def check_rules(manifest: Mapping[str, Any]) -> None:
-    """Refuses a model of rules that this version does not know.
+    """Refuses a model that was merged by rules unknown to this version.
 
     Raises:
-        CheckpointError: They are newer.
+        CheckpointError: The rules are newer.
     """
     rules = manifest["rules"]
     if 1 <= rules <= RULES:
         return
     version = version_in(manifest)
     fields = (("found", f"rules {rules}, of fusion_slerp {version}"), ("needed", f"rules {RULES} or older"))
-    fix = f"verify with fusion_slerp {version}; without --inputs and --recompute this version can do it"
+    fix = f"verify with fusion_slerp {version}, or without --inputs and --recompute"
     raise Problem(CheckpointError, "the model was merged by other rules", fields, fix).error()
 
 
 def check_same_bytes(plan: MergePlan, rules: int) -> None:
-    """Refuses to make a model again that has tensors for which the rules differ.
+    """Refuses to recompute a model with tensors for which the rules differ.
 
     Raises:
-        CheckpointError: It has some.
+        CheckpointError: It has such tensors.
     """
     differing = {tensor.out.name: why for tensor in plan.tensors if (why := difference(tensor, plan, rules))}
     if not differing:
@@ -41,16 +41,16 @@ def check_same_bytes(plan: MergePlan, rules: int) -> None:
     name, why = next(iter(differing.items()))
     more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
     fields = (
-        ("found", f"rules {rules}, this version merges by rules {RULES}"),
+        ("found", f"rules {rules}; this version merges by rules {RULES}"),
         ("differs in", f"the last digits of {why}"),
         ("tensors", f"{name}{more}"),
     )
-    fix = "recompute with the version that made it; --inputs checks the source models with this one"
+    fix = f"recompute with the version that made it, or use {setting('inputs', True)} alone"
     raise Problem(CheckpointError, "the model was merged by other rules", fields, fix).error()
 
 
 def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
-    """Returns what of a tensor may differ in its last digits under these rules; empty if all is the same."""
+    """Returns what may differ in a tensor's last digits under these rules; empty if nothing does."""
     if rules >= RULES:
         return ""
     if isinstance(tensor.work, Merge) and tensor.work.granularity == "column":

@@ -27,7 +27,7 @@ def sample(tensors: Sequence[TensorPlan], count: int | Literal["all"]) -> list[T
 
 
 def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> list[Deviation]:
-    """Merges tensors of a plan again, in constant memory, and returns those that are not the same bits.
+    """Merges tensors of a plan again, in constant memory, and returns those whose bits differ.
 
     Raises:
         FusionSlerpError: As `execute`.
@@ -56,7 +56,7 @@ def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> l
 
 
 class _ComparingSink:
-    """Takes results and reads what the model has instead; `wrong` names the tensors that differ."""
+    """Compares results with the merged model's files; `wrong` has the names of tensors that differ."""
 
     def __init__(self, descriptors: Mapping[int, int], plan: MergePlan) -> None:
         self._descriptors, self._shards = descriptors, plan.shards
@@ -68,10 +68,10 @@ class _ComparingSink:
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:
         """Compares; from any thread."""
-        there = np.zeros(data.nbytes, np.uint8)
-        with suppress(EOFError):  # what is missing will differ, unless it is zeros: then the size does
-            read_at(self._descriptors[shard], there.data, len(self._shards[shard].header) + offset)
-        same = there == np.frombuffer(data, np.uint8)
+        stored = np.zeros(data.nbytes, np.uint8)
+        with suppress(EOFError):  # missing bytes differ, unless they are zeros: then the file's size does
+            read_at(self._descriptors[shard], stored.data, len(self._shards[shard].header) + offset)
+        same = stored == np.frombuffer(data, np.uint8)
         if same.all():
             return
         slots = self._slots[shard]
@@ -84,4 +84,4 @@ class _ComparingSink:
                 self.wrong.add(slot.name)
 
     def finish(self, shard: int) -> None:
-        """Nothing: the files are there."""
+        """Does nothing: the files exist already."""

@@ -1,4 +1,4 @@
-"""The front door of verification: is a model still what was written, and what its source models make?"""
+"""The entry point of verification: is a model still what was written, and what its source models make?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fusion_slerp.errors import CheckpointError, Problem, SettingsError
+from fusion_slerp.errors import CheckpointError, Problem, SettingsError, setting
 from fusion_slerp.output.child_settings import UNION
 from fusion_slerp.output.manifest import ManifestError, NewerManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT, read_report
@@ -18,12 +18,13 @@ from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import reading_models
 from fusion_slerp.verification.files import check_files
 from fusion_slerp.verification.findings import Deviation, Verification
 from fusion_slerp.verification.measures import check_measures, is_measured
 from fusion_slerp.verification.old_rules import check_rules, check_same_bytes, difference
-from fusion_slerp.verification.parents import Given, check_fingerprint, open_parents
+from fusion_slerp.verification.parents import Given, check_fingerprint, neighbours, open_parents
 from fusion_slerp.verification.recompute import recompute as compare_again
 from fusion_slerp.verification.recompute import sample
 
@@ -35,55 +36,80 @@ def verify(
     *,
     inputs: bool = False,
     recompute: Count = 0,
-    models: Given | None = None,
+    models: Given | str | os.PathLike[str] | None = None,
     show_pbar: bool = False,
 ) -> Verification:
     """Compares a merged model with its manifest, and on request with its source models.
 
-    One pass over the model at the speed of the disk, in constant memory: every file, and every tensor in
-    it. Files that `merge` did not write are found as well.
+    Reads the model once, at the speed of the disk and in constant memory: every file, and every tensor in
+    it. Files that `merge` did not write are reported as well.
 
     Args:
-        folder: The merged model's.
+        folder: The merged model's folder.
         inputs: Check the source models as well: headers and configs, and every weight that was merged, by the
-            norms and angles in merge_report.json, or by merging it again where there are none. One pass
-            over them.
+            norms and angles in merge_report.json, or by merging it again where there are none. Reads them
+            once.
         recompute: N tensors, chosen afresh at each call, are merged again and compared bit by bit;
             `"all"` takes every one, which proves the merged model.
-        models: Where source models are now, by label: `{"a": "path/to/A"}`. The others are looked for on the
-            hub at the revision merged, or next to the merged model.
-        show_pbar: Show bytes read on standard error.
+        models: Where source models are now, by label: `{"a": "path/to/A"}`; or a recipe, which names them.
+            Others are looked for next to the merged model and in the current folder, and models of the Hub
+            also in its cache and online, at the revision that was merged.
+        show_pbar: Show the bytes read on standard error.
 
     Returns:
         What deviates; `ok` if nothing does.
 
     Raises:
-        SettingsError: `recompute` is not a number of tensors, or `models` has a label that was not merged.
+        SettingsError: `recompute` is not a number of tensors, `models` has a label that was not merged, or
+            the recipe cannot be read.
         CheckpointError: There is no manifest, or a newer one; source models cannot be found or read; or the
-            model was merged by rules that make other bytes.
+            model was merged by rules that make different bytes.
     """
     started = time.perf_counter()
     _check_count(recompute)
-    place = Path(folder).expanduser().resolve()
+    given = _given(models)
+    child = Path(folder).expanduser().resolve()
     try:
-        manifest = _manifest_of(place)
+        manifest = _manifest_of(child)
     except ManifestError as error:
-        return Verification(place, (Deviation(MANIFEST, None, f"damaged: {error}"),), 1, 0, 0)
+        return Verification(child, (Deviation(MANIFEST, None, f"damaged: {error}"),), 1, 0, 0)
     total = sum(row["nbytes"] for row in manifest["files"].values())
     with _progress(total, show_pbar) as on_bytes:
-        deviations = list(check_files(place, manifest, on_bytes))
+        deviations = list(check_files(child, manifest, on_bytes))
     n_files, n_tensors = len(manifest["files"]) + 1, len(manifest["tensors"])
-    result = Verification(place, tuple(deviations), n_files, n_tensors, total)
+    result = Verification(child, tuple(deviations), n_files, n_tensors, total)
     if inputs or recompute:
+        check_rules(manifest)
         with reading_models():
-            result = _with_parents(result, manifest, inputs, recompute, models or {})
+            command = _command(os.fspath(folder), inputs, recompute, given)
+            parents = open_parents(manifest["parents"], child, given, command)
+            result = _with_parents(result, manifest, inputs, recompute, parents)
     return replace(result, elapsed_s=time.perf_counter() - started)
 
 
 def _check_count(recompute: object) -> None:
     if recompute != "all" and (type(recompute) is not int or recompute < 0):
         fields = (("found", repr(recompute)), ("needed", "a number of tensors, or all"))
-        raise Problem(SettingsError, "invalid recompute", fields, "set recompute: 10").error()
+        fix = f"use {setting('recompute', 10)}"
+        raise Problem(SettingsError, "invalid recompute", fields, fix).error()
+
+
+def _given(models: Given | str | os.PathLike[str] | None) -> Given:
+    if models is None or isinstance(models, Mapping):
+        return models or {}
+    from fusion_slerp.recipes import read_recipe
+
+    return read_recipe(Path(models).expanduser()).named
+
+
+def _command(folder: str, inputs: bool, count: Count, given: Given) -> list[str]:
+    """The words of the command that does the same."""
+    words = ["fusion_slerp", "verify", f"./{folder}" if folder.startswith("-") else folder]
+    words += ["--inputs"] if inputs else []
+    words += ["--recompute", str(count)] if count else []
+    return words + [
+        word for label, each in given.items() for word in ("--model", f"{label}={os.fspath(each)}")
+    ]
 
 
 def _manifest_of(folder: Path) -> dict[str, Any]:
@@ -99,7 +125,7 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def _no_manifest(folder: Path) -> Problem:
-    fix = "name the folder of a merged model that fusion_slerp made"
+    fix = "enter the folder of a model that fusion_slerp merged"
     return Problem(CheckpointError, f"no {MANIFEST} to verify against", (("folder", folder),), fix)
 
 
@@ -110,17 +136,19 @@ def _newer_manifest(folder: Path, error: NewerManifestError) -> Problem:
 
 
 def _with_parents(
-    result: Verification, manifest: Mapping[str, Any], inputs: bool, count: Count, given: Given
+    result: Verification,
+    manifest: Mapping[str, Any],
+    inputs: bool,
+    count: Count,
+    parents: Mapping[str, Checkpoint],
 ) -> Verification:
-    """The result with what the source models show."""
-    check_rules(manifest)
+    """The result with the deviations that the source models reveal."""
     settings = _settings(manifest, result.folder)
-    parents = open_parents(manifest["parents"], result.folder, given)
     deviations = list(result.deviations)
     for label, parent in parents.items():
         deviations += check_fingerprint(label, parent, manifest["parents"][label])
     if len(deviations) > len(result.deviations):
-        return replace(result, deviations=tuple(deviations))  # other models: their weights would say no more
+        return replace(result, deviations=tuple(deviations))  # different models: their weights add nothing
     plan = make_plan(parents, settings)
     if count:
         check_same_bytes(plan, manifest["rules"])
@@ -135,7 +163,7 @@ def _with_parents(
 
 
 def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[TensorPlan]:
-    """The tensors to make again: the sample, and with `inputs` those of which measures say too little."""
+    """The tensors to merge again: the sample, and with `inputs` those that measures cannot prove."""
     picked = {tensor.out.name for tensor in sample(plan.tensors, count)}
     return [
         tensor
@@ -146,16 +174,16 @@ def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[Ten
 
 
 def _needs_bytes(tensor: TensorPlan, plan: MergePlan) -> bool:
-    """Whether it is copied, in whole or in part, or merged without measures."""
+    """Whether a tensor is copied, in whole or in part, or merged without measures."""
     return tensor.rows is not None or not is_measured(tensor, plan)
 
 
 def _settings(manifest: Mapping[str, Any], child: Path) -> MergeSettings:
     given = dict(manifest["settings"])
     name = str(given.get("tokenizer"))
-    beside = child.parent / name
-    if name != UNION and name not in manifest["parents"] and beside.is_dir():
-        given["tokenizer"] = str(beside)
+    if name != UNION and name not in manifest["parents"] and "/" not in name:  # a folder's, or a hub id
+        folders = (str(folder) for folder in neighbours(name, child) if folder.is_dir())
+        given["tokenizer"] = next(folders, name)
     return make_settings(**{**given, "follow_links": True})
 
 

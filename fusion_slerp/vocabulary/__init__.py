@@ -2,6 +2,6 @@
 
 `tokens` reads a folder's tokens; `tokenizer_choice` decides on the merged model's: the files of one folder
 (`child_tokenizer`), or a union made by `new_tokens`; `rows` maps its rows to the models', `overrides` changes
-single ones; `special_tokens` keeps the ids in the configs true. `alignment` is the door: these in turn, with
-what `remarks` says of them.
+single ones; `special_tokens` keeps the ids in the configs correct. `alignment` is the entry point: it runs
+these in turn, with the warnings from `remarks`.
 """

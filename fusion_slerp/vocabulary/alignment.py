@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted
+from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted, setting
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.vocabulary import remarks
@@ -20,22 +20,22 @@ from fusion_slerp.vocabulary.tokenizer_choice import choose_tokenizer
 from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_all, vocabulary_file
 
 MAX_ROWS = 1 << 22
-"""Sixteen times the largest vocabulary that is known."""
+"""Sixteen times the largest known vocabulary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """What the tokens of all models come to. Counts are the rows of the models' matrices, by label.
+    """The models' tokens, and the merged model's. Counts are the rows of the models' matrices, by label.
 
     Attributes:
-        vocabularies: The models' vocabularies by label, model a first; where one cannot be read, what it
-            is taken for.
-        child: The merged model's; empty where no tokenizer can be read.
+        vocabularies: The models' vocabularies by label, model a first; one that cannot be read is taken to
+            equal the first one that can.
+        child: The merged model's vocabulary; empty if no tokenizer can be read.
         tokenizer: The merged model's tokenizer files.
         models: The checkpoints themselves, by label.
         settings: The options of the merge.
         is_certain: Whether the tokens of all models could be read.
-        remarks: What the user should know, one line each.
+        remarks: Warnings for the user, one line each.
     """
 
     vocabularies: Mapping[str, Vocabulary]
@@ -53,25 +53,25 @@ class Alignment:
         return all(other is first or other == first for other in others)
 
     def n_rows(self, counts: Counts) -> int:
-        """Rows of the child: as many as the first model's, or as the tokens need, or as padding asks.
+        """Rows of the merged model: as many as the first model has, or more for tokens or padding.
 
-        The model whose tokenizer is asked for takes the place of the first.
+        A model whose tokenizer is requested counts as the first.
         """
-        asked = self.tokenizer.giver if self.settings.tokenizer != "union" else None
-        first = counts.get(asked or next(iter(self.vocabularies)), 0)
+        requested = self.tokenizer.giver if self.settings.tokenizer != "union" else None
+        first = counts.get(requested or next(iter(self.vocabularies)), 0)
         needed = max(self.child.values(), default=-1) + 1
         least = max(first, needed) if self.child else max(counts.values())
         multiple = self.settings.pad_vocab_to_multiple_of or 1
         return -(-least // multiple) * multiple
 
     def rows(self, counts: Counts) -> RowMap | None:
-        """Returns where the child's rows come from; None where all are merged in place.
+        """Returns the sources of the merged model's rows; None if all are merged in place.
 
         Args:
             counts: Rows of the models' matrices; 0 for one that a model lacks. The map has their labels.
 
         Raises:
-            MismatchError: `tokens` refers to a missing row, `vocab_fill: error` forbids a row, or there are
+            MismatchError: `tokens` refers to a missing row, `vocab_fill="error"` forbids a row, or there are
                 too many models with different vocabularies.
         """
         if self._is_in_place(counts):
@@ -92,12 +92,12 @@ class Alignment:
         return rows if self.settings.vocab_fill == "owner" else rows.only_shared(named)
 
     def _names(self) -> dict[str, str]:
-        """From what the user may call a model to its label; of several with one name, the first."""
+        """From the names that the user may give a model to its label; of several with one name, the first."""
         backward = [(model.source, label) for label, model in reversed(list(self.models.items()))]
         return {**dict(backward), **{label: label for _, label in backward}}
 
     def _is_in_place(self, counts: Counts) -> bool:
-        """Whether nothing has to be looked at: the usual case."""
+        """Whether no row needs attention: the usual case."""
         are_equal = self.are_equal and next(iter(self.vocabularies.values())) == self.child
         return are_equal and not self.settings.tokens and set(counts.values()) == {self.n_rows(counts)}
 
@@ -107,11 +107,11 @@ class Alignment:
             return
         sizes = enumerated(list(counts.values()))
         fields = (("found", f"{sizes} rows"), ("needed", f"at most {MAX_ROWS}"))
-        fix = "do not trust these models: no vocabulary is so large"
+        fix = "do not trust these models: no known vocabulary is that large"
         raise Problem(CheckpointError, "an embedding with too many rows", fields, fix).error()
 
     def _refuse_far_rows(self, counts: Counts) -> None:
-        """A row for each of all models' rows and for each token is more than any child needs."""
+        """No merged model needs more rows than all models and all tokens together."""
         limit = sum(counts.values()) + len(self.child)
         far = [f"{quoted(token)} {row}" for token, row in self.child.items() if row >= limit]
         if not far:
@@ -122,23 +122,23 @@ class Alignment:
             ("tokens", listed(far, 3)),
             ("needed", f"ids below {limit}: the models have {sizes} rows"),
         )
-        others = listed(list(self.vocabularies))
-        fix = f"correct the ids of these tokens, or name another tokenizer: {others}, or a folder"
+        others = [label for label in self.vocabularies if label != self.tokenizer.giver]
+        fix = f"use {setting('tokenizer', others[0])}, or correct the ids of these tokens in the file"
         headline = "the tokenizer's ids lie far beyond the models' rows"
         raise Problem(MismatchError, headline, fields, fix).error()
 
     def _refuse_lone_rows(self, rows: RowMap, named: list[int]) -> None:
-        fine = rows.merged
-        fine[named] = True
-        if fine.all():
+        is_fine = rows.merged
+        is_fine[named] = True
+        if is_fine.all():
             return
-        lone = [quoted(token) for token, row in self.child.items() if not fine[row]]
+        lone = [quoted(token) for token, row in self.child.items() if not is_fine[row]]
         fields = (("found", str(rows.counts)), ("tokens", listed(lone, 3) or "none: padding"))
-        fix = "set vocab_fill: owner, which copies what one model has"
+        fix = f"use {setting('vocab_fill', 'owner')}, which copies these rows"
         raise Problem(MismatchError, "rows that only one model has", fields, fix).error()
 
     def describe(self, rows: RowMap, counts: Counts) -> list[str]:
-        """Returns what happens to the rows in one line, and what is odd about them."""
+        """Returns how the rows are made, in one line, and then warnings about them."""
         vocabularies = {label: self.vocabularies[label] for label in counts}
         return [
             remarks.on_rows(rows, counts, self.models),
@@ -149,14 +149,14 @@ class Alignment:
 
 
 def align_vocabularies(models: Mapping[str, Checkpoint], settings: MergeSettings) -> Alignment:
-    """Compares the models' tokens and decides on the child's.
+    """Compares the models' tokens and decides on the merged model's.
 
     Args:
         models: By label, model a first.
         settings: The options of the merge.
 
     Raises:
-        FusionSlerpError: The tokenizer asked for does not exist, or cannot be made.
+        FusionSlerpError: The requested tokenizer does not exist, or cannot be made.
     """
     tokens = read_all({label: model.folder for label, model in models.items()})
     known = {label: (model, tokens[label]) for label, model in models.items()}
@@ -170,18 +170,18 @@ def align_vocabularies(models: Mapping[str, Checkpoint], settings: MergeSettings
     child = tokenizer.rows if tokenizer.rows is not None else of_a
     if tokenizer.giver is None:
         child = _with_rows_between(child, of_a)
-    told = (
+    warnings = (
         *remarks.on_tokenizers(models, tokens),
         *chosen,
         *remarks.on_moved_tokens(models, tokens),
         *remarks.on_lost_tokens(models, vocabularies, child),
     )
     is_certain = None not in tokens.values()
-    return Alignment(vocabularies, child, tokenizer, models, settings, is_certain, told)
+    return Alignment(vocabularies, child, tokenizer, models, settings, is_certain, warnings)
 
 
 def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:
-    """A tokenizer's tokens that is no model's, and those of model a in rows that it has no token for."""
+    """The tokens of a tokenizer that belongs to no model, and those of model a in its empty rows."""
     used = set(child.values())
     own = {token: row for token, row in of_a.items() if row not in used and token not in child}
     return {**own, **child} if own else child
@@ -191,6 +191,6 @@ def _refuse_many_models(counts: Counts) -> None:
     if len(counts) <= MOST_MODELS:
         return
     fields = (("found", f"{len(counts)} models"), ("needed", f"at most {MOST_MODELS}"))
-    fix = "merge some of them first, and then the results; or models that share one tokenizer"
+    fix = "merge some of them first, and then the results"
     headline = "too many models with different vocabularies"
     raise Problem(MismatchError, headline, fields, fix).error()

@@ -1,4 +1,4 @@
-"""The child's tokenizer: the files of one folder, byte for byte, or with some of them written again."""
+"""The merged model's tokenizer: the files of one folder, byte for byte, or with some of them rewritten."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHAT_TEMPLATE = "chat_template.jinja"
 MORE_TEMPLATES = f"{TEMPLATES}/"
 
 MAX_TEMPLATE_NBYTES = 1_000_000
-"""A larger chat template is taken for none: the largest that are known have some 20 KB."""
+"""A larger chat template is ignored: the largest known ones have about 20 KB."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -46,18 +46,19 @@ VOCABULARY_FILES = (
     "*.tiktoken",
     "tekken.json",
 )
-"""Those that decide on a token's row, in the formats that are read and in those that are not."""
+"""Files that decide on a token's row, in supported formats and in others."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChildTokenizer:
-    """Where the child's tokenizer comes from.
+    """The source of the merged model's tokenizer.
 
     Attributes:
-        folder: Gives the files.
-        rows: The row of every token; None if that cannot be read.
-        giver: Label of the model in whose folder it is, whose special tokens go with it; None for none.
-        written: Files that are written anew, by name; empty where one folder serves as it is.
+        folder: Provides the files.
+        rows: The row of every token; None if they cannot be read.
+        giver: Label of the model whose folder it is and whose special tokens go with it; None if it is no
+            model's.
+        written: Files that are rewritten, by name; empty if one folder's files are copied unchanged.
         omitted: Files of the folder that are not copied.
     """
 
@@ -69,49 +70,49 @@ class ChildTokenizer:
 
     @property
     def files(self) -> dict[str, Path | bytes]:
-        """The child's tokenizer files, by name: where from, or their content."""
-        found = tokenizer_files(self.folder)
-        return {**{name: path for name, path in found.items() if name not in self.omitted}, **self.written}
+        """The merged model's tokenizer files, by name: a path to copy, or the content."""
+        files = tokenizer_files(self.folder)
+        return {**{name: path for name, path in files.items() if name not in self.omitted}, **self.written}
 
     @property
     def config(self) -> dict[str, Any]:
-        """Its tokenizer_config.json; empty if it has none that can be read."""
+        """Its tokenizer_config.json; empty if it has no readable one."""
         return read_config(self.folder, self.written.get(TOKENIZER_CONFIG))
 
     @property
     def chat_template(self) -> str | None:
-        """The child's chat template; None if it has none."""
+        """The merged model's chat template; None if it has none."""
         written = self.written.get(CHAT_TEMPLATE)
         return written.decode("utf-8", "replace") if written else chat_template(self.folder)
 
 
 def chat_template(folder: Path) -> str | None:
-    """Returns the chat template beside a tokenizer; None if there is none."""
+    """Returns the chat template next to a tokenizer; None if there is none."""
     try:
         if (folder / CHAT_TEMPLATE).is_file():
             return read_regular(folder / CHAT_TEMPLATE, MAX_TEMPLATE_NBYTES).decode("utf-8")
-        found = read_config(folder).get("chat_template")
-        if found is None and (folder / "chat_template.json").is_file():
-            found = load(folder / "chat_template.json")["chat_template"]
+        template = read_config(folder).get("chat_template")
+        if template is None and (folder / "chat_template.json").is_file():
+            template = load(folder / "chat_template.json")["chat_template"]
     except (FileNotFoundError, ValueError, LookupError, TypeError):
         return None
-    return found if found is None or isinstance(found, str) else json.dumps(found)
+    return template if template is None or isinstance(template, str) else json.dumps(template)
 
 
 def template_files(folder: Path) -> dict[str, bytes]:
-    """Returns the chat templates of a folder as files, those in its tokenizer_config.json included."""
+    """Returns the chat templates of a folder as files, including those in its tokenizer_config.json."""
     patterns = (CHAT_TEMPLATE, "chat_template.json", f"{MORE_TEMPLATES}*.jinja")
     small = {
         n: p for n, p in matching_files(folder, patterns).items() if p.stat().st_size <= MAX_TEMPLATE_NBYTES
     }
     files = {name: read_regular(path, MAX_TEMPLATE_NBYTES) for name, path in small.items()}
-    found = read_config(folder).get("chat_template")
-    listed = found if isinstance(found, list) else [{"name": "default", "template": found}]
-    for entry in listed:
-        name, text = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("name", "template"))
-        if isinstance(name, str) and isinstance(text, str) and re.fullmatch(r"[\w-]{1,60}", name):
+    given = read_config(folder).get("chat_template")
+    entries = given if isinstance(given, list) else [{"name": "default", "template": given}]
+    for entry in entries:
+        name, jinja = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("name", "template"))
+        if isinstance(name, str) and isinstance(jinja, str) and re.fullmatch(r"[\w-]{1,60}", name):
             file = CHAT_TEMPLATE if name == "default" else f"{MORE_TEMPLATES}{name}.jinja"
-            files.setdefault(file, text.encode("utf-8", "replace"))
+            files.setdefault(file, jinja.encode("utf-8", "replace"))
     return files
 
 
@@ -121,12 +122,12 @@ def tokenizer_files(folder: Path) -> dict[str, Path]:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has a tokenizer; a chat template or a config of one alone is none."""
+    """Whether a folder has a tokenizer; a chat template or a tokenizer_config.json alone does not count."""
     return bool(matching_files(folder, VOCABULARY_FILES))
 
 
 def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
-    """Returns the files of a model folder whose path in it matches a pattern."""
+    """Returns the files of a model folder whose path within it matches a pattern."""
     inside = [*folder.glob("*"), *folder.glob(f"{MORE_TEMPLATES}*")]
     named = {path.relative_to(folder).as_posix(): path for path in inside if path.is_file()}
     return {
@@ -135,7 +136,7 @@ def matching_files(folder: Path, patterns: tuple[str, ...]) -> dict[str, Path]:
 
 
 def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
-    """Returns the tokenizer with another chat template, in the one file that has the last word."""
+    """Returns the tokenizer with another chat template, in the file that takes precedence."""
     written = {**tokenizer.written, CHAT_TEMPLATE: template.encode("utf-8", "backslashreplace")}
     config = tokenizer.config
     if config.pop("chat_template", None) is not None:

@@ -1,12 +1,12 @@
-"""Adds tokens to a tokenizer: the one case in which its files are written and not copied.
+"""Adds tokens to a tokenizer: the one case in which its files are rewritten, not copied.
 
-Each token comes from the first of the other tokenizers that has it. Tokens that this one adds beside its
-own vocabulary are added here in the same way, with its flags. Ordinary ones come with what produces them:
+Each token comes from the first of the other tokenizers that has it. Tokens that this one adds to its own
+vocabulary are added here in the same way, with its flags. Ordinary tokens come with what produces them:
 the merges of BPE, the score of Unigram.
 
 Source: the format of tokenizer.json, https://github.com/huggingface/tokenizers. On loading, that
-library numbers added tokens anew from the end of the vocabulary, unless the model's own vocabulary
-has them with a row; so where that would shift them, they are put there too.
+library renumbers added tokens from the end of the vocabulary, unless the model's own vocabulary
+has them with a row; so where that would shift them, they are put there as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.errors import MismatchError, Problem, listed, quoted
+from fusion_slerp.errors import MismatchError, Problem, listed, quoted, setting
 from fusion_slerp.vocabulary.tokens import (
     ADDED_TOKENS,
     DAMAGES,
@@ -36,16 +36,16 @@ from fusion_slerp.vocabulary.tokens import (
 )
 
 NEVER_MATCHED = 10.0
-"""How far below the lowest score of a Unigram vocabulary tokens stand that it must not produce itself."""
+"""How far added tokens are below the lowest score of a Unigram vocabulary, which must not produce them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GivenTokenizer:
-    """A tokenizer as its files are.
+    """A tokenizer as its files describe it.
 
     Attributes:
-        label: The model's that has it; None for a tokenizer of no model.
-        folder: Where its files are.
+        label: Of the model that has it; None for a tokenizer that belongs to no model.
+        folder: The folder of its files.
         tokens: Its tokens.
     """
 
@@ -56,7 +56,7 @@ class GivenTokenizer:
 
 @dataclass(frozen=True, slots=True)
 class ExtendedTokenizer:
-    """A tokenizer with more tokens than the files it was made from.
+    """A tokenizer with more tokens than the files that it was made from.
 
     Attributes:
         rows: The row of every token.
@@ -72,16 +72,16 @@ class ExtendedTokenizer:
 def extend(
     base: GivenTokenizer, more: Sequence[str], others: Sequence[GivenTokenizer] = ()
 ) -> ExtendedTokenizer:
-    """Returns a tokenizer with more tokens, in the rows behind its own.
+    """Returns a tokenizer with more tokens, in the rows after its own.
 
     Args:
         base: The tokenizer.
-        more: The tokens it is to have as well; ordinary tokens of the other tokenizers come first.
-        others: The tokenizers they come from: each from the first that has it; tokens of none are added.
+        more: The tokens to add; ordinary tokens of the other tokenizers come first.
+        others: Their tokenizers: a token comes from the first that has it; if none has, it is an added token.
 
     Raises:
-        MismatchError: Ordinary tokens of another kind of tokenizer, or between older formats, or
-            files that are no tokenizer's.
+        MismatchError: Ordinary tokens come from another kind of tokenizer, or one of the tokenizers has an
+            older format or damaged files.
     """
     try:
         return _extended(base, more, others)
@@ -93,11 +93,19 @@ def extend(
         raise problem.error() from error
 
 
-def cannot_be_added(tokens: Sequence[str], folder: Path, found: str | None = None) -> Problem:
-    """Returns the problem of new tokens for a tokenizer that cannot take them."""
-    fields = [("tokens", ", ".join(tokens)), ("tokenizer", folder), *([("found", found)] if found else [])]
-    fix = "name tokens that a parent has, or set tokenizer: a or b"
-    return Problem(MismatchError, "tokens cannot be added to this tokenizer", tuple(fields), fix)
+def cannot_be_added(tokens: Sequence[str], folder: Path, found: str, other: str | None = None) -> Problem:
+    """Returns the problem with new tokens for a tokenizer that they cannot be added to.
+
+    Args:
+        tokens: The new tokens.
+        folder: The tokenizer's.
+        found: Why they cannot be added.
+        other: Label of a model to whose tokenizer they can be added; None if there is none.
+    """
+    fields = (("tokens", listed(tokens)), ("tokenizer", folder), ("found", found))
+    fix = "leave these tokens out of `tokens`"
+    fix = fix if other is None else f"use {setting('tokenizer', other)}, or {fix}"
+    return Problem(MismatchError, "tokens cannot be added to this tokenizer", fields, fix)
 
 
 def _extended(
@@ -127,7 +135,7 @@ def _extended(
 
 
 def _givers(more: Sequence[str], others: Sequence[GivenTokenizer]) -> dict[str, GivenTokenizer]:
-    """The first of the others that has a token, by token; tokens of none are left out."""
+    """The first of the others that has a token, by token; tokens that none has are left out."""
     wanted, givers = set(more), {}
     for other in reversed(others):
         givers |= dict.fromkeys(wanted & other.tokens.rows.keys(), other)
@@ -137,7 +145,7 @@ def _givers(more: Sequence[str], others: Sequence[GivenTokenizer]) -> dict[str, 
 def _with_added_tokens(
     content: dict[str, Any], rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]
 ) -> dict[str, Any]:
-    """A tokenizer.json that lists these added tokens as well, with the rows that it is loaded with."""
+    """A tokenizer.json that also lists these added tokens, with the rows that they have when it is loaded."""
     listed_ = {token["content"]: token for token in content.get("added_tokens") or []}
     for token, its_flags in flags.items():
         listed_.setdefault(token, {"id": None, "content": token, **its_flags})
@@ -153,14 +161,14 @@ def _extend_model(
     ordinary: Sequence[str],
     givers: Mapping[str, GivenTokenizer],
 ) -> None:
-    """Puts ordinary tokens into the model, with what produces them."""
+    """Adds ordinary tokens to the model, with what produces them."""
     tokens_of: dict[GivenTokenizer, list[str]] = {}
     for token in ordinary:
         tokens_of.setdefault(givers[token], []).append(token)
     theirs = [(_model_of(other, base, model, tokens), set(tokens)) for other, tokens in tokens_of.items()]
     if isinstance(model["vocab"], list):
         scores: dict[str, float] = {}
-        for given, _ in reversed(theirs):  # so that the first has the last word
+        for given, _ in reversed(theirs):  # so that the first takes precedence
             scores.update(given["vocab"])
         lowest = min(score for _, score in model["vocab"]) - NEVER_MATCHED
         token_of = {row: token for token, row in rows.items()}
@@ -179,9 +187,9 @@ def _model_of(
 
     Args:
         other: The tokenizer.
-        base: That which gets its tokens.
+        base: The tokenizer that gets its tokens.
         model: The base's model.
-        tokens: Those that are taken from it.
+        tokens: The tokens taken from it.
     """
     file = other.folder / TOKENIZER
     theirs = load(file)["model"] if file.is_file() else None
@@ -198,14 +206,14 @@ def _kind(model: Mapping[str, Any]) -> str:
 
 
 def _merges(model: Mapping[str, Any], theirs: Sequence[tuple[Mapping[str, Any], set[str]]]) -> list[Any]:
-    """A model's merges and, behind them, those of others that make the tokens wanted from each."""
+    """A model's merges and, after them, those of others that make the tokens wanted from each."""
     pairs = _pairs(model)
     n_dropped = len(model.get("continuing_subword_prefix") or "")
     for given, wanted in theirs:
         pairs += [(left, right) for left, right in _pairs(given) if left + right[n_dropped:] in wanted]
     every = [model["merges"], *(given["merges"] for given, _ in theirs)]
-    are_texts = all(isinstance(merge, str) for merge in next(filter(None, every), [])[:1])
-    if are_texts and not any(" " in piece for pair in pairs for piece in pair):
+    are_strings = all(isinstance(merge, str) for merge in next(filter(None, every), [])[:1])
+    if are_strings and not any(" " in piece for pair in pairs for piece in pair):
         return [" ".join(pair) for pair in pairs]
     return [list(pair) for pair in pairs]
 
@@ -215,7 +223,7 @@ def _pairs(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _fix_rows(content: dict[str, Any], rows: Vocabulary) -> None:
-    """Puts the added tokens into the model's vocabulary, where the library would number them otherwise."""
+    """Puts the added tokens into the model's vocabulary if the library would number them differently."""
     vocab, added = content["model"]["vocab"], [token["content"] for token in content["added_tokens"]]
     loaded = numbered(ordinary_tokens(content), len(vocab), added)
     if isinstance(vocab, dict) and any(loaded[token] != rows[token] for token in added):
@@ -224,7 +232,7 @@ def _fix_rows(content: dict[str, Any], rows: Vocabulary) -> None:
 
 
 def _decoder(base: Path, rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]) -> dict[str, bytes]:
-    """tokenizer_config.json with the new tokens, where it lists the added ones."""
+    """tokenizer_config.json with the new tokens, if it lists the added ones."""
     config = read_config(base)
     if not (flags and config.get("added_tokens_decoder")):
         return {}
@@ -235,7 +243,7 @@ def _decoder(base: Path, rows: Vocabulary, flags: Mapping[str, Mapping[str, bool
 def _added_tokens(
     base: Path, rows: Vocabulary, tokens: Tokens, flags: Mapping[str, Mapping[str, bool]]
 ) -> dict[str, bytes]:
-    """added_tokens.json, where there is one, or nothing else says it."""
+    """added_tokens.json, if there is one, or no other file for added tokens."""
     file = base / ADDED_TOKENS
     if not flags or not (file.is_file() or not (base / TOKENIZER).is_file()):
         return {}
@@ -253,6 +261,6 @@ def _no_union(
         ("tokens", f"{len(tokens)} only in {only_in}: {listed([quoted(token) for token in tokens], 3)}"),
         ("found", found),
     )
-    choices = " or ".join(f"tokenizer: {label}" for label in labels)
-    fix = f"set {choices}, so that the child keeps the tokens of one parent"
+    choices = " or ".join(setting("tokenizer", label) for label in labels)
+    fix = f"use {choices}, so that the merged model keeps the tokens of one source model"
     return Problem(MismatchError, "the tokenizers cannot be united", fields, fix)

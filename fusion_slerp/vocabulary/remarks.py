@@ -1,4 +1,4 @@
-"""What the user should know of the tokens and rows, one line each."""
+"""Warnings about tokens and rows, one line each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ Counts = Mapping[str, int]
 
 def enumerated(parts: Sequence[object]) -> str:
     """Returns `"x"`, `"x and y"`, `"x, y and z"`."""
-    texts = [str(part) for part in parts]
-    return " and ".join(part for part in (", ".join(texts[:-1]), *texts[-1:]) if part)
+    words = [str(part) for part in parts]
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
+
+
+def counted(count: int, noun: str) -> str:
+    """Returns `"1 token"`, `"2 tokens"`."""
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 def on_tokenizers(models: Models, tokens: Mapping[str, Tokens | None]) -> list[str]:
-    """Returns remarks on tokenizers that cannot be read."""
+    """Returns a warning about tokenizers that cannot be read."""
     if all(each is not None for each in tokens.values()) or _have_equal_files(models):
         return []
     unread = [str(models[label].folder) for label, each in tokens.items() if each is None]
@@ -34,12 +39,12 @@ def on_tokenizers(models: Models, tokens: Mapping[str, Tokens | None]) -> list[s
     alike = "in both" if len(models) == 2 else f"as in {known}" if known else "in all"
     return [
         f"the vocabularies could not be compared; no readable tokenizer in {' and in '.join(unread)}; "
-        f"rows are taken to stand for the same tokens {alike}"
+        f"rows are assumed to have the same tokens {alike}"
     ]
 
 
 def _have_equal_files(models: Models) -> bool:
-    """Whether the files of the vocabulary are the same bytes in all folders, or there are none."""
+    """Whether all folders have the same vocabulary files, byte for byte, or all have none."""
     first, *others = (model.folder for model in models.values())
     names = _vocabulary_files(first)
     return all(
@@ -53,28 +58,29 @@ def _vocabulary_files(folder: Path) -> set[str]:
 
 
 def on_moved_tokens(models: Models, tokens: Mapping[str, Tokens | None]) -> Iterator[str]:
-    """Yields a remark for each model whose added tokens are loaded with other rows than their file says."""
+    """Yields a warning for each model whose added tokens are loaded with rows unlike those in the file."""
     for label, each in tokens.items():
         if each and each.moved:
             named = [f"{quoted(t)} {row}, loaded as {each.rows.get(t)}" for t, row in each.moved.items()]
+            n = counted(len(named), "added token")
             yield (
-                f"{models[label].source}: the tokenizers library numbers {len(named)} added tokens otherwise "
-                f"than their file, and rows follow the library: {listed(named, 3)}"
+                f"{models[label].source}: the tokenizers library numbers {n} differently from the file, and "
+                f"rows follow the library: {listed(named, 3)}"
             )
 
 
 def on_lost_tokens(models: Models, vocabularies: Vocabularies, child: Vocabulary) -> Iterator[str]:
-    """Yields a remark for each model with tokens that the merged model lacks."""
+    """Yields a warning for each model with tokens that the merged model lacks."""
     for label, vocabulary in vocabularies.items():
         same = vocabulary is child
         lost = [] if same else [quoted(token) for token in vocabulary if token not in child]
         if lost:
             source = models[label].source
-            yield f"the merged model lacks {len(lost)} tokens of {source}: {listed(lost, 3)}"
+            yield f"the merged model lacks {counted(len(lost), 'token')} of {source}: {listed(lost, 3)}"
 
 
 def on_rows(rows: RowMap, counts: Counts, models: Models) -> str:
-    """Returns what happens to the rows."""
+    """Returns how many rows are made in which way."""
     n = rows.counts
     copied = [f"{count} copied from {models[label].source}" for label, count in n.copied.items()]
     lost = {label: count - _n_different(rows.of[label], count) for label, count in counts.items()}
@@ -85,39 +91,39 @@ def on_rows(rows: RowMap, counts: Counts, models: Models) -> str:
         *(f"{count} of {models[label].source} left out" for label, count in lost.items() if count),
     )
     sizes = enumerated(list(counts.values()))
-    return f"vocabularies of {sizes} rows, {len(rows)} in the child: {', '.join(parts)}"
+    return f"vocabularies of {sizes} rows, {len(rows)} in the merged model: {', '.join(parts)}"
 
 
 def _n_different(rows: np.ndarray, n_rows: int) -> int:
-    """How many of a model's rows occur."""
+    """How many different rows of a model are used."""
     occurs = np.zeros(n_rows, bool)
     occurs[rows[rows >= 0]] = True
     return int(occurs.sum())
 
 
 def on_tokens_beyond(vocabularies: Vocabularies, counts: Counts, models: Models) -> Iterator[str]:
-    """Yields a remark for each model with tokens that its matrix has no row for."""
+    """Yields a warning for each model with tokens that have no row in its matrix."""
     for label, count in counts.items():
         vocabulary = vocabularies[label]
         beyond = 0 if Tokens(vocabulary).n_rows <= count else sum(r >= count for r in vocabulary.values())
         if beyond:
-            yield f"{models[label].source}: {beyond} tokens lie beyond its {count} rows"
+            yield f"{models[label].source}: {counted(beyond, 'token')} with an id beyond its {count} rows"
 
 
 def on_shared_rows(child: Vocabulary) -> list[str]:
-    """Returns a remark on tokens of the child that share a row."""
+    """Returns a warning about tokens of the merged model that share a row."""
     last = {row: token for token, row in child.items()}
     named = [
         f"{quoted(token)} and {quoted(last[row])} {row}" for token, row in child.items() if last[row] != token
     ]
-    return [f"tokens of the child share a row: {listed(named, 3)}"] if named else []
+    return [f"tokens of the merged model share a row: {listed(named, 3)}"] if named else []
 
 
 def on_few_in_common(rows: RowMap, vocabularies: Vocabularies) -> list[str]:
-    """Returns a remark on models that have less than half of the smallest vocabulary in common.
+    """Returns a warning about models that have less than half of the smallest vocabulary in common.
 
     Args:
-        rows: Where the merged model's rows come from.
+        rows: The sources of the merged model's rows.
         vocabularies: Of the models that have such rows.
     """
     n_least = min(len(vocabulary) for vocabulary in vocabularies.values())
@@ -127,4 +133,4 @@ def on_few_in_common(rows: RowMap, vocabularies: Vocabularies) -> list[str]:
         n_shared = len(set(first).intersection(*others))
     if 2 * n_shared >= n_least:
         return []
-    return [f"the models share only {n_shared} of {n_least} tokens; are they of one family?"]
+    return [f"the models share only {n_shared} of {n_least} tokens; are they from one family?"]

@@ -1,7 +1,7 @@
 """Which model's row feeds each row of the merged model's embedding and head.
 
-Rows of tokens that several models have are merged; those with the same owners form one unit, with measures
-and coefficients of its own. A row that only one model has is copied, not interpolated: SLERP's coefficients
+Rows of tokens that several models have are merged; those with the same owners form one unit, with its own
+measures and coefficients. A row that only one model has is copied, not interpolated: SLERP's coefficients
 sum to more than one.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
 NOBODY = -1
-"""In place of a row's index: this model does not give it."""
+"""In place of a row's index: this model does not provide it."""
 
 ZERO = -2
 """In place of a row's index in every model: the merged model's row is zero."""
@@ -34,7 +34,7 @@ class RowCounts:
     Attributes:
         merged: From several models.
         copied: From a single one, by label; labels without such rows are left out.
-        filled: Of no model: made as `vocab_fill` says, or zero because `tokens` says so.
+        filled: From no model: made according to `vocab_fill`, or zero according to `tokens`.
     """
 
     merged: int
@@ -50,11 +50,11 @@ class RowCounts:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMap:
-    """Where each row of the merged model comes from.
+    """The source of each row of the merged model.
 
     Attributes:
         of: By label: int64 of shape (rows of the merged model,): the row of that model, `NOBODY` or `ZERO`.
-            A row that several models give is merged.
+            A row that several models provide is merged.
     """
 
     of: Mapping[str, np.ndarray]
@@ -72,12 +72,12 @@ class RowMap:
         return len(next(iter(self.of.values())))
 
     def __getitem__(self, part: slice) -> RowMap:
-        """Some consecutive rows."""
+        """A range of the rows."""
         return RowMap({label: rows[part] for label, rows in self.of.items()})
 
     @property
     def n_owners(self) -> np.ndarray:
-        """How many models give each row: int64 of shape (rows of the merged model,)."""
+        """How many models provide each row: int64 of shape (rows of the merged model,)."""
         n_owners = np.zeros(len(self), np.int64)
         for rows in self.of.values():
             n_owners += rows >= 0
@@ -85,22 +85,22 @@ class RowMap:
 
     @property
     def merged(self) -> np.ndarray:
-        """Which rows several models give: bool of shape (rows of the merged model,)."""
+        """Which rows several models provide: bool of shape (rows of the merged model,)."""
         return self.n_owners > 1
 
     @property
     def filled(self) -> np.ndarray:
-        """Which rows no model gives, those that are to be zero included: bool, as `merged`."""
+        """Which rows no model provides, including those set to zero: bool, as `merged`."""
         return self.n_owners == 0
 
     @property
     def zero(self) -> np.ndarray:
-        """Which rows are to be zero: bool, as `merged`."""
+        """Which rows are set to zero: bool, as `merged`."""
         return next(iter(self.of.values())) == ZERO
 
     @property
     def counts(self) -> RowCounts:
-        """How many rows come from where."""
+        """How many rows come from each source."""
         n_owners = self.n_owners
         copied = {label: int(((rows >= 0) & (n_owners == 1)).sum()) for label, rows in self.of.items()}
         return RowCounts(
@@ -113,11 +113,11 @@ class RowMap:
         """Returns the rows that are merged, by their owners: bool, as `merged`."""
         labels = list(self.of)
         code = self._owner_codes()
-        found = {}
+        groups = {}
         for each in np.unique(code[self.merged]).tolist():
             owners = tuple(label for i, label in enumerate(labels) if each >> i & 1)
-            found[owners] = code == each
-        return found
+            groups[owners] = code == each
+        return groups
 
     def _owner_codes(self) -> np.ndarray:
         code = np.zeros(len(self), np.int64)
@@ -126,7 +126,7 @@ class RowMap:
         return code
 
     def is_in_place(self, n_rows: Mapping[str, int]) -> bool:
-        """Whether every row is merged with the same row of all other models, and none is left over."""
+        """Whether each row is merged with the same row of all other models, and no row is left over."""
         return set(n_rows.values()) == {len(self)} and all(
             np.array_equal(rows, np.arange(len(self))) for rows in self.of.values()
         )
@@ -146,7 +146,7 @@ class RowMap:
         )
 
     def only_shared(self, named: Sequence[int] = ()) -> RowMap:
-        """The rows of a single model given up, to be filled like those of none; except named ones."""
+        """The map without rows that a single model provides, except named ones: they are filled instead."""
         kept = self.merged | self.zero
         kept[list(named)] = True
         return RowMap({label: np.where(kept, rows, NOBODY) for label, rows in self.of.items()})
@@ -157,12 +157,12 @@ def align(
 ) -> RowMap:
     """Maps the merged model's rows to the models', token by token.
 
-    A row of the merged model that holds no token (padding) takes the same row of each model in which it
-    holds none either.
+    A row of the merged model without a token (padding) gets the same row of each model in which that row
+    has no token either.
 
     Args:
         child: The merged model's vocabulary.
-        models: Theirs, by label; tokens beyond a model's matrix have no row there.
+        models: The models' vocabularies, by label; tokens beyond a model's matrix have no row there.
         n_rows: Rows of the models' matrices, by label.
         n_child: Rows of the merged model's.
     """
@@ -170,16 +170,16 @@ def align(
 
 
 def _find(child: Vocabulary, parent: Vocabulary, n_rows: int, n_child: int) -> np.ndarray:
-    found = np.full(n_child, NOBODY, np.int64)
+    of_parent = np.full(n_child, NOBODY, np.int64)
     n_both = min(n_rows, n_child)
     padding = np.flatnonzero(~_used(child, n_both) & ~_used(parent, n_both))
-    found[padding] = padding
+    of_parent[padding] = padding
     rows = _rows(child)
-    places = (parent.get(token, n_rows) for token in child)
-    there = rows if parent is child else np.fromiter(places, np.int64, len(child))
-    fits = (there < n_rows) & (rows < n_child)
-    found[rows[fits]] = there[fits]
-    return found
+    known = (parent.get(token, n_rows) for token in child)
+    theirs = rows if parent is child else np.fromiter(known, np.int64, len(child))
+    fits = (theirs < n_rows) & (rows < n_child)
+    of_parent[rows[fits]] = theirs[fits]
+    return of_parent
 
 
 def _rows(vocabulary: Vocabulary) -> np.ndarray:
@@ -187,7 +187,7 @@ def _rows(vocabulary: Vocabulary) -> np.ndarray:
 
 
 def _used(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
-    """Which of the first rows hold a token."""
+    """Which of the first rows have a token."""
     used = np.zeros(n_rows, bool)
     rows = _rows(vocabulary)
     used[rows[rows < n_rows]] = True
@@ -195,9 +195,9 @@ def _used(vocabulary: Vocabulary, n_rows: int) -> np.ndarray:
 
 
 def runs(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the runs of consecutive rows: indices of the first, numbers, first rows in the parent.
+    """Returns the runs of consecutive rows: indices of the first, counts, and first rows in the parent.
 
-    What a parent does not give is left out.
+    Rows that the parent does not provide are left out.
     """
     is_first = np.ones(len(rows), bool)
     is_first[1:] = (np.diff(rows) != 1) | (rows[:-1] < 0)

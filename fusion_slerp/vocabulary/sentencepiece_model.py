@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import count
 
 MAX_FIELDS = 1_300_000
-"""Room for 600,000 tokens: each is a field, and of its own fields one is looked at. Fewer take a second."""
+"""Enough for 600,000 tokens: each is a field, and one of its own fields is read. They take a second."""
 
 LENGTH_DELIMITED = 2
 FIXED_NBYTES = {1: 8, 5: 4}
@@ -22,7 +22,7 @@ def read_pieces(data: bytes) -> list[str]:
     """Returns the tokens in the order of their rows.
 
     Raises:
-        ValueError: The bytes are no such message.
+        ValueError: The bytes are not such a message.
     """
     pieces, n_left = [], count(MAX_FIELDS, -1)
     for field, content in _fields(data, n_left):
@@ -30,7 +30,7 @@ def read_pieces(data: bytes) -> list[str]:
             token = next((value for number, value in _fields(content, n_left) if number == 1), b"")
             pieces.append(token.decode("utf-8"))
     if not pieces:
-        raise ValueError("no pieces in it")
+        raise ValueError("it has no pieces")
     return pieces
 
 
@@ -65,7 +65,7 @@ def _fields(data: bytes, n_left: Iterator[int]) -> Iterator[tuple[int, bytes]]:
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """A number of up to ten bytes, seven bits each, the lowest first; and where it ends."""
+    """A number of up to ten bytes, seven bits each, the lowest first; and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(data):

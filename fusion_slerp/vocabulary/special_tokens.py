@@ -1,7 +1,7 @@
 """Ids of special tokens in config.json and generation_config.json, and the chat template.
 
-They belong to the tokenizer: where the child has another parent's, or tokens have other rows, the ids
-follow. What does not fit together afterwards is said.
+They belong to the tokenizer: if the merged model has another model's tokenizer, or its tokens have other
+rows, the ids follow. Contradictions that remain are reported.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _MARKED = re.compile(r"<\|[\w .-]{1,60}\|>|<｜[\w▁ .-]{1,60}｜>|<(?:start|en
 
 Ids = int | list[int]
 Translate = Callable[[int], int | None]
-"""From a parent's id to the child's; None if the child has no such token."""
+"""From a parent's id to the merged model's; None if the merged model lacks the token."""
 
 
 def translator(parent: Vocabulary, child: Vocabulary) -> Translate:
-    """Returns what turns a parent's ids into the child's, token by token; an id of no token stays."""
+    """Returns the function from a parent's ids to the child's; an id without a token stays."""
     token_of = {row: token for token, row in parent.items()}
     return lambda row: child.get(token_of[row]) if row in token_of else row
 
@@ -36,13 +36,13 @@ def with_ids_of_child(
     giver: Mapping[str, Any] | None = None,
     of_giver: Translate | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns a config with the child's ids, and remarks on ids that the child cannot have.
+    """Returns a config with the merged model's ids, and warnings about ids that it cannot have.
 
     Args:
-        config: A parent's config, nested ones included.
+        config: A parent's config, including nested ones.
         own: Translates that parent's ids.
-        giver: The config of the parent whose tokenizer the child has, if another; its ids win.
-        of_giver: Translates that one's ids.
+        giver: The config of the parent whose tokenizer the child has, if it is another; its ids win.
+        of_giver: Translates the giver's ids.
     """
     changed: dict[str, Any] = {}
     remarks: list[str] = []
@@ -61,7 +61,7 @@ def with_ids_of_child(
             value, lost = _translated(value, translate)
             if lost:
                 named = f"{printable(key, SHOWN_NAME)} {shortened(lost)}"
-                remarks.append(f"{named} is not a token of the child and is left out")
+                remarks.append(f"{named} is not a token of the merged model and is left out")
         changed[key] = value
     return changed, remarks
 
@@ -75,7 +75,7 @@ def _translated(value: Any, translate: Translate) -> tuple[Ids | None, list[int]
     ids = value if isinstance(value, list) else [value]
     new = [translate(row) for row in ids]
     kept = [row for row in new if row is not None]
-    lost = [row for row, found in zip(ids, new, strict=True) if found is None]
+    lost = [row for row, translated in zip(ids, new, strict=True) if translated is None]
     if isinstance(value, list):
         return kept or None, lost
     return (kept[0] if kept else None), lost
@@ -84,7 +84,7 @@ def _translated(value: Any, translate: Translate) -> tuple[Ids | None, list[int]
 def check_special_tokens(
     config: Mapping[str, Any], generation: Mapping[str, Any], tokenizer: ChildTokenizer
 ) -> list[str]:
-    """Returns what does not fit together in the child, one line each.
+    """Returns the contradictions in the merged model, one line each.
 
     Args:
         config: Its config.json.
@@ -117,14 +117,13 @@ def _ends_unknown_to_config(
         known = ids if isinstance(ids, list) else [ids]
         if key == "eos" and ids is not None and rows[token] not in known:
             yield (
-                f"the tokenizer ends with {quoted(token)} ({rows[token]}), the configs with "
-                f"eos_token_id {printable(ids, SHOWN_NAME)}: "
-                "generation may not stop"
+                f"the tokenizer's eos_token is {quoted(token)} ({rows[token]}), eos_token_id in the configs "
+                f"is {printable(ids, SHOWN_NAME)}: generation may not stop"
             )
 
 
 def _of_text(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config with what it says of its language model, which may be nested, at the top."""
+    """A config with the keys of its language model, which may be nested, at the top."""
     inner = config.get("text_config")
     return {**inner, **_given(config)} if isinstance(inner, Mapping) else config
 
@@ -143,11 +142,12 @@ def _ids_without_token(
             if _are_ids(value):
                 lost = [row for row in (value if isinstance(value, list) else [value]) if row not in known]
                 if lost:
-                    yield f"{key} {listed([str(row) for row in lost])} in {file} is no token of the tokenizer"
+                    ids = listed([str(row) for row in lost])
+                    yield f"{key} {ids} in {file} is not a token of the tokenizer"
 
 
 def _unknown_in_template(template: str | None, rows: Vocabulary) -> Iterator[str]:
-    found = dict.fromkeys(_MARKED.findall(template or ""))
-    unknown = [quoted(token) for token in found if token not in rows and not token.startswith("[")]
+    marked = dict.fromkeys(_MARKED.findall(template or ""))
+    unknown = [quoted(token) for token in marked if token not in rows and not token.startswith("[")]
     if unknown:
-        yield f"the chat template writes {listed(unknown, 3)}, which the tokenizer has no token for"
+        yield f"the chat template uses {listed(unknown, 3)}, which the tokenizer lacks"

@@ -1,4 +1,4 @@
-"""Decides on the child's tokenizer: the one asked for, a model's that has the tokens of all, or a union."""
+"""Decides on the merged model's tokenizer: the requested one, one that has the tokens of all, or a union."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
-from fusion_slerp.errors import CheckpointError, Problem
+from fusion_slerp.errors import CheckpointError, Problem, setting
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import (
@@ -16,77 +16,78 @@ from fusion_slerp.vocabulary.child_tokenizer import (
     template_files,
 )
 from fusion_slerp.vocabulary.new_tokens import GivenTokenizer, cannot_be_added, extend
-from fusion_slerp.vocabulary.remarks import enumerated
+from fusion_slerp.vocabulary.remarks import counted, enumerated
 from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_tokens
 
 Models = Mapping[str, tuple[Checkpoint, Tokens | None]]
-"""By label: a checkpoint and the tokens of its tokenizer; None if it has none that can be read."""
+"""By label: a checkpoint and the tokens of its tokenizer; None if it has no readable tokenizer."""
 
 ReadModels = Mapping[str, tuple[Checkpoint, Tokens]]
 """As `Models`, where every tokenizer can be read."""
 
 Choice = tuple[ChildTokenizer, list[str]]
-"""The child's tokenizer, and remarks."""
+"""The merged model's tokenizer, and warnings."""
 
 
 def choose_tokenizer(
-    models: Models, setting: str, named: Sequence[str] = (), follow_links: bool = False
+    models: Models, wanted: str, named: Sequence[str] = (), follow_links: bool = False
 ) -> Choice:
-    """Returns the child's tokenizer, and remarks.
+    """Returns the merged model's tokenizer, and warnings.
 
     Args:
         models: Model a first.
-        setting: A label, what the user calls a model, `"union"`, or a folder or hub id.
-        named: Tokens that the child is to have in any case.
+        wanted: A label, the user's name for a model, `"union"`, or a folder or Hub id.
+        named: Tokens that the merged model must have.
         follow_links: Whether files of that folder may be links that lead out of it.
 
     Raises:
-        CheckpointError: The folder does not exist, or was asked for and holds no tokenizer; or links
-            lead out of it.
-        MismatchError: The tokenizers cannot be united, or tokens not be added.
+        CheckpointError: The requested folder does not exist, or holds no tokenizer; or links lead out of it.
+        MismatchError: The tokenizers cannot be united, or tokens cannot be added.
     """
-    if setting == "union":
+    if wanted == "union":
         chosen, remarks = _with_the_tokens_of_all(models, named)
     else:
-        chosen, remarks = _asked_for(models, setting, follow_links)
+        chosen, remarks = _requested(models, wanted, follow_links)
     new = [token for token in named if token not in (chosen.rows or {})]
     if not new:
         return chosen, remarks
     tokens = read_tokens(chosen.folder)
     if tokens is None:
-        raise cannot_be_added(new, chosen.folder).error()
+        other = next((label for label, (_, known) in models.items() if known is not None), None)
+        raise cannot_be_added(new, chosen.folder, "no readable tokenizer", other).error()
     more = extend(GivenTokenizer(chosen.giver, chosen.folder, tokens), new)
-    remarks.append(f"new tokens, as the setting tokens says: {', '.join(new)}")
+    remarks.append(f"new tokens, from the setting `tokens`: {', '.join(new)}")
     return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
 
 
-def _asked_for(models: Models, setting: str, follow_links: bool) -> Choice:
-    folder = _folder_of_a_model(models, setting)
+def _requested(models: Models, wanted: str, follow_links: bool) -> Choice:
+    folder = _folder_of_a_model(models, wanted)
     if folder is None:
-        folder, _ = resolve(setting, weights=False, follow_links=follow_links)
+        folder, _ = resolve(wanted, weights=False, follow_links=follow_links)
     giver = next((label for label, (model, _) in models.items() if folder.samefile(model.folder)), None)
     first, (model_a, of_a) = next(iter(models.items()))
     if giver == first:
-        remark = f"{model_a.source} has no tokenizer files, so the child has none"
+        remark = f"{model_a.source} has no tokenizer files, so the merged model has none"
         remarks = [] if has_tokenizer(model_a.folder) else [remark]
         return ChildTokenizer(model_a.folder, of_a and of_a.rows, first), remarks
     tokens = read_tokens(folder) if giver is None else models[giver][1]
     if has_tokenizer(folder):
         return ChildTokenizer(folder, tokens and tokens.rows, giver), []
-    fields = (("tokenizer", setting), ("folder", folder), ("found", "no tokenizer files"))
-    fix = "set tokenizer: a, or name a folder with a tokenizer"
+    fields = (("tokenizer", wanted), ("folder", folder), ("found", "no tokenizer files"))
+    having = (label for label, (model, _) in models.items() if has_tokenizer(model.folder))
+    fix = f"use {setting('tokenizer', next(having, first))}, or a folder with a tokenizer"
     raise Problem(CheckpointError, "no tokenizer there", fields, fix).error()
 
 
-def _folder_of_a_model(models: Models, setting: str) -> Path | None:
-    """The folder of the model with this label, or of the first that the user calls so."""
-    if setting in models:
-        return models[setting][0].folder
-    return next((model.folder for model, _ in models.values() if model.source == setting), None)
+def _folder_of_a_model(models: Models, wanted: str) -> Path | None:
+    """The folder of the model with this label, or of the first that the user gave this name."""
+    if wanted in models:
+        return models[wanted][0].folder
+    return next((model.folder for model, _ in models.values() if model.source == wanted), None)
 
 
 def _with_the_tokens_of_all(models: Models, named: Sequence[str]) -> Choice:
-    """The union of all tokenizers that can be read; the first that is there, if it cannot be read itself."""
+    """The union of all readable tokenizers; the first one if it is not readable itself."""
     readable = {label: (model, tokens) for label, (model, tokens) in models.items() if tokens is not None}
     if len(readable) == len(models):
         return _united(readable, named)
@@ -105,22 +106,22 @@ def _none_at_all(models: Models) -> Choice:
     label, (first, _) = next(iter(models.items()))
     sources = [model.source for model, _ in models.values()]
     none = f"neither {' nor '.join(sources)}" if len(sources) == 2 else f"none of {enumerated(sources)}"
-    remark = f"{none} has tokenizer files, so the child has none"
+    remark = f"{none} has tokenizer files, so the merged model has none"
     return ChildTokenizer(first.folder, None, label), [remark]
 
 
 def _without_files(models: Models, first: str, chosen: ChildTokenizer) -> list[str]:
-    """A remark on the models before the first one with a tokenizer."""
+    """A warning about the models before the first one with a tokenizer."""
     sources = [model.source for model, _ in models.values()][: list(models).index(first)]
     if not sources:
         return []
     have = "has" if len(sources) == 1 else "have"
     giver = models[chosen.giver or first][0].source
-    return [f"{enumerated(sources)} {have} no tokenizer files; the child has those of {giver}"]
+    return [f"{enumerated(sources)} {have} no tokenizer files; the merged model gets those of {giver}"]
 
 
 def _united(models: ReadModels, named: Sequence[str]) -> Choice:
-    """The first tokenizer that has the tokens of all, else the first one with those of the others as well."""
+    """The first tokenizer that has the tokens of all, else the first one with those of the others added."""
     for label, (model, tokens) in models.items():
         if all(other is tokens or other.rows.keys() <= tokens.rows.keys() for _, other in models.values()):
             chosen = ChildTokenizer(model.folder, tokens.rows, label)
@@ -131,9 +132,13 @@ def _united(models: ReadModels, named: Sequence[str]) -> Choice:
     union = extend(base, [*chain.from_iterable(more.values()), *new], others)
     templates = {} if chat_template(base.folder) is not None else _templates(others)
     written = {**union.written, **templates}
-    parts = [f"{len(tokens)} tokens of {models[label][0].source}" for label, tokens in more.items() if tokens]
+    parts = [
+        f"{counted(len(tokens), 'token')} of {models[label][0].source}"
+        for label, tokens in more.items()
+        if tokens
+    ]
     source = next(model.source for model, _ in models.values())
-    remark = f"the child's tokenizer is that of {source} with {enumerated(parts)}"
+    remark = f"the merged model's tokenizer is that of {source} with {enumerated(parts)}"
     return ChildTokenizer(base.folder, union.rows, base.label, written, union.omitted), [remark]
 
 
@@ -168,4 +173,4 @@ def _template_left_behind(giver: str, models: ReadModels) -> list[str]:
         start, it = f"only {source} has a chat template", "it"
     else:
         start, it = f"{enumerated(list(having.values()))} have chat templates", f"that of {source}"
-    return [f"{start}, and the child has none; tokenizer: {label} takes {it} along"]
+    return [f"{start}, and the merged model has none; tokenizer {label!r} would include {it}"]

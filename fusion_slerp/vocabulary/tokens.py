@@ -1,6 +1,6 @@
 """The tokens of a tokenizer and their rows.
 
-Reads tokenizer files as data; no tokenizer library is needed and no code of theirs runs.
+Reads tokenizer files as data; no tokenizer library is needed, and no code from the files runs.
 """
 
 from __future__ import annotations
@@ -12,34 +12,36 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.errors import raise_all
+from fusion_slerp.sources.conversions import is_pointer, pointer
 from fusion_slerp.sources.json_files import SMALL, parse_json, read_json
 from fusion_slerp.sources.json_files import TOKENIZER as LARGE
 from fusion_slerp.sources.regular_files import equal_files, read_regular
 
 TOKENIZER = "tokenizer.json"
 OLDER = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
-"""Files of the tokens' rows where there is no tokenizer.json, in the order of preference."""
+"""Files with the tokens' rows where there is no tokenizer.json, in order of preference."""
 
 TOKENIZER_CONFIG = "tokenizer_config.json"
 ADDED_TOKENS = "added_tokens.json"
 
 MAX_NBYTES = 20_000_000
-"""No vocab.txt and no SentencePiece model is larger; a larger file is not read."""
+"""No known vocab.txt or SentencePiece model is larger; a larger file is not read."""
 
 MAX_TOKENS = 600_000
-"""Nor has it more tokens."""
+"""No known vocab.txt has more tokens."""
 
 DAMAGES = (FileNotFoundError, ValueError, LookupError, TypeError, AttributeError, OverflowError)
-"""What can come of a file whose content is not what it should be, or that is not there.
+"""Errors from reading a file with unexpected content, or one that is missing.
 
-A disk that fails is something else: without its tokenizer a model would be merged otherwise.
+A disk failure is not among them: without its tokenizer, a model would be merged differently.
 """
 
 MAX_ROW = 1 << 62
-"""Beyond every matrix, and still a number that arrays can hold."""
+"""Larger than any matrix, and still a number that arrays can hold."""
 
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
-"""What a tokenizer knows of an added token beside its row."""
+"""A tokenizer's properties of an added token, apart from its row."""
 
 Vocabulary = Mapping[str, int]
 """From token to row."""
@@ -47,12 +49,12 @@ Vocabulary = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a tokenizer's files say of its tokens.
+    """A tokenizer's tokens, from its files.
 
     Attributes:
-        rows: The row of every token, added ones included.
+        rows: The row of every token, including added ones.
         added: The flags of the tokens that were added to the tokenizer's own vocabulary.
-        moved: Tokens that are loaded with another row than their file gives them, and that row.
+        moved: Tokens that are loaded with another row than the one in their file, and the row in the file.
     """
 
     rows: Vocabulary
@@ -66,7 +68,7 @@ class Tokens:
 
 
 def read_tokens(folder: Path) -> Tokens | None:
-    """Returns the tokens of a folder's tokenizer; None if it has none, or none that we can read.
+    """Returns the tokens of a folder's tokenizer; None if it has none, or no readable one.
 
     Reads tokenizer.json (BPE, WordPiece, WordLevel, Unigram), else vocab.json, vocab.txt
     (WordPiece: a token per line) or a SentencePiece model, each with its added tokens.
@@ -79,12 +81,18 @@ def read_tokens(folder: Path) -> Tokens | None:
     except DAMAGES:
         return None
     fits = all(type(t) is str and type(row) is int and 0 <= row < MAX_ROW for t, row in tokens.rows.items())
-    are_texts = all(type(token) is str for token in (*tokens.added, *tokens.moved))
-    return tokens if fits and are_texts and tokens.rows else None
+    are_strings = all(type(token) is str for token in (*tokens.added, *tokens.moved))
+    return tokens if fits and are_strings and tokens.rows else None
 
 
 def read_all(folders: Mapping[str, Path]) -> dict[str, Tokens | None]:
-    """Returns the tokens of several folders, by label; one reading serves where the files are the same."""
+    """Returns the tokens of several folders, by label; equal files are read once.
+
+    Raises:
+        CheckpointError: Git LFS has not downloaded a file: the merged model would get a useless tokenizer.
+    """
+    files = [file for file in map(vocabulary_file, folders.values()) if file is not None]
+    raise_all([pointer(file) for file in files if is_pointer(file)])
     tokens: dict[str, Tokens | None] = {}
     for label, folder in folders.items():
         twin = next((known for known in tokens if _have_the_same_tokens(folders[known], folder)), None)
@@ -93,11 +101,11 @@ def read_all(folders: Mapping[str, Path]) -> dict[str, Tokens | None]:
 
 
 def _have_the_same_tokens(one: Path, other: Path) -> bool:
-    return are_same(one / TOKENIZER, other / TOKENIZER) and added_beside(one) == added_beside(other)
+    return are_same(one / TOKENIZER, other / TOKENIZER) and added_next_to(one) == added_next_to(other)
 
 
 def are_same(one: Path, other: Path) -> bool:
-    """Whether two files of tokenizers are there and have the same bytes."""
+    """Whether two files of tokenizers exist and have the same bytes."""
     try:
         return equal_files(one, other, LARGE.nbytes)
     except OSError:
@@ -115,17 +123,17 @@ def load(file: Path) -> Any:
 
 
 def dump(content: object) -> bytes:
-    """Returns what `load` reads: UTF-8, with lone surrogates escaped, which have no UTF-8."""
+    """Returns the bytes that `load` reads: UTF-8, with lone surrogates escaped, which UTF-8 lacks."""
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
 
 
 def read_config(folder: Path, content: bytes | None = None) -> dict[str, Any]:
-    """Returns a folder's tokenizer_config.json, or what will be written instead; empty if there is none."""
+    """Returns a folder's tokenizer_config.json, or the content that replaces it; empty if there is none."""
     return read_object(folder / TOKENIZER_CONFIG, content)
 
 
 def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
-    """Returns the JSON object in a file, or in what will be written instead; empty if there is none."""
+    """Returns the JSON object in a file, or in the content that replaces it; empty if there is none."""
     try:
         value = parse_json(content, LARGE) if content else load(file)
     except (FileNotFoundError, ValueError):
@@ -134,7 +142,7 @@ def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
 
 
 def model_type(model: Mapping[str, Any]) -> str:
-    """`"BPE"`, `"WordPiece"`, `"WordLevel"` or `"Unigram"`; older files, as gpt2's, do not name it."""
+    """`"BPE"`, `"WordPiece"`, `"WordLevel"` or `"Unigram"`; older files, such as gpt2's, do not name it."""
     if "type" in model:
         return model["type"]
     if "merges" in model:
@@ -145,7 +153,7 @@ def model_type(model: Mapping[str, Any]) -> str:
 
 
 def ordinary_tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
-    """Returns the vocabulary of a tokenizer.json's model, without the tokens added to it."""
+    """Returns the vocabulary of a tokenizer.json's model, without added tokens."""
     vocab = tokenizer["model"]["vocab"]
     if isinstance(vocab, list):  # Unigram: [token, score] pairs, the row is the position
         return {token: row for row, (token, _) in enumerate(vocab)}
@@ -153,9 +161,9 @@ def ordinary_tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
 
 
 def numbered(ordinary: Vocabulary, n_ordinary: int, added: Iterable[str]) -> dict[str, int]:
-    """Returns every token's row as the tokenizers library counts them when it loads a file.
+    """Returns every token's row as the tokenizers library assigns it when it loads a file.
 
-    An added token that the model's own vocabulary has keeps its row there. The others are numbered
+    An added token that is in the model's own vocabulary keeps its row there. The others are numbered
     from the end of that vocabulary in their order, whatever ids the file gives them.
     """
     rows, following = dict(ordinary), count(n_ordinary)
@@ -168,21 +176,21 @@ def numbered(ordinary: Vocabulary, n_ordinary: int, added: Iterable[str]) -> dic
 def _from_tokenizer_json(file: Path) -> Tokens:
     tokenizer = load(file)
     listed = {token["content"]: token for token in tokenizer.get("added_tokens") or []}
-    listed |= {token: entry for token, entry in added_beside(file.parent).items() if token not in listed}
+    listed |= {token: entry for token, entry in added_next_to(file.parent).items() if token not in listed}
     rows = numbered(ordinary_tokens(tokenizer), len(tokenizer["model"]["vocab"]), listed)
     moved = {token: entry["id"] for token, entry in listed.items() if entry["id"] != rows.get(token)}
     return Tokens(rows, {token: _flags(entry) for token, entry in listed.items()}, moved)
 
 
-def added_beside(folder: Path) -> dict[str, Mapping[str, Any]]:
-    """Returns the added tokens that the files beside a tokenizer.json list, with their `id`, by row.
+def added_next_to(folder: Path) -> dict[str, Mapping[str, Any]]:
+    """Returns the added tokens that the files next to a tokenizer.json list, with their `id`, by row.
 
-    As in transformers, added_tokens.json counts only where tokenizer_config.json lists none. Nothing
-    comes of files that cannot be read: a tokenizer.json is complete without them.
+    As in transformers, added_tokens.json counts only if tokenizer_config.json lists none. Unreadable
+    files are ignored: a tokenizer.json is complete without them.
     """
     try:
-        found = _decoder(folder) or _plain(folder)
-        return {entry["content"]: entry for entry in sorted(found, key=lambda entry: entry["id"])}
+        entries = _decoder(folder) or _plain(folder)
+        return {entry["content"]: entry for entry in sorted(entries, key=lambda entry: entry["id"])}
     except DAMAGES:
         return {}
 

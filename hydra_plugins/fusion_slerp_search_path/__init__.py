@@ -1,4 +1,4 @@
-"""A Hydra plugin: the configs of fusion_slerp and of its host are found from every folder.
+"""A Hydra plugin: the configs of fusion_slerp and of FusionBench are found from every folder.
 
 Hydra loads this module in every program that uses Hydra. So it imports next to nothing, does nothing
 at import, and leaves programs alone that have loaded neither fusion_bench nor fusion_slerp.
@@ -13,7 +13,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 
 PROVIDER = "fusion_slerp"
-# The plugin and the package lie beside each other, in site-packages as in the repository.
+# The plugin and the package lie next to each other, in site-packages as in the repository.
 PACKAGE = Path(__file__).resolve().parents[2] / "fusion_slerp"
 DEMO = PACKAGE / "demo"
 
@@ -21,8 +21,8 @@ DEMO = PACKAGE / "demo"
 class FusionSlerpSearchPath(SearchPathPlugin):
     """Adds two folders to the search path and offers the resolver `fusion_slerp.demo`.
 
-    The order, first match wins: the program's own folder (`./config` of the user), then ours, then the
-    host's. Where the program's own folder is the host's, ours still comes before it: the host's
+    The order, first match wins: the program's own folder (`./config` of the user), then ours, then
+    FusionBench's. Where the program's own folder is FusionBench's, ours still comes before it: FusionBench's
     `_get_started/llm_slerp` cannot finish, ours can.
     """
 
@@ -30,19 +30,19 @@ class FusionSlerpSearchPath(SearchPathPlugin):
         if not {"fusion_bench", "fusion_slerp"} & sys.modules.keys():
             return
         OmegaConf.register_new_resolver("fusion_slerp.demo", demo_path, replace=True)
-        ours, host = own_config_dir(), host_config_dir()
+        ours, theirs = own_config_dir(), host_config_dir()
         present = {_local_dir(element.path): element.path for element in search_path.get_path()}
         if ours not in present:
-            if host in present:
-                search_path.prepend(PROVIDER, f"file://{ours}", SearchPathQuery(None, present[host]))
+            if theirs in present:
+                search_path.prepend(PROVIDER, f"file://{ours}", SearchPathQuery(None, present[theirs]))
             else:
                 search_path.append(PROVIDER, f"file://{ours}")
-        if host is not None and host not in present:
-            search_path.append(PROVIDER, f"file://{host}")
+        if theirs is not None and theirs not in present:
+            search_path.append(PROVIDER, f"file://{theirs}")
 
 
 def own_config_dir() -> Path:
-    """Returns the folder of our configs: inside an installed package, beside it in the repository."""
+    """Returns the folder of our configs: inside an installed package, next to it in the repository."""
     inside = PACKAGE / "config"
     return inside if inside.is_dir() else PACKAGE.parent / "config"
 
@@ -50,14 +50,14 @@ def own_config_dir() -> Path:
 def host_config_dir() -> Path | None:
     """Returns the folder of fusion_bench's own configs without importing it; None if there is none."""
     # A loaded fusion_bench has no __spec__ (it swaps its module for a lazy one), which find_spec refuses.
-    # Of a package that is not loaded, find_spec tells the place without executing it.
-    host = sys.modules.get("fusion_bench") or find_spec("fusion_bench")
-    places = getattr(host, "__path__", None) or getattr(host, "submodule_search_locations", None)
-    if not places:
+    # For a package that is not loaded, find_spec gives its folder without executing it.
+    package = sys.modules.get("fusion_bench") or find_spec("fusion_bench")
+    folders = getattr(package, "__path__", None) or getattr(package, "submodule_search_locations", None)
+    if not folders:
         return None
-    # "config" is the name in the host's source tree. In site-packages it would be somebody else's.
-    beside = [Path(places[0]).resolve().parent / name for name in ("fusion_bench_config", "config")]
-    return next((folder for folder in beside if folder.is_dir()), None)
+    # "config" is the name in FusionBench's source tree. In site-packages it would be somebody else's.
+    candidates = [Path(folders[0]).resolve().parent / name for name in ("fusion_bench_config", "config")]
+    return next((folder for folder in candidates if folder.is_dir()), None)
 
 
 def demo_path(name: str) -> str:

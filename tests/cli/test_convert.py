@@ -35,8 +35,9 @@ def test_json_holds_the_yaml(command, tmp_path):
 
 
 def test_2_for_what_cannot_be_read_or_written(command, tmp_path):
-    assert "recipe not found" in command("convert", tmp_path / "none.yml").err
     (tmp_path / "list.yml").write_text("- 1\n")
+    assert "recipe not found" in command("convert", tmp_path / "none.yml").err
+    assert "found: no such file (did you mean 'list.yml'?)" in command("convert", tmp_path / "lits.yml").err
     assert command("convert", tmp_path / "list.yml").code == 2
     ended = command("convert", tmp_path / "list.yml", "--to", "mergkit")
     assert ended.code == 2
@@ -49,4 +50,5 @@ def test_a_file_is_never_replaced(command, parents, tmp_path):
     ended = command("convert", tmp_path / "ours.yml", "-o", tmp_path / "ours.yml")
     assert ended.code == 2
     assert "found: it exists" in ended.err
+    assert f"Fix: use -o {tmp_path / 'ours-2.yml'}\n" in ended.err
     assert (tmp_path / "ours.yml").read_text() == recipe

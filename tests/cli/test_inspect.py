@@ -10,7 +10,7 @@ from fusion_slerp import merge, plan_merge
 from fusion_slerp.engine.measuring import measure
 from fusion_slerp.tensor_names import module_of
 from tests.cli.conftest import DEMO
-from tests.models import tiny_tensors, write_checkpoint
+from tests.models import SHAPES, tiny_tensors, write_checkpoint, write_json
 
 
 def test_the_facts_of_a_demo_model(command):
@@ -32,6 +32,15 @@ def test_the_facts_of_a_demo_model(command):
         "is_tied": True,
         "stores_head": False,
         "warnings": [],
+        "config": {
+            "num_hidden_layers": 5,
+            "hidden_size": 160,
+            "vocab_size": 2048,
+            "dtype": "bfloat16",
+        },
+        "quantised": None,
+        "adapter": None,
+        "problems": [],
     }
 
 
@@ -49,11 +58,11 @@ def test_the_table_says_it_in_words_and_warnings_follow(command, parents):
     assert "not read: model.gguf" in ended.err
 
 
-def test_2_for_what_is_no_checkpoint(command, tmp_path):
+def test_2_for_a_model_that_is_not_there(command, tmp_path):
     ended = command("inspect", tmp_path, tmp_path / "nothing")
     assert ended.code == 2
-    assert "no usable config.json" in ended.err
-    assert "model not found" in ended.err
+    assert "no usable config.json" not in ended.err
+    assert ended.err.startswith(f"error: {tmp_path / 'nothing'}: model not found")
 
 
 # --- two of them ----------------------------------------------------------------------------------------
@@ -98,7 +107,7 @@ def test_the_measurements_are_those_of_a_merge(tmp_path):
 def test_the_table_has_layers_by_modules_and_the_rest_below(command):
     ended = command("inspect", DEMO / "plays", DEMO / "code")
     assert ended.code == 0
-    header = next(line for line in ended.out.splitlines() if "attention" in line)
+    header = next(line for line in ended.out.splitlines() if line.split()[:1] == ["attention"])
     assert header.split() == ["attention", "mlp", "norm"]
     rows = [line.split() for line in ended.out.splitlines() if line.strip()[:2] in ("0 ", "4 ")]
     assert [(row[0], len(row)) for row in rows] == [("0", 10), ("4", 10)]
@@ -107,9 +116,12 @@ def test_the_table_has_layers_by_modules_and_the_rest_below(command):
     assert "They can be merged" in ended.out
 
 
+WIDER = {name: np.ones((*shape[:-1], 5), "float32") for name, shape in SHAPES.items()}
+
+
 def test_more_than_two_are_compared_with_the_first(command, parents, tmp_path):
     c = write_checkpoint(tmp_path / "c", seed=3, config={"rope_theta": 1.0})
-    d = write_checkpoint(tmp_path / "d", config={"hidden_size": 5})
+    d = write_checkpoint(tmp_path / "d", config={"hidden_size": 5}, tensors=WIDER)
     models = [*parents, c, d]
     found = command("inspect", *models, "--json").json
     assert [found[label]["source"] for label in "abcd"] == list(map(str, models))
@@ -127,8 +139,8 @@ def test_more_than_two_are_compared_with_the_first(command, parents, tmp_path):
     )
     assert rows["B"][2:4] == ["-", f"{angles['model.layers.0.mlp.up_proj.weight']:.2f}"]
     assert rows["D"][1:] == ["-"] * 6
-    assert "doubtful (A, C): the configs differ in rope_theta" in out
-    assert "Problems that prevent a merge of A and D:\n\nthe models differ in hidden_size" in out
+    assert "warning (A, C): the configs differ in rope_theta" in out
+    assert "Problems that prevent a merge of A and D:\n\n[1] the models differ in hidden_size" in out
 
 
 def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_path):
@@ -138,7 +150,7 @@ def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_
     ended = command("inspect", parents[0], b)
     assert ended.code == 0
     assert "Problems that prevent a merge:\n\nthe tensor names differ" in ended.out
-    assert "doubtful: the configs differ in rope_theta" in ended.out
+    assert "warning: the configs differ in rope_theta" in ended.out
     assert "model.norm.weight" in ended.out
     assert "They can be merged" not in ended.out
     found = command("inspect", parents[0], b, "--json").json
@@ -147,10 +159,10 @@ def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_
 
 
 def test_models_of_other_sizes_are_compared_by_their_facts_alone(command, parents, tmp_path):
-    b = write_checkpoint(tmp_path / "b", config={"hidden_size": 5})
+    b = write_checkpoint(tmp_path / "b", config={"hidden_size": 5}, tensors=WIDER)
     ended = command("inspect", parents[0], b)
     assert ended.code == 0
-    assert "They cannot be merged:\n\nthe models differ in hidden_size" in ended.out
+    assert "They cannot be merged:\n\n[1] the models differ in hidden_size" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -172,10 +184,180 @@ def test_modules_are_known_by_their_names(name, module):
     assert module_of(name) == module
 
 
-def test_a_weight_that_is_not_finite_is_an_error(command, parents):
+# --- whatever it is ---------------------------------------------------------------------------------------
+
+
+def test_weights_that_are_not_finite_are_named_and_the_others_compared(command, parents):
     tensors = tiny_tensors(5)
     tensors["model.norm.weight"][2] = np.inf
+    tensors["lm_head.weight"][1, 1] = np.nan
     save_file(tensors, parents[1] / "model.safetensors", {"format": "pt"})
-    ended = command("inspect", *parents, "--json")
-    assert ended.code == 2
-    assert ended.json["error"]["problems"][0]["headline"] == "NaN or infinity in a weight"
+    found = command("inspect", *parents, "--json").json
+    assert found["can_be_merged"] is False
+    assert [(p["headline"], p["fields"][0][1]) for p in found["problems"]] == [
+        ("NaN or infinity in a weight", "lm_head.weight"),
+        ("NaN or infinity in a weight", "model.norm.weight"),
+    ]
+    assert [each["name"] for each in found["tensors"]] == [
+        "model.embed_tokens.weight",
+        "model.layers.0.mlp.up_proj.weight",
+    ]
+    ended = command("inspect", *parents)
+    assert ended.code == 0
+    assert "Problems that prevent a merge:\n\n[1] NaN or infinity in a weight\n" in ended.out
+
+
+def test_many_weights_that_are_not_finite_are_counted(command, parents):
+    names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(9)]
+    for parent, value in zip(parents, (1, np.nan), strict=True):
+        tensors = {name: np.full((8, 4), value, "float32") for name in names} | tiny_tensors(1)
+        save_file(tensors, parent / "model.safetensors", {"format": "pt"})
+    out = command("inspect", *parents).out
+    assert out.count("NaN or infinity in a weight\n") == 5
+    assert "[6] NaN or infinity in 3 more weights" in out
+    assert "model.norm.weight" in out
+
+
+def broken_shard(folder):
+    write_checkpoint(folder, n_shards=4)
+    file = folder / "model-00002-of-00004.safetensors"
+    file.write_bytes(file.read_bytes()[:50])
+    return {"problems": ["damaged safetensors file"], "n_tensors": 3}
+
+
+def lost_shard(folder):
+    write_checkpoint(folder, n_shards=4)
+    (folder / "model-00003-of-00004.safetensors").unlink()
+    return {"problems": ["missing shards"], "n_tensors": 3}
+
+
+def quantised(folder):
+    config = {"quantization_config": {"quant_method": "gptq", "bits": 4}}
+    tensors = {"model.layers.0.mlp.up_proj.qweight": np.ones((8, 4), "int32")}
+    write_checkpoint(folder, config=config, tensors=tensors)
+    return {"problems": ["quantised weights cannot be merged"], "quantised": "gptq, 4 bits", "n_tensors": 1}
+
+
+def quantised_and_broken(folder):
+    broken_shard(folder)
+    config = {"quantization_config": {}, "model_type": "x", "text_config": {"vocab_size": 6}}
+    write_json(folder / "config.json", config)
+    headlines = ["quantised weights cannot be merged", "damaged safetensors file"]
+    return {"problems": headlines, "config": {"vocab_size": 6}, "n_tensors": 3}
+
+
+def adapter(folder):
+    folder.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": "owner/base", "r": 16}
+    write_json(folder / "adapter_config.json", config)
+    save_file({"q_proj.lora_A.weight": np.ones((2, 4), "float32")}, folder / "adapter_model.safetensors")
+    return {"n_tensors": 1, "adapter": "LORA, rank 16, for owner/base", "n_parameters": 8}
+
+
+def gguf(folder):
+    write_checkpoint(folder)
+    (folder / "model.safetensors").rename(folder / "model-Q4_K_M.gguf")
+    return {"problems": ["no readable weights"], "files": {"model-Q4_K_M.gguf": 696}, "n_tokens": 6}
+
+
+def empty(folder):
+    folder.mkdir()
+    return {"problems": ["no usable config.json", "no readable weights"], "n_parameters": 0}
+
+
+def odd_config(folder):
+    write_checkpoint(folder, config={"num_hidden_layers": "many", "vocab_size": [1], "architectures": [3]})
+    (folder / "tokenizer.json").write_text("{" * 100)
+    return {"problems": [], "n_tokens": None, "n_tensors": 4}
+
+
+def no_json(folder):
+    write_checkpoint(folder)
+    (folder / "config.json").write_text("{broken")
+    return {"problems": ["no usable config.json"], "config": {}, "n_tensors": 4}
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            broken_shard,
+            lost_shard,
+            quantised,
+            quantised_and_broken,
+            adapter,
+            gguf,
+            empty,
+            odd_config,
+            no_json,
+        ),
+    ],
+)
+def test_anything_is_shown_and_problems_are_information(command, parents, tmp_path, make):
+    folder = tmp_path / "odd"
+    expected = make(folder)
+    found = command("inspect", folder, "--json").json
+    headlines = [problem["headline"] for problem in found["problems"]]
+    assert headlines == expected.pop("problems", headlines)
+    assert {key: found[key] for key in expected} == expected
+    ended = command("inspect", folder)
+    assert (ended.code, ended.err) == (0, "")
+    assert all(headline in ended.out for headline in headlines)
+    assert ("Problems that prevent a merge:" in ended.out) == bool(headlines)
+    for models in ((parents[0], folder), (folder, parents[0]), (*parents, folder)):
+        ended = command("inspect", *models)
+        assert (ended.code, ended.err) == (0, "")
+        assert all(headline in ended.out for headline in headlines)
+
+
+def test_what_is_readable_of_a_damaged_model_is_compared(command, parents, tmp_path):
+    for make in (broken_shard, lost_shard):
+        folder = tmp_path / make.__name__
+        make(folder)
+        found = command("inspect", parents[0], folder, "--json").json
+        assert found["can_be_merged"] is False
+        assert len([each for each in found["tensors"] if each["angle_deg"] is not None]) == 3
+        assert not any("only in" in warning for warning in found["warnings"])
+
+
+LIES = {
+    "num_hidden_layers": (7, "config.json says num_hidden_layers = 7, but the tensors have 1 layer"),
+    "vocab_size": (99, "config.json says vocab_size = 99, but the embedding has 6 rows"),
+    "model_type": (None, "config.json has no model_type, which transformers needs to load the model"),
+}
+
+
+@pytest.mark.parametrize("key", LIES)
+def test_configs_that_contradict_the_tensors(command, parents, tmp_path, key):
+    value, warning = LIES[key]
+    folder = write_checkpoint(tmp_path / "lies", config={key: value})
+    ended = command("inspect", folder)
+    assert ended.code == 0
+    assert ended.err == f"warning: {folder}: {warning}\n"
+    ended = command("inspect", parents[0], folder)
+    assert ended.code == 0
+    assert f"warning: {folder}: {warning}\n" in ended.out
+    assert "model.norm.weight" in ended.out  # the tensors are compared all the same
+
+
+@pytest.mark.parametrize(
+    ("config", "n_layers"),
+    [
+        ({"num_hidden_layers": 2, "num_nextn_predict_layers": 1}, 3),
+        ({"num_hidden_layers": None, "text_config": {"n_layer": 3}}, 3),
+        ({"num_hidden_layers": None}, 3),
+    ],
+)
+def test_configs_that_do_not_lie(command, tmp_path, config, n_layers):
+    tensors = {f"model.layers.{i}.mlp.up_proj.weight": np.ones((8, 4), "float32") for i in range(n_layers)}
+    folder = write_checkpoint(tmp_path / "a", config=config, tensors=tensors)
+    assert command("inspect", folder).err == ""
+
+
+def test_the_demo_models_and_folders_with_long_names_are_shown_without_breaks(command, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    long = write_checkpoint(tmp_path / ("long" * 20))
+    lines = command("inspect", long, DEMO / "code").out.splitlines()
+    assert lines[:2] == [f"A: {long}", f"B: {DEMO / 'code'}"]
+    cells = [cell for line in lines for cell in line.split()]
+    assert {"num_hidden_layers=1,", "num_hidden_layers=5,", "LlamaForCausalLM"} <= set(cells)

@@ -211,4 +211,5 @@ def test_all_texts_that_are_no_yaml_are_named_at_once(command):
     assert "2 problems" in ended.err
     assert "t is not readable as YAML\n  found: [0, 1\n" in ended.err
     assert "slices is not readable as YAML" in ended.err
+    assert "\nFix: write it as YAML between quotes, such as --slices '[{" in ended.err
     assert "Traceback" not in ended.err

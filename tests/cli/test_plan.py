@@ -58,7 +58,8 @@ def test_rows_that_follow_tokens_are_told(command, parents, tmp_path):
     )
     ended = command("plan", parents[0], tmp_path / "b7")
     assert "6 merged, 1 copied from b" in ended.out
-    assert "warning: vocabularies of 6 and 7 rows, 7 in the child" in ended.err
+    assert "note: vocabularies of 6 and 7 rows, 7 in the merged model" in ended.err
+    assert "warning: " not in ended.err
 
 
 def test_json_has_every_tensor_and_the_amounts(command, tmp_path):
@@ -143,3 +144,12 @@ def test_what_cannot_be_remembered_is_no_failure(tmp_path, monkeypatch):
     recent.remember(["owner/b", "owner/a"], 1, 1.0)
     recent.remember(["owner/c", "owner/a"], 1, 1.0)
     assert recent.recent_models() == ["owner/c", "owner/a", "owner/b"]
+
+
+def test_no_word_of_a_plan_is_broken_in_a_narrow_terminal(command, tmp_path, monkeypatch):
+    recent.remember(map(str, DEMOS), nbytes=500_000_000, elapsed_s=250.0)
+    words = ("plan", *DEMOS, "-o", tmp_path / "child")
+    monkeypatch.setenv("COLUMNS", "300")
+    wide = command(*words).out.replace("─", "").split()
+    monkeypatch.setenv("COLUMNS", "50")
+    assert command(*words).out.replace("─", "").split() == wide

@@ -31,8 +31,7 @@ def test_nothing_is_left(tmp_path, capsys, monkeypatch):
     code, message = stopped(tmp_path / "child", capsys, lambda: None)
     assert code == 130
     assert message == (
-        "\nStopped. Nothing is left of it. child was not created.\n"
-        "To run it again:\n  fusion_slerp merge a b\n"
+        "\nStopped. Nothing was kept. child was not created.\nTo run it again:\n  fusion_slerp merge a b\n"
     )
 
 
@@ -49,7 +48,7 @@ def test_what_is_kept_is_named_with_both_ways_out(tmp_path, capsys, monkeypatch)
     code, message = stopped(tmp_path / "child", capsys, finish_a_file)
     assert code == 130
     assert message == (
-        f"\nStopped. child was not created. Kept: 1 of 2 weight files, in {tmp_path / '.child.partial'}\n"
+        "\nStopped. child was not created.\nKept: 1 of 2 weight files, in\n  .child.partial\n"
         "To resume:\n  fusion_slerp merge a b\n"
         f"To remove it:\n  fusion_slerp clean {tmp_path / 'child'}\n"
     )

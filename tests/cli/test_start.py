@@ -60,7 +60,7 @@ def test_completion_can_be_installed(command):
     assert "--install-completion" in command("--help").out
 
 
-@pytest.mark.parametrize("verb", ["merge", "plan", "verify", "clean", "inspect", "convert"])
+@pytest.mark.parametrize("verb", ["merge", "plan", "verify", "clean", "inspect", "convert", "demo"])
 def test_every_command_tells_its_exit_codes_and_common_options(verb, command):
     out = command(verb, "--help").out
     assert "Exit codes: 0 done, 1 a merge or a verification failed, 2 " in out
@@ -85,3 +85,48 @@ def test_the_entry_point_is_declared():
     assert 'fusion_slerp = "fusion_slerp.cli:main"' in text
     found = [each.value for each in entry_points(group="console_scripts") if each.name == "fusion_slerp"]
     assert found in ([], ["fusion_slerp.cli:main"])  # none in an older editable install
+
+
+# --- usage ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["A", "B"], "fusion_slerp merge A B -o child"),
+        (["owner/a", "owner/b@main"], "fusion_slerp merge owner/a owner/b@main -o child"),
+        (["./A", "it's B", "-t", "0.3"], """fusion_slerp merge ./A 'it'"'"'s B' -t 0.3 -o child"""),
+        (["A", "B", "--out", "x y"], "fusion_slerp merge A B --out 'x y'"),
+        (["gpt2", "distilgpt2"], "fusion_slerp merge gpt2 distilgpt2 -o child"),
+        (["recipe.yml"], "fusion_slerp merge recipe.yml -o child"),
+        (["A"], "fusion_slerp inspect A, or with a second model: fusion_slerp merge A SECOND -o child"),
+    ],
+)
+def test_models_in_place_of_a_command_suggest_merge(command, tmp_path, monkeypatch, words, fix):
+    monkeypatch.chdir(tmp_path)
+    for name in ("A", "B", "it's B"):
+        Path(name).mkdir()
+    ended = command(*words)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err == f"error: no command is named\n  found: {words[0]}\nFix: {fix}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "headline", "of"),
+    [
+        (["merg"], "No such command 'merg'. Did you mean 'merge'?", ""),
+        (["merg", "b", "merg"], "No such command 'merg'. Did you mean 'merge'?", ""),
+        (["plan", "--treads"], "No such option: --treads", "plan "),
+        (["verify"], "Missing argument 'OUT'", "verify "),
+        (["verify", "a", "/long" * 99], "Got unexpected extra argument", "verify "),
+    ],
+)
+def test_errors_of_usage_are_lines_as_all_others(command, monkeypatch, words, headline, of):
+    monkeypatch.setenv("COLUMNS", "40")
+    ended = command(*words)
+    assert ended.code == 2
+    first, fix = ended.err.splitlines()
+    assert first.startswith(f"error: {headline}")
+    assert words[-1] in first or words == ["verify"]
+    assert fix == f"Fix: fusion_slerp {of}--help"

@@ -26,15 +26,21 @@ def damaged(child):
 def test_0_and_a_line_if_all_is_as_written(command, child):
     ended = command("verify", child)
     assert ended.code == 0
-    assert ended.out.startswith(f"OK: matches its manifest. {child}: 7 files, 4 tensors, ")
+    assert ended.out.startswith(f"OK: matches its manifest\n  {child}\n  7 files, 4 tensors, ")
     assert ended.err == ""
+
+
+def test_brackets_in_a_name_are_no_markup(command, child):
+    child = child.rename(child.with_name("[red]child :smile:"))
+    assert f"  {child}\n" in command("verify", child).out
 
 
 def test_1_and_a_table_of_what_deviates(command, damaged):
     ended = command("verify", damaged)
     assert ended.code == 1
-    first, header, *rows = ended.out.splitlines()
-    assert first.startswith("1 file deviates. ")
+    first, folder, _, header, *rows = ended.out.splitlines()
+    assert first == "Verification failed: 1 file deviates"
+    assert folder == f"  {damaged}"
     assert header.split() == ["file", "tensor", "found"]
     assert [row.split()[:2] for row in rows] == [["model.safetensors", "model.norm.weight"]]
 
@@ -42,7 +48,7 @@ def test_1_and_a_table_of_what_deviates(command, damaged):
 def test_2_without_a_manifest(command, parents):
     ended = command("verify", parents[0])
     assert ended.code == 2
-    assert ended.err.startswith("no merge_manifest.json to verify against\n")
+    assert ended.err.startswith("error: no merge_manifest.json to verify against\n")
 
 
 def test_json_and_quiet(command, damaged):
@@ -64,7 +70,7 @@ def test_parents_and_recomputing(command, child, parents):
     moved = parents[0].rename(parents[0].with_name("moved"))
     ended = command("verify", child, "--recompute", "2")
     assert ended.code == 2
-    assert "Fix: say where it is: --model a=FOLDER" in ended.err
+    assert f"Fix: fusion_slerp verify {child} --recompute 2 --model a=FOLDER\n" in ended.err
     for words in (["--model", f"a={moved}"], ["--a", moved], ["--a", moved, "--b", parents[1]]):
         assert command("verify", child, "--recompute", "2", *words).code == 0
 
@@ -72,16 +78,16 @@ def test_parents_and_recomputing(command, child, parents):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "FOLDER"], "--model names no model"),
-        (["--model", "A=FOLDER"], "--model names no model"),
-        (["--model", "a="], "--model names no model"),
+        (["--model", "FOLDER"], "invalid --model"),
+        (["--model", "A=FOLDER"], "invalid --model"),
+        (["--model", "a="], "invalid --model"),
         (["--model", "a=x", "--a", "y"], "model a is given twice"),
     ],
 )
 def test_where_a_model_is_must_be_clear(command, child, words, message):
     ended = command("verify", child, "--recompute", "1", *words)
     assert ended.code == 2
-    assert ended.err.startswith(message)
+    assert ended.err.startswith(f"error: {message}\n")
     assert "Fix: " in ended.err
 
 
@@ -121,7 +127,9 @@ def interrupted(parents, tmp_path, monkeypatch):
 def test_clean_says_what_it_removed(command, interrupted, tmp_path):
     ended = command("clean", interrupted)
     assert ended.code == 0
-    assert ended.out.startswith(f"Removed: {tmp_path / '.child.partial'} (1 finished weight files of 1, ")
+    first, folder = ended.out.splitlines()
+    assert first.startswith("Removed 1 of 1 weight files, ")
+    assert folder == f"  {tmp_path / '.child.partial'}"
     assert names_in(tmp_path) == ["models"]
     assert command("clean", interrupted).out.startswith("Nothing to remove: ")
 
@@ -137,6 +145,19 @@ def test_a_resumed_merge_says_so(command, interrupted, parents):
     ended = command("merge", *parents, "-o", interrupted)
     assert ended.code == 0
     folder = interrupted.with_name(".child.partial")
-    resumed = f"Resuming: 1 of 1 weight files, in {folder}. Verifying finished files first.\n"
+    resumed = f"Resuming: 1 of 1 weight files, in\n  {folder}\nVerifying finished files first.\n"
     assert ended.out.startswith(resumed)
     assert ", 1 of 1 files from an interrupted run" in ended.out
+
+
+def test_models_that_a_recipe_names(command, parents, tmp_path):
+    recipe = tmp_path / "recipe.yml"
+    a, b = parents
+    models = f"- model: {a}\n- model: {b}\n"
+    recipe.write_text(f"merge_method: linear\nparameters: {{weight: 1.0}}\nmodels:\n{models}")
+    assert command("merge", recipe, "-o", tmp_path / "child").code == 0
+    moved = a.rename(tmp_path / "moved")
+    ended = command("verify", tmp_path / "child", "--inputs", "--model", recipe)
+    assert ended.code == 2
+    recipe.write_text(recipe.read_text().replace(str(a), str(moved)))
+    assert command("verify", tmp_path / "child", "--inputs", "--model", recipe).code == 0

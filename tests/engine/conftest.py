@@ -1,4 +1,4 @@
-"""What tests with threads need to know of them."""
+"""Helpers for tests with threads."""
 
 import threading
 
@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture
 def somebody_waits(monkeypatch) -> threading.Event:
-    """Is set once a thread other than the main one begins to wait for a condition."""
+    """An event that is set once a thread other than the main one waits for a condition."""
     real, begun = threading.Condition.wait, threading.Event()
 
     def wait(condition, timeout=None):

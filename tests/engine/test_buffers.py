@@ -1,4 +1,4 @@
-"""Buffers: aligned, apart from one another, used again."""
+"""Buffers: aligned, disjoint, and reused."""
 
 import itertools
 import threading

@@ -1,4 +1,4 @@
-"""Schedules: any memory budget gives the same bytes, reads what the plan foresees, and never stands still."""
+"""Schedules: any memory budget gives the same bytes, reads as the plan predicts, and never deadlocks."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from fusion_slerp.sources.positioned_io import read_at
 from tests.models import write_checkpoint
 
 LEAST = {1: "68MB", 2: "81MB", 3: "93MB"}
-"""Hardly more than the buffers that so many threads need for a float32 and a float16 parent."""
+"""Hardly more than the buffers that this number of threads needs for a float32 and a float16 parent."""
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def parents(tmp_path_factory):
 
 
 def finished(run: Callable[[], object]) -> None:
-    """Runs it in a thread, so that a standstill fails the test instead of hanging it."""
+    """Runs it in a thread, so that a deadlock fails the test instead of hanging it."""
     failure: list[BaseException] = []
 
     def guarded():
@@ -152,7 +152,7 @@ def test_failing_chunks_end_the_merge(tmp_path, threads):
 @pytest.mark.parametrize("n", [10, CHUNK_ELEMENTS + 1])
 @pytest.mark.parametrize("threads", LEAST)
 def test_weights_that_are_not_finite_end_the_merge(tmp_path, n, threads):
-    """In every tensor at once, so that several threads look for the place."""
+    """In every tensor, so that several threads look for the element at once."""
     tensors = {str(i): np.full(n, np.nan, np.float32) for i in range(6)}
     folders = [write_checkpoint(tmp_path / name, tensors=tensors, tokens=None) for name in "ab"]
     plan = plan_merge(*folders, t=0.5, threads=threads, memory_budget=LEAST[threads])

@@ -190,7 +190,7 @@ def test_swapped_tensors_at_one_minus_t_give_the_same(dtype):
 def test_at_the_ends_the_result_is_that_tensor_bit_for_bit(dtype):
     format = FORMATS[str(dtype)[6:]]
     sign = 1 << (8 * format.word.itemsize - 1)
-    payload = format.infinity | 5  # a NaN that carries something
+    payload = format.infinity | 5  # a NaN with a payload
     strange = [0, sign, 1, sign | 1, format.infinity, sign | format.infinity, payload, sign | payload]
     strange = np.array([*strange, format.infinity - 1], format.word)
     other = np.array([payload, 1, 2, 3, 4, 5, 6, format.infinity, 0], format.word)
@@ -243,7 +243,7 @@ def test_gradients_are_not_tracked_and_parameters_give_tensors():
 @named("t", [float("nan"), float("inf"), -1e-9, 1.0000001, True, False, "0.5", None, [0.5], 0.5j])
 def test_t_that_is_not_a_number_from_0_to_1_is_refused(t):
     v0 = torch.ones(2)
-    with pytest.raises(SettingsError, match=r"(?s)^t is not usable.*number in \[0, 1\].*\nFix: set t: 0\.5$"):
+    with pytest.raises(SettingsError, match=r"(?s)^invalid t.*number in \[0, 1\].*\nFix: use t=0\.5$"):
         slerp(t, v0, v0)
 
 
@@ -259,7 +259,7 @@ def test_t_that_is_not_a_number_from_0_to_1_is_refused(t):
     ],
 )
 def test_threshold_and_epsilon_out_of_range_are_refused(name, value):
-    with pytest.raises(SettingsError, match=rf"^{name} is not usable"):
+    with pytest.raises(SettingsError, match=rf"^invalid {name}"):
         slerp(0.5, torch.ones(2), torch.ones(2), **{name: value})
 
 
@@ -308,6 +308,28 @@ def test_a_result_beyond_the_type_is_refused():
         slerp(1, v0, torch.tensor([1.0, float("nan"), 1.0]))
 
 
+@named(
+    ("dtype", "fix"),
+    [
+        (
+            "float16",
+            "convert the first tensor to bfloat16, or use dtype='bfloat16', which has a larger maximum",
+        ),
+        (
+            "float32",
+            "convert the first tensor to float64, or use dtype='float64', which has a larger maximum",
+        ),
+        ("float64", "use smaller weights: no type has a larger maximum"),
+    ],
+)
+def test_the_fix_for_an_overflow_is_a_type_with_a_larger_maximum(dtype, fix):
+    most = np.full(3, np.finfo(dtype).max)
+    settings = make_settings(method="linear", normalize=False)
+    with pytest.raises(OutputError) as caught:
+        combine_tensors({"a": most, "b": most}, settings, "w", {"weight": {"a": 1.0, "b": 1.0}})
+    assert str(caught.value).splitlines()[-1] == f"Fix: {fix}"
+
+
 def test_the_error_and_the_report_of_a_named_tensor_carry_its_name():
     v0, v1 = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
     name, values = "model.norm.weight", {"t": 0.5}
@@ -335,7 +357,7 @@ def host_slerp():
 @named("noise", [1.0, 0.15, 0.02, -1.0], ids=["independent", "fine-tuned", "near", "far"])
 @named("t", [0.0, 0.3, 0.5, 1.0])
 def test_agrees_with_the_host_on_ordinary_tensors(t, noise):
-    """Within the host's error: float32 norms and arccos lose digits towards 0, float64 ones hardly."""
+    """Within FusionBench's error: float32 norms and arccos lose digits near 0, float64 ones hardly any."""
     v0 = ordinary(torch.float64, 64, 100, seed=21)
     v1 = noise * v0 if noise < 0 else v0
     v1 = v1 + abs(noise) * ordinary(torch.float64, 64, 100, seed=22)
@@ -396,7 +418,7 @@ def test_every_element_is_the_exactly_rounded_value_of_the_formula(pair, t, thre
     v0, v1 = pair
     a, b = values(v0), values(v1)
     expected = expect(t, a, b, threshold, epsilon)
-    assume(expected.slack0 < 1e-3)  # next to opposite, noise is all there is
+    assume(expected.slack0 < 1e-3)  # close to opposite, only noise is left
     low, high = (
         round_to(expected.values(a, b) + side * expected.noise(a, b), format_of(v0)) for side in (-1, 1)
     )

@@ -33,7 +33,7 @@ def made(plan: MergePlan) -> dict[str, np.ndarray]:
 
 
 def rounded(vectors: Sequence[np.ndarray], factors: Sequence[float], format: Format) -> np.ndarray:
-    """The nearest of its type to each exact sum; of two vectors, to the float64 sum of float64 products."""
+    """The value of its type nearest to each exact sum; of two vectors, to that of float64 products."""
     if len(vectors) == 2:
         total = sum(f * x.astype(np.float64) for f, x in zip(factors, vectors, strict=True))
         return round_to(np.asarray(total), format)
@@ -48,7 +48,7 @@ TYPES = {"f2": F16, "f4": F32, "f8": F64}
 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory) -> tuple[list[Path], list[dict[str, np.ndarray]]]:
-    """Small tensors of every type, and one of several chunks of which a part is compared."""
+    """Small tensors of every type, and one of several chunks that is compared in part."""
     folder, folders, of = tmp_path_factory.mktemp("eight"), [], []
     kinds = ["f2", "f4", "f8"]
     for seed in range(8):
@@ -104,7 +104,7 @@ def test_the_bytes_depend_neither_on_the_order_of_the_models_nor_on_the_threads(
 
 
 def test_a_model_without_weight_leaves_no_trace(eight):
-    """Also where it holds what no merge could take."""
+    """Even if it holds values that cannot be merged."""
     folders, _ = eight
     weight = {"a": 0.25, "b": 0.75}
     two = made(plan_merge(*folders[:2], method="linear", weight=weight))
@@ -146,7 +146,7 @@ def test_integers_that_differ_in_the_third_model_are_refused(tmp_path):
     for label in "abc":
         assert f"  {label}: {tmp_path / label}" in message
     fix = message.splitlines()[-1]
-    assert "set t" not in fix  # no option of this method
+    assert "t=" not in fix  # no option of this method
 
 
 # Rows.
@@ -244,7 +244,7 @@ def test_rows_of_one_model_are_filled(tmp_path, three, fill):
 
 
 def between(rows: np.ndarray, given: np.ndarray, i: int) -> np.ndarray:
-    """Evenly between the given rows before and after, around the ends."""
+    """Interpolated between the given rows before and after, wrapping around at the ends."""
     n = len(rows)
     before = next(k for k in range(i, i - n, -1) if given[k % n])
     after = next(k for k in range(i, i + n) if given[k % n])
@@ -281,7 +281,7 @@ def in_columns(tmp_path, n_rows: int, width: int = 1200, dtype: str = "f2") -> l
 
 
 class Discarding(MemorySink):
-    """Keeps nothing."""
+    """A sink that discards everything."""
 
     def __init__(self, plan: MergePlan) -> None:
         pass
@@ -291,7 +291,7 @@ class Discarding(MemorySink):
 
 
 def test_the_memory_for_columns_does_not_grow_with_their_length(tmp_path, monkeypatch):
-    """Chunks are folded as they come, into sums that take as much memory for many as for few."""
+    """Chunks are added as they arrive, to sums whose memory does not depend on their number."""
     monkeypatch.setattr("fusion_slerp.chunks.CHUNK_ELEMENTS", 1 << 13)
     largest = []
     original = Total.fold
@@ -374,7 +374,7 @@ def test_a_model_that_does_not_fit_into_memory_is_refused(tmp_path, three, monke
         assert lines[0] == "not enough memory"
         assert f"{plan.nbytes_written} bytes for the merged model" in lines[1]
         assert lines[2] == f"  free: {enough - 1} bytes"
-        assert "write it to a folder" in lines[-1]
+        assert lines[-1].endswith("or write the merged model to a folder: out='merged'")
 
 
 def test_measuring_takes_models_of_any_number_and_reads_only_what_is_merged(tmp_path, three):

@@ -1,4 +1,4 @@
-"""Digests taken on the way: right for any threads and budget, and nobody waits for what will not come."""
+"""Digests of the output: right for any threads and budget, and no thread waits for bytes that never come."""
 
 import threading
 from itertools import permutations

@@ -1,4 +1,4 @@
-"""The evaluation against slow references: token by token, and as transformers' documentation has it.
+"""The evaluation against slow references: token by token, and as in transformers' documentation.
 
 The models are tiny, random and far from uniform, so that one token of context more or less shows in a loss.
 """
@@ -256,10 +256,13 @@ def test_perplexity_of_a_huge_loss_is_infinite():
             "merged: average loss 4.250, 0.250 above the best baseline, b",
         ),
         ({"a": 4.0, "merged": 4.0004}, "merged: average loss 4.000, the same as the best baseline, a"),
-        ({"merged": 4.0}, "merged: average loss 4.000; no other model to compare it with"),
-        ({"a": math.nan, "merged": 4.0}, "merged: average loss 4.000; no other model to compare it with"),
-        ({"a": 4.0, "merged": math.nan}, "merged: the average loss is nan; look for NaN"),
-        ({"a": 4.0, "merged": math.inf}, "merged: the average loss is inf; look for NaN"),
+        ({"merged": 4.0}, "merged: average loss 4.000; there is no other model to compare it with"),
+        (
+            {"a": math.nan, "merged": 4.0},
+            "merged: average loss 4.000; there is no other model to compare it with",
+        ),
+        ({"a": 4.0, "merged": math.nan}, "merged: the average loss is nan; check the weights for NaN"),
+        ({"a": 4.0, "merged": math.inf}, "merged: the average loss is inf; check the weights for NaN"),
     ],
 )
 def test_verdict(losses, expected):
@@ -282,15 +285,15 @@ def test_a_jsonl_file_has_one_document_per_line(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.md", b"text", "the name ends in '.md'; needed .txt or .jsonl"),
-        ("a.txt", b"", "it holds no text"),
-        ("a.txt", b" \n\n", "it holds no text"),
-        ("a.jsonl", b'{"text": ""}\n', "it holds no text"),
+        ("a.md", b"text", "the name ends in '.md'; it must end in .txt or .jsonl"),
+        ("a.txt", b"", "it contains no text"),
+        ("a.txt", b" \n\n", "it contains no text"),
+        ("a.jsonl", b'{"text": ""}\n', "it contains no text"),
         ("a.txt", b"abc\xff", "not UTF-8 at byte 3"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2 has no field `text` that is a string"),
-        ("a.jsonl", b'{"text": 5}\n', "line 1 has no field `text` that is a string"),
-        ("a.jsonl", b'["text"]\n', "line 1 has no field `text` that is a string"),
+        ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2 has no field `text` with a string"),
+        ("a.jsonl", b'{"text": 5}\n', "line 1 has no field `text` with a string"),
+        ("a.jsonl", b'["text"]\n', "line 1 has no field `text` with a string"),
     ],
 )
 def test_an_unusable_file_says_why(tmp_path, name, content, expected):

@@ -84,6 +84,15 @@ def test_default_config_prints_one_table_with_all_three_models(default_run):
     assert "merged: lowest average loss" in table
 
 
+def test_the_last_lines_are_the_merge_and_the_table(default_run):
+    folder, output = default_run
+    last = output[output.index("Merged model: ") :]
+    child = only(folder.glob("outputs/llm_slerp/*/merged_model"))
+    assert last.startswith(f"Merged model: {child}: 47 tensors (")
+    assert last.splitlines()[1].startswith("Loss in nats per token")
+    assert last.splitlines()[-1].startswith("merged: lowest average loss")
+
+
 def test_default_config_leaves_nothing_else_in_the_folder(default_run):
     folder, _ = default_run
     assert [path.name for path in folder.iterdir()] == ["outputs"]
@@ -199,12 +208,31 @@ def test_as_a_method_of_the_hosts_own_configs(finished, tmp_path):
     assert_is_merge_of_demo(tmp_path / "child", 0.4)
 
 
+@pytest.mark.parametrize(
+    ("override", "fix"),
+    [
+        ("method.t=2", "use method.t=0.5"),
+        ("method.checksum=md5", "use method.checksum=xxh3_128"),
+        ("taskpool.stride=0", None),
+    ],
+)
+def test_fixes_are_spelled_as_overrides(host_command, tmp_path, override, fix):
+    code, printed = host_command("--config-name", "llm_slerp", override, cwd=tmp_path)
+    assert code != 0
+    assert "Traceback" not in printed
+    assert printed.count("\nerror: ") == 1
+    if fix:
+        assert printed.strip().splitlines()[-3] == f"Fix: {fix}"
+
+
 def test_an_error_ends_the_output_with_its_fix(host_command, tmp_path):
     code, printed = host_command(
         *("--config-name", "llm_slerp", "modelpool.models.model_2=./nowhere", "~taskpool"), cwd=tmp_path
     )
     assert code != 0
     message = printed.strip().splitlines()[-6:-2]  # Hydra adds a line of advice of its own
-    assert message[0].endswith("CheckpointError: ./nowhere: model not found"), message
+    assert message[0] == "error: ./nowhere: model not found", message
     assert message[-1] == "Fix: correct the path", message
+    assert "Traceback" not in printed
+    assert printed.count("model not found") == 1
     assert not list(tmp_path.glob("outputs/llm_slerp/*/merged_model"))

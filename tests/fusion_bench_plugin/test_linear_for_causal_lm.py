@@ -118,8 +118,8 @@ def test_models_of_other_classes_are_refused():
     [
         ({"t": 0.5}, "LinearForCausalLM has no setting 't'"),
         ({"wieght": 1}, r"did you mean 'weight'"),
-        ({"weight": "heavy"}, "weight is not usable"),
-        ({"normalize": 1}, "normalize is not usable"),
+        ({"weight": "heavy"}, "invalid weight"),
+        ({"normalize": 1}, "invalid normalize"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_loaded(arguments, message):

@@ -160,7 +160,7 @@ def test_the_smallest_model_sets_the_context(texts, folder, child, tmp_path):
     assert report["plain"] == PerplexityTaskPool(texts, context_length=6).evaluate(child)["plain"]
     message = evaluation_error(SettingsError, child, texts=texts, baselines=baselines, context_length=7)
     assert "at most 6, the positions of small" in message
-    assert message.endswith("Fix: taskpool.context_length=6")
+    assert message.endswith("Fix: use taskpool.context_length=6")
 
 
 def unlimited_model() -> BloomForCausalLM:
@@ -207,29 +207,31 @@ def test_all_problems_are_reported_at_once_before_a_model_is_there(tmp_path):
     )
     for part in (
         "9 problems",
-        f"taskpool.texts.wiki is not usable\n  found: {tmp_path / 'none.txt'}: No such file or directory",
-        f"taskpool.texts.news is not usable\n  found: {bad_line}: line 2 has no field `text`",
-        "taskpool.texts.average is not usable\n  found: a name that the report uses itself",
-        "taskpool.texts.code is not usable\n  found: None",
-        f"taskpool.baselines.parent is not usable\n  found: '{tmp_path / 'none'}': no such folder",
-        "taskpool.baselines.merged is not usable",
-        "taskpool.tokenizer is not usable\n  found: './none': no such folder",
-        "taskpool.stride is not usable\n  found: True",
-        "taskpool.batch_size is not usable\n  found: 0",
+        f"invalid taskpool.texts.wiki\n  found: {tmp_path / 'none.txt'}: No such file or directory",
+        f"invalid taskpool.texts.news\n  found: {bad_line}: line 2 has no field `text`",
+        "invalid taskpool.texts.average\n  found: a name that the report uses itself",
+        "invalid taskpool.texts.code\n  found: None",
+        f"invalid taskpool.baselines.parent\n  found: '{tmp_path / 'none'}': no such folder",
+        "invalid taskpool.baselines.merged",
+        "invalid taskpool.tokenizer\n  found: './none': no such folder",
+        "invalid taskpool.stride\n  found: True",
+        "invalid taskpool.batch_size\n  found: 0",
+        "Fix: rename it: '~taskpool.texts.average' +taskpool.texts.average_text=FILE.txt",
+        "Fix: use '~taskpool.baselines.merged', or rename modelpool.models.merged if baselines follow it",
     ):
         assert part in message
-    assert message.splitlines()[-1] == "Fix: taskpool.batch_size=8"
+    assert message.splitlines()[-1] == "Fix: use taskpool.batch_size=8"
 
 
 @pytest.mark.parametrize(
     ("setting", "found", "fix"),
     [
-        ({"texts": {}}, "{}", "taskpool.texts={NAME: FILE.txt}"),
-        ({"texts": "a.txt"}, "'a.txt'", "taskpool.texts={NAME: FILE.txt}"),
+        ({"texts": {}}, "{}", "'taskpool.texts={NAME: FILE.txt}'"),
+        ({"texts": "a.txt"}, "'a.txt'", "'taskpool.texts={NAME: FILE.txt}'"),
         (
             {"texts": {"baselines": "a.txt"}},
             "a name that the report uses itself",
-            "taskpool.texts.baselines=null",
+            "'~taskpool.texts.baselines' +taskpool.texts.baselines_text=FILE.txt",
         ),
         ({"baselines": ["gpt2"]}, "['gpt2']", "taskpool.baselines=null"),
         ({"tokenizer": {"path": "gpt2"}}, "{'path': 'gpt2'}", "taskpool.tokenizer=FOLDER"),
@@ -244,7 +246,7 @@ def test_all_problems_are_reported_at_once_before_a_model_is_there(tmp_path):
 def test_wrong_settings_name_themselves_and_a_remedy(texts, setting, found, fix):
     message = message_of(SettingsError, **{"texts": texts, **setting})
     assert f"\n  found: {found}\n" in message
-    assert message.endswith(f"\nFix: {fix}")
+    assert message.endswith((f"\nFix: use {fix}", f"\nFix: rename it: {fix}"))
 
 
 def test_stride_is_checked_against_the_context_of_the_models(texts, child):
@@ -258,7 +260,7 @@ def test_texts_that_are_too_short_for_their_tokenizer_are_reported_together(text
         (tmp_path / f"{name}.txt").write_text("w1\n", encoding="utf-8")
         short[name] = str(tmp_path / f"{name}.txt")
     message = evaluation_error(SettingsError, child, texts={**texts, **short})
-    assert "taskpool.texts.first is not usable\n  found: no document of two tokens or more" in message
+    assert "invalid taskpool.texts.first\n  found: no document with two tokens or more" in message
     assert "taskpool.texts.second" in message
 
 
@@ -266,8 +268,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(texts, child):
     larger = tokenizer_of([*(f"x{i}" for i in range(9)), *WORDS])
     message = evaluation_error(SettingsError, child, texts=texts, tokenizer=larger)
     assert (
-        "taskpool.tokenizer is not usable\n  found: token id 45 in plain; merged has 41 embedding rows"
-        in message
+        "invalid taskpool.tokenizer\n  found: token id 45 in plain; merged has 41 embedding rows" in message
     )
 
 
@@ -343,15 +344,15 @@ def test_without_any_tokenizer_the_error_names_the_setting(texts, child):
     pool._program = SimpleNamespace(modelpool=SimpleNamespace(tokenizer=None))
     with pytest.raises(SettingsError, match="the model pool has no tokenizer") as caught:
         pool.evaluate(child)
-    assert str(caught.value).endswith("Fix: taskpool.tokenizer=FOLDER")
+    assert str(caught.value).endswith("Fix: use taskpool.tokenizer=FOLDER")
 
 
 def test_tokenizer_and_baselines_that_cannot_be_opened_are_reported_together(texts, child, tmp_path):
     (tmp_path / "empty").mkdir()
     settings = {"tokenizer": str(tmp_path / "empty"), "baselines": {"x": str(tmp_path / "empty")}}
     message = evaluation_error(SettingsError, child, texts=texts, **settings)
-    assert f"taskpool.tokenizer is not usable\n  found: {tmp_path / 'empty'}: " in message
-    assert f"taskpool.baselines.x is not usable\n  found: {tmp_path / 'empty'}: " in message
+    assert f"invalid taskpool.tokenizer\n  found: {tmp_path / 'empty'}: " in message
+    assert f"invalid taskpool.baselines.x\n  found: {tmp_path / 'empty'}: " in message
 
 
 def test_a_baseline_that_lacks_weights_is_refused(texts, folder, child, tmp_path):
@@ -363,7 +364,7 @@ def test_a_baseline_that_lacks_weights_is_refused(texts, folder, child, tmp_path
     message = evaluation_error(CheckpointError, child, texts=texts, baselines={"cut": str(tmp_path / "cut")})
     assert "taskpool.baselines.cut lacks weights" in message
     assert "missing: model.layers.0.mlp.up_proj.weight" in message
-    assert message.splitlines()[-1].startswith("Fix: taskpool.baselines.cut=")
+    assert message.splitlines()[-1].startswith("Fix: use taskpool.baselines.cut=")
 
 
 def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, child, capsys, monkeypatch):
@@ -385,7 +386,7 @@ def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, c
     assert sum(line.split() == ["best"] for line in lines) == 1
 
 
-@pytest.mark.parametrize(("n_texts", "shown"), [(2, "±"), (5, "text4"), (12, "the report holds them")])
+@pytest.mark.parametrize(("n_texts", "shown"), [(2, "±"), (5, "text4"), (12, "they are in the report")])
 def test_table_of_many_texts_shows_less_and_stays_in_80_columns(
     texts, folder, child, capsys, monkeypatch, n_texts, shown
 ):
@@ -428,8 +429,8 @@ def test_a_baseline_with_another_tokenizer_is_marked_and_not_compared(texts, fol
     PerplexityTaskPool(texts, baselines={"other": str(tmp_path / "other")}).evaluate(child)
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["other", "*"] for line in lines)
-    assert "its losses do not compare" in lines[-2]
-    assert "no other model to compare it with" in lines[-1]
+    assert "so its losses are not comparable" in lines[-2]
+    assert "there is no other model to compare it with" in lines[-1]
 
 
 def test_the_same_tokens_under_other_ids_do_compare(texts, folder, child, tmp_path, capsys):

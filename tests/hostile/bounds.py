@@ -1,4 +1,4 @@
-"""What a check may cost, as the tests here hold it to: so many times the work of reading a plain header."""
+"""The limit for the cost of a check in these tests: a multiple of the work of reading a plain header."""
 
 import json
 import resource
@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 MOST_PARSES = 3000
-"""As many plain headers of 5,000 tensors the costliest of most checks may take; one takes a few milliseconds.
+"""The limit for most checks, as a number of plain headers of 5,000 tensors; one takes a few milliseconds.
 
-Ten times what the costliest of them took when this was measured. What the checks are there to prevent takes
-a thousand times as long, or for ever.
+Ten times the cost of the most expensive check when this was measured. The attacks that the checks prevent
+take a thousand times as long, or forever.
 """
 MOST_NBYTES = 200_000_000
 
@@ -56,12 +56,12 @@ def cpu_s(work: Callable[[], object], repeats: int = 3) -> float:
 
 
 def parse_s() -> float:
-    """What parsing the plain header takes on this machine, now."""
+    """The time for parsing the plain header on this machine, now."""
     return cpu_s(lambda: json.loads(PLAIN))
 
 
 def parse_file_s(file: Path) -> float:
-    """What parsing a JSON file takes."""
+    """The time for parsing a JSON file."""
     return cpu_s(lambda: json.loads(file.read_bytes()), 1)
 
 

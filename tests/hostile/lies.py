@@ -1,4 +1,4 @@
-"""Values that a config or a tokenizer may have in place of what it should have."""
+"""Values that a config or a tokenizer may have in place of valid ones."""
 
 import copy
 import json
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 CONTROL = "\x1b]0;owned\x07\x1b[2J\r\n\u202e"
-"""What would command a terminal."""
+"""Strings that a terminal would obey."""
 
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 2**31, 10**18, -(10**18), 2**62, 2**64, 10**400, 0.5, float("nan"),

@@ -1,4 +1,4 @@
-"""Small safetensors files and indexes, and what a stranger or a failing disk may make of them."""
+"""Small safetensors files and indexes, and how a stranger or a failing disk may damage them."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Attacks by weight files, indexes and configs: each is one error that names the file, soon and cheaply."""
+"""Attacks by weight files, indexes and configs: each is one error that names the file, fast and cheap."""
 
 import json
 import os
@@ -93,7 +93,7 @@ def test_header(tmp_path, case):
 def test_header_that_claims_to_be_huge_is_not_read(tmp_path, nbytes):
     with (tmp_path / NAME).open("wb") as stream:
         stream.write(struct.pack("<Q", nbytes) + b"{")
-        stream.truncate(200_000_000)  # takes no room: a hole
+        stream.truncate(200_000_000)  # sparse: it takes no disk space
     lines = refusal(read_header, tmp_path / NAME, most=3, most_nbytes=5_000_000)
     assert lines[2] == f"  found: the header claims {nbytes} bytes; {MAX_HEADER_NBYTES} is the limit"
 
@@ -114,12 +114,12 @@ def test_header_of_the_most_tensors(tmp_path):
         assert len(read_header(tmp_path / NAME)) == 100_000
 
 
-# --- what is no file ------------------------------------------------------------------------------------
+# --- special files --------------------------------------------------------------------------------------
 
 
 def pipe(path) -> str:
     os.mkfifo(path)
-    return "a pipe in the place of a file"
+    return "a pipe in place of a file"
 
 
 def listening(path) -> str:
@@ -130,12 +130,12 @@ def listening(path) -> str:
             server.bind(path.name)
     finally:
         os.chdir(here)
-    return "a socket in the place of a file"
+    return "a socket in place of a file"
 
 
 def device(path) -> str:
     path.symlink_to("/dev/zero")
-    return "a device in the place of a file"
+    return "a device in place of a file"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are a matter of Unix")
@@ -221,7 +221,7 @@ def test_index_that_names_a_tensor_twice(folder):
     text = json.dumps({"weight_map": dict.fromkeys(SHAPES, "1.safetensors")})
     (folder / INDEX_NAME).write_text(text[:-2] + ',"lm_head.weight":"2.safetensors"}}')
     lines = refusal(open_checkpoint, folder)
-    assert lines[2] == "  found: not readable as JSON: 'lm_head.weight' stands twice in one object"
+    assert lines[2] == "  found: not readable as JSON: 'lm_head.weight' occurs twice in one object"
 
 
 @pytest.mark.parametrize("name", [f"{CONTROL}.safetensors", "x" * 100_000, "\ud800"])

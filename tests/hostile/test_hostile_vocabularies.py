@@ -1,4 +1,4 @@
-"""Attacks by tokenizers, configs and cards that a child would take over: soon over, and cheaply."""
+"""Attacks by tokenizers, configs and cards that a merged model would inherit: refused fast and cheaply."""
 
 import json
 import struct
@@ -17,14 +17,14 @@ from tests.hostile.bounds import bounded, parse_file_s
 from tests.models import TOKENS, tiny_tensors, tokenizer_json, write_checkpoint, write_json
 
 LARGE_NBYTES = 400_000_000
-"""What the largest tokenizer.json that is read may take: real ones of 33 MB take 320."""
+"""Megabytes that the largest accepted tokenizer.json may take: real ones of 33 MB take 320."""
 
 
 # --- vocabularies ---------------------------------------------------------------------------------------
 
 
 def holding(nbytes: int):
-    """Writes a file that has that size and takes no room: a hole."""
+    """Writes a sparse file of that size, which takes no disk space."""
 
     def write(path) -> None:
         with path.open("wb") as stream:
@@ -174,7 +174,7 @@ def test_very_many_grave_differences_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json", "added_tokens.json"])
-def test_a_giant_beside_is_not_read(tmp_path, name):
+def test_a_giant_next_to_a_tokenizer_is_not_read(tmp_path, name):
     a, b = write_checkpoint(tmp_path / "a"), write_checkpoint(tmp_path / "b")
     for folder in (a, b):
         holding(SMALL.nbytes + 1)(folder / name)
@@ -214,7 +214,7 @@ def test_front_matter_that_is_not_taken_over(tmp_path, case):
         assert card_parent(checkpoint).metadata == {}
 
 
-def test_front_matter_beside_a_licence_is_not_looked_at(tmp_path):
+def test_front_matter_next_to_a_licence_is_not_read(tmp_path):
     folder = write_checkpoint(tmp_path / "a")
     bomb = CARDS["lists that double"].replace("license", "model")
     (folder / "README.md").write_text(f"---\nlicense: other\nlicense_name: x\n{bomb}\n---\n")

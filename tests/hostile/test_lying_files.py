@@ -1,4 +1,4 @@
-"""Configs, tokenizers and indexes that are not what they say: a plan, or an error of our own, quickly."""
+"""Configs, tokenizers and indexes with wrong content: a plan, or an error of our own, quickly."""
 
 import json
 import os

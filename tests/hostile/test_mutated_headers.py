@@ -42,7 +42,7 @@ KEPT_INDEXES = {
 
 
 def run(n: int, seed: int, folder: Path) -> Counter[str]:
-    """Tries so many damaged files, a fifth of them indexes; counts what was refused and what was read."""
+    """Tries this number of damaged files, a fifth of them indexes; counts those refused and those read."""
     rng, counts = random.Random(seed), Counter()
     files, index = seed_files(), seed_index()
     _write_shards(folder)

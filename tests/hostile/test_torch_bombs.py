@@ -1,4 +1,4 @@
-"""Attacks by torch files: pickles and archives that ask for memory or time are refused before they get it."""
+"""Attacks by torch files: pickles and archives that ask for memory or time are refused in time."""
 
 import pickle
 import struct
@@ -68,11 +68,11 @@ BOMBS = {
         b"c_codecs\nencode\nq\x00" + b"X\x04\0\0\0aaaaX\x03\0\0\0hex\x86R.",
         "a pickle that calls _codecs.encode; it was not executed",
     ),
-    "a long text": (b"X" + struct.pack("<I", 10_001) + b"x" * 10_001 + b".", "a text of 10001 bytes"),
+    "a long text": (b"X" + struct.pack("<I", 10_001) + b"x" * 10_001 + b".", "a string of 10001 bytes"),
     # Torch's own message of it, with a pattern looked for in it, would take an hour.
     "a long name": (b"cevil\n" + b"x" * 10**6 + b"\n.", "a name of 1000000 bytes"),
-    "a call of a text": (b"X\x01\0\0\0x)R.", "a call of what is no function"),
-    "an object of a text": (b"X\x01\0\0\0x)\x81.", "a call of what is no function"),
+    "a call of a text": (b"X\x01\0\0\0x)R.", "a call of a non-function"),
+    "an object of a text": (b"X\x01\0\0\0x)\x81.", "a call of a non-function"),
     "counted": (
         b"ccollections\nCounter\n)R.",
         "a pickle that calls collections.Counter; it was not executed",
@@ -135,12 +135,12 @@ def test_pickle_that_is_too_long_is_not_read(file):
 @pytest.mark.parametrize("claim", [2**31, 2**32 - 1])
 def test_text_that_claims_to_be_longer_than_the_pickle(file, claim):
     archive(file, START + b"X" + struct.pack("<I", claim) + b"x.")
-    assert refusal(file)[2] == f"  found: a pickle with a text of {claim} bytes"
+    assert refusal(file)[2] == f"  found: a pickle with a string of {claim} bytes"
 
 
 def test_name_that_would_command_a_terminal(file):
     torch.save({CONTROL.decode(): 1}, file)
-    assert lines_found(file) == r"'\x1b]0;owned\x07' is of type int"
+    assert lines_found(file) == r"'\x1b]0;owned\x07' is of type int, which the command below leaves out"
     archive(file, START + b"cevil\n" + CONTROL + b"x" * 400 + b"\n.")
     assert r"a pickle that calls evil.\x1b]0;owned\x07xxx" in lines_found(file)
 
@@ -181,7 +181,7 @@ def test_directory_that_is_too_long_is_not_read(file):
 
 def test_directory_of_the_most_records(file):
     file.write_bytes(directory(MAX_DIRECTORY_NBYTES // 52))
-    assert "no room for the record '000000' at byte 0" in lines_found(file)
+    assert "not enough bytes for the record '000000' at byte 0" in lines_found(file)
 
 
 def test_directory_that_claims_to_be_longer_than_the_file(file):

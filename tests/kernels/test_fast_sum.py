@@ -1,4 +1,4 @@
-"""Sums in float32 with doubtful elements done in float64: the words of the loops in float64, always."""
+"""Sums in float32, with doubtful elements in float64: always the same words as the loops in float64."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -25,7 +25,7 @@ MIXED = [(BF16, F16, BF16), (F16, BF16, F16)]
 
 
 def both(vectors: Sequence[np.ndarray], factors: Sequence[float], out: Format) -> list[tuple[bytes, int]]:
-    """The words and the count of each way."""
+    """The words and the count of both kernels."""
     found = []
     for kernel in (loops.weighted_sum, fast_sum.fast_weighted_sum):
         result = words_for_kernels(np.full(vectors[0].size, 0x1234, np.uint16), out)
@@ -78,7 +78,7 @@ def test_types_may_be_mixed(formats):
 
 @named("format", HALVES, **by_name)
 def test_every_word_with_some_others(format):
-    """All 65,536 words, infinite ones and NaN too, beside zeros, borders and ordinary words."""
+    """All 65,536 words, infinities and NaN included, paired with zeros, limits and ordinary words."""
     every = words_for_kernels(np.arange(1 << 16, dtype=np.uint16), format)
     others = [all_sorts(format, 9, seed=1)[:9], ordinary(format, 8, seed=2)]
     for other in np.concatenate(others):
@@ -89,7 +89,7 @@ def test_every_word_with_some_others(format):
 
 @named("format", HALVES, **by_name)
 def test_sums_that_lie_halfway_and_next_to_it(format):
-    """With the third vector, the smallest number there is, ties become near ties on either side."""
+    """With the smallest number as the third vector, ties become near ties on either side."""
     start = (format.bias - 4) << format.fraction_bits
     words = np.arange(start, start + SPAN, dtype=np.uint16)
     values = decode(words, format)
@@ -123,7 +123,7 @@ def test_any_length(format, size):
 
 @named("n_doubtful", [0, 1, 7, 8, 9, 64, MOST_DOUBTFUL, MOST_DOUBTFUL + 1, SPAN])
 def test_any_number_of_doubtful_elements_in_a_span(n_doubtful):
-    """1 + 2^-8 is halfway between two bfloat16; the span after one with too many is done in float64."""
+    """1 + 2^-8 is halfway between two bfloat16; the stretch after too many ties is done in float64."""
     at = np.random.default_rng(n_doubtful).permutation(SPAN)[:n_doubtful]
     a, b = np.full(2 * STRETCH, 1.0), np.full(2 * STRETCH, 0.0)
     for start in (0, SPAN, STRETCH):
@@ -168,7 +168,7 @@ def test_long_sums_take_the_fast_kernel_and_short_ones_the_one_that_compiles_soo
 
 @pytest.mark.parametrize("n", [2, 3])
 def test_few_elements_are_done_twice(n, monkeypatch):
-    """With weights of no particular form: counted by a loop in float64 that spoils what it does."""
+    """With arbitrary weights: counted by a float64 loop that writes wrong words."""
 
     def spoilt(b, values, factors):
         return elements.F64(1.0)

@@ -47,7 +47,7 @@ def ordinary(format: Format, n: int, seed: int) -> np.ndarray:
 
 
 def all_sorts(format: Format, n: int, seed: int) -> np.ndarray:
-    """Finite words with uniformly random bits, led by the borders of the type, both signs."""
+    """Finite words with uniformly random bits, after the limits of the type, with both signs."""
     words = np.random.default_rng(seed).integers(0, format.infinity, n, format.word)
     normal = 1 << format.fraction_bits
     borders = [0, 1, normal - 1, normal, normal + 1, format.infinity - 1, format.bias << format.fraction_bits]
@@ -95,7 +95,7 @@ def test_reference_reads_words_as_torch_does(format):
 
 
 def in_lanes(*terms: np.ndarray) -> list[float]:
-    """Sums in the documented order: rows of 256 lanes, two whole rows at a time, then the lanes pairwise."""
+    """Sums in the documented order: rows of 256 lanes, two rows at a time, then the lanes pairwise."""
     sums = []
     for term in terms:
         padded = np.zeros(-(-term.size // LANES) * LANES)
@@ -249,7 +249,7 @@ def test_convert_of_random_wide_words(format, out):
 
 
 def finite_magnitudes(format: Format) -> np.ndarray:
-    """All magnitudes of a 16-bit type in rising order, and the power of two that would follow."""
+    """All magnitudes of a 16-bit type in ascending order, and the next power of two."""
     magnitudes = decode(np.arange(format.infinity + 1, dtype=np.uint16), format)
     magnitudes[-1] = 2.0 ** (format.bias + 1)
     return magnitudes
@@ -258,7 +258,7 @@ def finite_magnitudes(format: Format) -> np.ndarray:
 @named("sign", [1, -1])
 @named("format", HALVES, **by_name)
 def test_rounding_next_to_every_border_between_two_neighbours(format, sign):
-    """The float64 values beside a border are lost in float32: rounding twice would miss them."""
+    """The float64 values next to a tie are lost in float32: rounding twice would miss them."""
     magnitudes = finite_magnitudes(format)
     low, high = magnitudes[:-1], magnitudes[1:]
     border = low + (high - low) / 2  # exact
@@ -269,7 +269,7 @@ def test_rounding_next_to_every_border_between_two_neighbours(format, sign):
     assert_same_values(converted(sign * above, format), sign * high)
     assert_same_values(converted(sign * below, format), sign * low)
     twice = round_to(round_to(above, F32), format)
-    assert np.count_nonzero(twice != high) > 0.45 * high.size  # the trap is one
+    assert np.count_nonzero(twice != high) > 0.45 * high.size  # the test value is a tie
 
 
 def test_rounding_to_float32_next_to_borders():

@@ -43,7 +43,7 @@ Vector = tuple[Format, np.ndarray]
 
 
 def in_turn(n: int, first: int = 0) -> list[Format]:
-    """So many types, one after the other."""
+    """The given number of types, in turn."""
     return [ALL[(first + i) % len(ALL)] for i in range(n)]
 
 
@@ -108,7 +108,7 @@ def test_gram_matrices_of_nothing_are_zero(n):
 
 
 def assert_nearest(of: Sequence[Vector], factors: Sequence[float], out_format: Format) -> None:
-    """One rounding of the exact sum; the words are left as they are."""
+    """The exact sum, rounded once; the words are not modified."""
     before = [words.copy() for words in words_of(of)]
     out = empty_like(of[0][1], out_format)
     n_bad = kernels.weighted_sum(words_of(of), factors, out)
@@ -120,7 +120,7 @@ def assert_nearest(of: Sequence[Vector], factors: Sequence[float], out_format: F
 
 
 def sorts(format: Format, n: int, seed: int) -> np.ndarray:
-    """Words of any bits in any order; of float64, those whose products neither overflow nor vanish."""
+    """Words of random bits; in float64, those whose products neither overflow nor underflow."""
     words = all_sorts(format, n, seed)
     if format is F64:
         values = np.abs(words)
@@ -167,7 +167,7 @@ def test_sums_of_eight_are_the_nearest_of_their_type(first, out_format):
 
 @named("format", [BF16, F16, F32], **by_name)
 def test_a_float64_sum_of_numbers_of_very_different_size_is_off_by_a_unit_at_most(format):
-    """Its own digits are among the last of those that are kept."""
+    """Its own digits are among the last that are kept."""
     of = [(format, sorts(format, 3000, seed=i)) for i in range(3)]
     factors = [0.3, -1.7, 0.45]
     out = empty_like(of[0][1], F64)
@@ -297,7 +297,7 @@ def test_sums_of_many_sets_are_those_of_each(n, out_format):
     sets[3][0][1].view(sets[3][0][0].word)[7] = encode(np.array([np.inf]), sets[3][0][0])[0]
     factors = np.random.default_rng(n).normal(0, 1, (len(SIZES), n))
     dtype = BY_NAME[out_format.name].word
-    outs = [np.zeros(size + 2, dtype) for size in SIZES]  # two more, to be left alone
+    outs = [np.zeros(size + 2, dtype) for size in SIZES]  # two more, which must not be written
     n_bad = kernels.weighted_sums_of_many(table_of(sets, outs, dtype), factors)
     for of, of_one, out, count in zip(sets, factors.tolist(), outs, n_bad.tolist(), strict=True):
         expected = empty_like(of[0][1], out_format)

@@ -1,4 +1,4 @@
-"""From weights to coefficients: normalised, left out, refused."""
+"""From weights to coefficients: normalised, omitted, refused."""
 
 from fractions import Fraction
 

@@ -1,4 +1,4 @@
-"""From measurements to coefficients: the rules, their borders, and the accuracy of the angle."""
+"""From measurements to coefficients: the rules, their limits, and the accuracy of the angle."""
 
 from functools import reduce
 from math import cos, degrees, fsum, inf, nan, nextafter, pi, sin, sqrt
@@ -25,11 +25,11 @@ def type_names(formats: object) -> str | None:
 
 
 Factors = tuple[float, float, str, float | None]
-"""Of a and of b, the rule, and the angle in degrees."""
+"""Coefficients of a and b, the rule, and the angle in degrees."""
 
 
 def factors(t: float, cosine: float, threshold: float = 0.9995, angles=None) -> Factors:
-    """Of two vectors at an angle, of norms 2 and 3."""
+    """The coefficients of two vectors at an angle, of norms 2 and 3."""
     return coefficients(SlerpParameters(t, threshold, 1e-8), (2.0, 3.0), cosine, angles)
 
 
@@ -87,7 +87,7 @@ def test_the_factors_sum_to_more_than_one():
 @named("t", [5e-324, 1e-300, 1e-16, 0.1, 1 / 3, 0.5, 0.999, 1 - 2.0**-53])
 @named("cosine", [0.9994, 0.9, 0.0, -0.5, -0.9994])
 def test_the_result_keeps_to_the_great_circle(t, cosine):
-    """Of two unit vectors, the result is a unit vector at t times the angle from the first."""
+    """The result of two unit vectors is a unit vector at t times the angle from the first."""
     s0, s1, *_ = factors(t, cosine)
     assert s0**2 + s1**2 + 2 * s0 * s1 * cosine == pytest.approx(1.0, rel=1e-11)
     theta = np.arccos(cosine)
@@ -126,7 +126,7 @@ def test_a_vector_up_to_epsilon_is_null(swapped):
         result = coefficients(SlerpParameters(0.3, 0.9995, epsilon), norms, 0.1)
         assert result[2].startswith(rule)
         if rule == "lerp":
-            assert result == (0.7, 0.3, "lerp: null vector", None)
+            assert result == (0.7, 0.3, "lerp: zero vector", None)
 
 
 # The rules, on real vectors.
@@ -135,24 +135,24 @@ def test_a_vector_up_to_epsilon_is_null(swapped):
 @named("format", ALL, ids=type_names)
 @named("null", ["a", "b", "both"])
 def test_a_null_vector_is_interpolated_linearly(null, format):
-    """The peers take the angle as 90 degrees and return 0.707 of the other vector."""
+    """Other tools assume 90 degrees and return 0.707 of the other vector."""
     a, b = np.array([3.0, 4.0, -1.0]), np.array([0.5, -2.0, 8.0])
     a, b = (a * 0 if null != "b" else a), (b * 0 if null != "a" else b)
     made = found(0.5, words(a, format), words(b, format))
-    assert factors_of(made) == (0.5, 0.5, "lerp: null vector", None)
+    assert factors_of(made) == (0.5, 0.5, "lerp: zero vector", None)
     norm_a, norm_b = made.gram.norms
     assert (norm_a == 0, norm_b == 0) == (null != "b", null != "a")
 
 
 def test_vectors_of_no_elements_are_null():
     none = np.empty(0, np.uint16)
-    assert factors_of(found(0.25, none, none)) == (0.75, 0.25, "lerp: null vector", None)
+    assert factors_of(found(0.25, none, none)) == (0.75, 0.25, "lerp: zero vector", None)
 
 
 def test_tiny_vectors_below_epsilon_keep_their_length():
-    """The peers do not normalise these, take the angle as 90 degrees, and return 1.414 of the parent."""
+    """Other tools do not normalise these, assume 90 degrees, and return 1.414 of the parent."""
     tiny = words(np.array([1.0, 2.0, 2.0]) * 1e-9, F32)
-    assert factors_of(found(0.5, tiny, tiny)) == (0.5, 0.5, "lerp: null vector", None)
+    assert factors_of(found(0.5, tiny, tiny)) == (0.5, 0.5, "lerp: zero vector", None)
     assert found(0.5, tiny, tiny, epsilon=0.0).rule == "lerp: nearly parallel"
 
 
@@ -160,7 +160,7 @@ def test_tiny_vectors_below_epsilon_keep_their_length():
 @named("factor", [1.0, 2.0, 3.0, 1.7e-3])
 @named("sign", [1, -1])
 def test_parallel_and_opposite_vectors_are_interpolated_linearly(sign, factor, threshold):
-    """At threshold 1, too: where the angle is 0 or π within float64 noise, there is no great circle."""
+    """Even at threshold 1: if the angle is 0 or π within float64 noise, there is no great circle."""
     a = np.random.default_rng(1).normal(0, 0.02, 3000)
     s0, s1, rule, angle_deg = factors_of(found(0.3, a, sign * factor * a, threshold))
     assert rule == f"lerp: nearly {'parallel' if sign > 0 else 'opposite'}"
@@ -200,14 +200,14 @@ def test_threshold_one_means_slerp_down_to_the_smallest_angles(exponent, t):
     assert rule == expected.rule == "slerp"
     assert abs(s0 - expected.s0) < 4e-16
     assert abs(s1 - expected.s1) < 4e-16
-    # What is left of float64 noise: some 1e-16 of angle.
+    # The remaining float64 noise: about 1e-16 of angle.
     assert angle_deg == pytest.approx(degrees(expected.angle), rel=1e-14, abs=degrees(2e-16))
 
 
 @named("t", [0.5, 0.3, 1e-6])
 @named("exponent", range(3, 13))
 def test_threshold_one_is_slerp_next_to_opposite_vectors(exponent, t):
-    """The factors grow as one over the missing angle, and with them what float64 noise does to it."""
+    """The coefficients grow as the inverse of the supplement, and so does the effect of float64 noise."""
     missing = 10.0**-exponent
     a, b = at_angle(pi - missing, F64, F64)
     made, expected = found(t, a, b, threshold=1.0), expect(t, a, b, threshold=1.0)
@@ -235,7 +235,7 @@ def test_chords_are_measured_only_above_the_angle_where_arccos_is_accurate(forma
 @named("threshold", [0.9995, 1.0])
 @named("angle", [0.001, 1.0])
 def test_float64_vectors_of_any_size_have_their_angle(angle, threshold, scale_a, scale_b):
-    """No square overflows or underflows: each vector is brought near 1 before it is measured."""
+    """No square overflows or underflows: each vector is scaled to about 1 before it is measured."""
     a, b = at_angle(angle, F64, F64)
     a, b = a * scale_a, b * scale_b
     expected = expect(0.3, a, b, threshold, epsilon=0.0)
@@ -266,7 +266,7 @@ def test_a_huge_float64_vector_and_an_ordinary_one_of_another_type():
 
 def test_a_null_vector_beside_a_huge_one():
     made = found(0.5, np.array([1e200, 1.0]), np.array([1e-9, 0.0]))
-    assert factors_of(made) == (0.5, 0.5, "lerp: null vector", None)
+    assert factors_of(made) == (0.5, 0.5, "lerp: zero vector", None)
     assert made.gram.norms == (1e200, 1e-9)
 
 

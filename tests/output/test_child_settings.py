@@ -11,13 +11,13 @@ from fusion_slerp.settings.merge_settings import make_settings, option_fields
 @pytest.mark.parametrize("method", METHODS)
 def test_the_options_that_change_the_model_and_no_others(method):
     settings = make_settings(method=method)
-    found = child_settings(settings)
+    shown = child_settings(settings)
     fields = option_fields()
-    assert found.keys() == {
+    assert shown.keys() == {
         name for name, each in fields.items() if declaration(each).changes_child and name in settings.options
     }
-    assert next(iter(found)) == "method"
-    assert make_settings(**found) == settings
+    assert next(iter(shown)) == "method"
+    assert make_settings(**shown) == settings
 
 
 def test_of_a_tokenizers_folder_the_last_name_alone(tmp_path, monkeypatch):

@@ -82,7 +82,7 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch, caplog)
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     FolderLock(tmp_path / "lock").acquire()
-    assert "no locks here" in caplog.text
+    assert "this file system has no locks" in caplog.text
 
 
 def test_a_link_is_not_followed(tmp_path):

@@ -1,4 +1,4 @@
-"""merge_manifest.json: what it says, and that it says it of every byte."""
+"""merge_manifest.json: its content, and that it covers every byte."""
 
 import hashlib
 import json
@@ -29,14 +29,14 @@ HASHES = {"blake3": blake3, "sha256": hashlib.sha256, "xxh3_128": xxhash.xxh3_12
 @pytest.mark.parametrize("checksum", HASHES)
 def test_every_file_has_its_size_and_the_digest_that_tools_print(tmp_path, parents, checksum):
     merge(*parents, out=tmp_path / "child", max_shard_size=100, checksum=checksum)
-    found = read_manifest(tmp_path / "child")["files"]
+    manifest = read_manifest(tmp_path / "child")["files"]
     expected = {}
     for name, data in contents(tmp_path / "child").items():
         kind = checksum if name.endswith(".safetensors") else "sha256"
         expected[name] = {"nbytes": len(data), kind: HASHES[kind](data).hexdigest()}
     del expected["merge_manifest.json"]
-    assert found == expected
-    assert len(found) == 10
+    assert manifest == expected
+    assert len(manifest) == 10
 
 
 def test_every_tensor_has_its_place_and_digest(tmp_path, parents):
@@ -55,10 +55,10 @@ def test_source_models_are_named_without_their_paths(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", tokenizer=str(parents[1]))
     text = (tmp_path / "child/merge_manifest.json").read_text()
     assert str(tmp_path) not in text
-    found = read_manifest(tmp_path / "child")
-    assert found["settings"]["tokenizer"] == "b"
+    manifest = read_manifest(tmp_path / "child")
+    assert manifest["settings"]["tokenizer"] == "b"
     for label, folder in zip("ab", parents, strict=True):
-        parent = found["parents"][label]
+        parent = manifest["parents"][label]
         assert parent["model"] == folder.name
         assert parent["beside"] == {
             name: {"nbytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -83,31 +83,31 @@ def test_files_of_the_hubs_cache_are_known_by_their_sha256(tmp_path, parents):
 
 def test_settings_are_the_whole_configuration(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", t=[0.2, 0.8], dtype="bfloat16")
-    found = read_manifest(tmp_path / "child")
-    assert list(found["settings"])[:2] == ["method", "t"]
-    assert (found["settings"]["method"], found["settings"]["t"]) == ("slerp", [0.2, 0.8])
-    assert {"DOT_THRESHOLD", "epsilon", "slices", "vocab_fill", "granularity"} <= found["settings"].keys()
-    assert not {"threads", "overwrite", "checksum", "show_pbar"} & found["settings"].keys()
-    assert found["made_by"]["fusion_slerp"] == fusion_slerp.__version__
-    assert (found["format"], found["rules"]) == (FORMAT, RULES)
+    manifest = read_manifest(tmp_path / "child")
+    assert list(manifest["settings"])[:2] == ["method", "t"]
+    assert (manifest["settings"]["method"], manifest["settings"]["t"]) == ("slerp", [0.2, 0.8])
+    assert {"DOT_THRESHOLD", "epsilon", "slices", "vocab_fill", "granularity"} <= manifest["settings"].keys()
+    assert not {"threads", "overwrite", "checksum", "show_pbar"} & manifest["settings"].keys()
+    assert manifest["made_by"]["fusion_slerp"] == fusion_slerp.__version__
+    assert (manifest["format"], manifest["rules"]) == (FORMAT, RULES)
 
 
 def test_three_models_stand_under_their_labels(tmp_path, parents):
     c = write_checkpoint(tmp_path / "models/third", seed=3)
     merge(*parents, c, out=tmp_path / "child", method="linear", weight={"a": 0.5, "b": [0, 1]})
-    found = read_manifest(tmp_path / "child")
-    assert {label: row["model"] for label, row in found["parents"].items()} == {
+    manifest = read_manifest(tmp_path / "child")
+    assert {label: row["model"] for label, row in manifest["parents"].items()} == {
         "a": "a",
         "b": "b",
         "c": "third",
     }
-    assert list(found["settings"])[:3] == ["method", "weight", "normalize"]
-    assert found["settings"]["weight"] == {"a": 0.5, "b": [0, 1]}
+    assert list(manifest["settings"])[:3] == ["method", "weight", "normalize"]
+    assert manifest["settings"]["weight"] == {"a": 0.5, "b": [0, 1]}
 
 
 def test_the_same_merge_makes_the_same_manifest(tmp_path, parents):
-    for place in ("one", "two"):
-        merge(*parents, out=tmp_path / place / "child")
+    for folder in ("one", "two"):
+        merge(*parents, out=tmp_path / folder / "child")
     assert contents(tmp_path / "one/child") == contents(tmp_path / "two/child")
 
 
@@ -149,7 +149,7 @@ def test_a_manifest_of_a_stranger_is_checked(tmp_path, files, tensors):
     parents = {label: {"model": label} for label in ("a", "b")}
     text = manifest_text(parents, make_settings(), files, tensors)
     (tmp_path / "merge_manifest.json").write_text(text)
-    with pytest.raises(ManifestError, match="not of the form that a merge writes"):
+    with pytest.raises(ManifestError, match="not in the form that a merge writes"):
         read_manifest(tmp_path)
 
 
@@ -172,7 +172,7 @@ CHECKPOINT = {"model": "a", "files": {}, "beside": {}}
 )
 def test_so_are_the_source_models_in_it(tmp_path, parents):
     (tmp_path / "merge_manifest.json").write_text(manifest_text(parents, make_settings(), {}, {}))
-    with pytest.raises(ManifestError, match="not of the form that a merge writes"):
+    with pytest.raises(ManifestError, match="not in the form that a merge writes"):
         read_manifest(tmp_path)
 
 
@@ -187,7 +187,7 @@ def test_any_labels_are_read(tmp_path, labels):
 def test_rules_are_a_number(tmp_path, monkeypatch, rules):
     monkeypatch.setattr("fusion_slerp.output.manifest.RULES", rules)
     (tmp_path / "merge_manifest.json").write_text(manifest_text({"a": CHECKPOINT}, make_settings(), {}, {}))
-    with pytest.raises(ManifestError, match="not of the form that a merge writes"):
+    with pytest.raises(ManifestError, match="not in the form that a merge writes"):
         read_manifest(tmp_path)
 
 
@@ -218,11 +218,11 @@ def test_a_newer_manifest_is_named_as_such(tmp_path, monkeypatch):
     text = manifest_text({}, make_settings(), {}, {})
     monkeypatch.undo()
     (tmp_path / "merge_manifest.json").write_text(text)
-    message = "of format 3, written by fusion_slerp 9.8.7; this version reads formats 1 and 2"
+    message = "format 3, written by fusion_slerp 9.8.7; this version reads formats 1 and 2"
     with pytest.raises(NewerManifestError) as caught:
         read_manifest(tmp_path)
     assert str(caught.value) == message
     (tmp_path / "merge_manifest.json").write_text(text.replace("slerp", "plerp", 1))
-    with pytest.raises(ManifestError, match="does not fit its content") as caught:
+    with pytest.raises(ManifestError, match="does not match its content") as caught:
         read_manifest(tmp_path)
-    assert "of format 3" in str(caught.value)
+    assert "format 3" in str(caught.value)

@@ -37,7 +37,7 @@ REPORTS = (
         digest="ab",
     ),
     TensorReport("y.weight", "linear", 4, {"weight": {"a": 0.4, "b": 0.4, "c": 0.2}}),
-    TensorReport("z.weight", "lerp: null vector", 4, {"t": 0.3}, norms={"a": 0.0, "b": 2.0}),
+    TensorReport("z.weight", "lerp: zero vector", 4, {"t": 0.3}, norms={"a": 0.0, "b": 2.0}),
     TensorReport("ids", "copy if equal", 4, {"t": 0.3}, why="integer"),
     TensorReport("bias", "copy c", 4, {"weight": {"c": 1.0}}, why="owner"),
 )
@@ -56,7 +56,7 @@ ROWS = [
     {
         "name": "z.weight",
         "action": "lerp",
-        "why": "null vector",
+        "why": "zero vector",
         "t": 0.3,
         "n_elements": 4,
         "norms": {"a": 0.0, "b": 2.0},
@@ -102,9 +102,9 @@ def test_norms_of_format_1_get_their_labels():
 
 
 def test_rows_of_format_1_get_their_labels():
-    found = rows_of(FORMAT1.folder / "models/united")["model.embed_tokens.weight"]
-    assert found["rows"] == {"merged": 4, "copied": {"a": 2, "b": 2}, "filled": 2}
-    assert found["norms"].keys() == {"a", "b"}
+    rows = rows_of(FORMAT1.folder / "models/united")["model.embed_tokens.weight"]
+    assert rows["rows"] == {"merged": 4, "copied": {"a": 2, "b": 2}, "filled": 2}
+    assert rows["norms"].keys() == {"a", "b"}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_report_tells_what_happened_to_each_tensor_and_why(tmp_path):
         "lm_head.weight": ("lerp", "nearly parallel"),
         "model.embed_tokens.weight": ("lerp", "nearly opposite"),
         "model.layers.0.mlp.up_proj.weight": ("slerp", None),
-        "model.norm.weight": ("lerp", "null vector"),
+        "model.norm.weight": ("lerp", "zero vector"),
     }
     rows = rows_of(tmp_path / "child")
     for report in result.report:
@@ -161,9 +161,9 @@ def test_copies_are_reported_with_whose_they_are_and_why(tmp_path, parents):
 
 def test_a_tensor_without_an_entry_says_so(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", t=[{"filter": "norm", "value": 0.5}])
-    found = explained(tmp_path / "child")
-    assert found.pop("model.norm.weight") == ("slerp", None)
-    assert set(found.values()) == {("copy a", "no entry")}
+    rows = explained(tmp_path / "child")
+    assert rows.pop("model.norm.weight") == ("slerp", None)
+    assert set(rows.values()) == {("copy a", "no entry")}
 
 
 def test_weights_of_three_models_are_reported_by_label(tmp_path, parents):

@@ -1,4 +1,4 @@
-"""Files written past the page cache: the same bytes as through it, and what happens where it cannot be."""
+"""Files written past the page cache: the same bytes as through it, and the fallback where that fails."""
 
 import errno
 import itertools
@@ -21,7 +21,7 @@ MODES = ["auto", "on", "off"]
 
 @pytest.fixture
 def written(monkeypatch):
-    """What reached the system, as (through the cache?, bytes, offset)."""
+    """The writes that reached the system, as (through the cache?, bytes, offset)."""
     calls, real = [], output_file.write_at
 
     def write_at(descriptor, data, offset):

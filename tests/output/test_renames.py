@@ -1,4 +1,4 @@
-"""Renames that take one step, and what happens where the system has none."""
+"""Renames that take one step, and the fallback where the system has none."""
 
 import ctypes
 import errno

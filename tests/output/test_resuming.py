@@ -1,4 +1,4 @@
-"""An interrupted merge resumes from its finished files; another one does not take its place."""
+"""An interrupted merge resumes from its finished files; a different one does not replace it."""
 
 import itertools
 import json
@@ -89,7 +89,7 @@ def test_a_journal_cannot_name_files_elsewhere(tmp_path, parents, interrupted):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "difference"),
     [
         ({"t": 0.3}, "settings.t: 0.5 before, 0.3 now"),
         ({"dtype": "float16"}, "settings.dtype: None before, 'float16' now"),
@@ -97,15 +97,15 @@ def test_a_journal_cannot_name_files_elsewhere(tmp_path, parents, interrupted):
     ],
 )
 def test_another_merge_does_not_take_the_place_of_an_unfinished_one(
-    tmp_path, parents, interrupted, change, told
+    tmp_path, parents, interrupted, change, difference
 ):
     kept = contents(tmp_path / ".child.partial")
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "child", **{"max_shard_size": 100, **change})
     lines = str(caught.value).splitlines()
-    assert lines[0] == "an unfinished merge of something else is in the way"
+    assert lines[0] == "a different unfinished merge is in the way"
     assert lines[2] == f"  unfinished: 3 finished weight files in {tmp_path / '.child.partial'}"
-    assert told in lines[3]
+    assert difference in lines[3]
     assert lines[-1].endswith(f"fusion_slerp clean {tmp_path / 'child'}")
     assert contents(tmp_path / ".child.partial") == kept
 
@@ -147,7 +147,7 @@ def test_room_is_needed_only_for_what_is_missing(tmp_path, parents, interrupted,
     needed = sum(path.stat().st_size for path in (tmp_path / "other/child").iterdir())
     kept = sum(path.stat().st_size for path in (tmp_path / ".child.partial/files").iterdir())
     free = type("Usage", (), {"free": needed - kept + (1 << 20)})()
-    monkeypatch.setattr("fusion_slerp.output.place.shutil.disk_usage", lambda folder: free)
+    monkeypatch.setattr("fusion_slerp.output.target.shutil.disk_usage", lambda folder: free)
     assert merge(*parents, out=tmp_path / "child", max_shard_size=100).n_resumed == 3
 
 

@@ -50,8 +50,8 @@ def test_so_it_is_where_the_system_has_no_exchange(tmp_path, parents, monkeypatc
     monkeypatch.setattr(staging_module, "exchange", exchange)
     merge(*parents, out=tmp_path / "child", t=0, overwrite=True)
     assert seen == [NAMES]
-    found, a = (load_file(f / "model.safetensors") for f in (tmp_path / "child", parents[0]))
-    assert all(torch.equal(found[name], a[name]) for name in a)
+    merged, a = (load_file(f / "model.safetensors") for f in (tmp_path / "child", parents[0]))
+    assert all(torch.equal(merged[name], a[name]) for name in a)
     assert names_in(tmp_path) == ["child", "models"]
 
 
@@ -88,8 +88,8 @@ def test_an_old_output_that_cannot_be_removed_is_no_failure(tmp_path, parents, m
     monkeypatch.setattr("fusion_slerp.output.staging.shutil.rmtree", stubborn)
     merge(*parents, out=tmp_path / "child", t=0, overwrite=True)
     expected = load_file(parents[0] / "model.safetensors")
-    found = load_file(tmp_path / "child/model.safetensors")
-    assert all(torch.equal(x, expected[name]) for name, x in found.items())
+    merged = load_file(tmp_path / "child/model.safetensors")
+    assert all(torch.equal(x, expected[name]) for name, x in merged.items())
 
 
 def test_a_file_system_that_cannot_sync_folders_is_no_failure(tmp_path, parents, monkeypatch):
@@ -115,7 +115,7 @@ def test_a_child_whose_name_may_not_be_on_the_disk_yet_is_a_warning(tmp_path, pa
 
     monkeypatch.setattr(staging_module, "sync_folder", failing)
     merge(*parents, out=tmp_path / "child")
-    assert "child may not be on the disk yet: Input/output error" in caplog.text
+    assert "child may not be on disk yet: Input/output error" in caplog.text
     assert names_in(tmp_path) == ["child", "models"]
 
 

@@ -1,4 +1,4 @@
-"""What an interrupted merge left: described, compared with another merge, removed."""
+"""Leftovers of an interrupted merge: described, compared with another merge, removed."""
 
 import hashlib
 import itertools
@@ -36,11 +36,11 @@ def interrupted(tmp_path, parents, monkeypatch):
 
 
 def test_it_is_described(interrupted):
-    found = find_unfinished(interrupted)
-    assert found is not None
-    assert str(found) == f"1 of 4 weight files, in {interrupted.with_name('.child.partial')}"
-    assert len(found.finished) == 1
-    assert found.nbytes > 4096
+    left = find_unfinished(interrupted)
+    assert left is not None
+    assert str(left) == f"1 of 4 weight files, in {interrupted.with_name('.child.partial')}"
+    assert len(left.finished) == 1
+    assert left.nbytes > 4096
 
 
 def test_clean_removes_it_and_nothing_else(interrupted, tmp_path):
@@ -83,9 +83,9 @@ def test_clean_that_fails_says_so(interrupted, monkeypatch):
 )
 def test_a_journal_that_says_nothing(interrupted, content, parents):
     (interrupted.with_name(".child.partial") / "journal.jsonl").write_bytes(content)
-    found = find_unfinished(interrupted)
-    assert found is not None
-    assert found.finished == ()
+    left = find_unfinished(interrupted)
+    assert left is not None
+    assert left.finished == ()
     assert merge(*parents, out=interrupted, t=0.3).n_resumed == 0
 
 
@@ -101,7 +101,7 @@ def of_format_1(tmp_path):
 
 
 def refusals(target):
-    """What a merge to a target meets before it starts, and when it takes the folder."""
+    """The problems of a merge to a target before it starts, and when it takes the folder."""
     identity = {"fusion_slerp": __version__, "files": {}}
     (problem,) = check_unfinished(target, identity, overwrite=True)
     yield str(problem)

@@ -1,4 +1,4 @@
-"""A method at work on one unit in chunks, on many small ones at once, on rows and columns: the same bits."""
+"""A method applied to one unit in chunks, to many small ones at once, to rows and columns: the same bits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ ALL = list(FORMATS.values())
 
 HALFWAY = SlerpParameters(0.3, 0.9995, 1e-8)
 EXACT = SlerpParameters(0.3, 1.0, 0.0)
-"""With all passes: chords of small angles, float64 vectors of any size."""
+"""With all passes: chords for small angles, float64 vectors of any magnitude."""
 
 
 def words(values: np.ndarray, format: Format) -> np.ndarray:
@@ -34,7 +34,7 @@ def words(values: np.ndarray, format: Format) -> np.ndarray:
 
 
 def asked_by(steps: Steps, of: Words) -> tuple[list[type], Made]:
-    """The measures that a method asks for, and what it decides."""
+    """The measures that a method requests, and its decision."""
     kinds: list[type] = []
 
     def noting() -> Steps:
@@ -50,7 +50,7 @@ def asked_by(steps: Steps, of: Words) -> tuple[list[type], Made]:
 
 
 def pairs(format: Format) -> dict[str, Words]:
-    """Small pairs, each of a kind of its own."""
+    """Small pairs, each of a different kind."""
     rng = np.random.default_rng(7)
     a, b = rng.normal(0, 0.02, (2, 50))
     found = {
@@ -151,7 +151,7 @@ def test_only_the_unit_that_is_not_finite_is_refused(bad):
 
 @dataclass(frozen=True)
 class Largest:
-    """A combine that is no weighted sum."""
+    """A combine that is not a weighted sum."""
 
     def into(self, words: Words, out: np.ndarray) -> int:
         np.maximum(*words, out=out)
@@ -175,7 +175,7 @@ def test_combines_of_several_kinds_are_called_one_by_one():
 
 
 def driven(steps: Steps, a: np.ndarray, b: np.ndarray, format: Format, rows: int) -> tuple[Made, np.ndarray]:
-    """What is made of two matrices, some rows at a time."""
+    """The result of two matrices, a few rows at a time."""
     of, width = [words(a, format), words(b, format)], a.shape[1]
     cuts = range(0, a.size, rows * width)
     of_chunks = [[each[start : start + rows * width] for each in of] for start in cuts]
@@ -247,7 +247,7 @@ def test_the_most_frequent_rule_is_reported_or_the_first_by_name():
 
 
 def test_columns_that_ask_for_different_passes():
-    """Some for chords, some to be scaled, and some of those for chords then: no more than the method says."""
+    """Columns that need chords, scaling, or both: no more passes than the method states."""
     rng = np.random.default_rng(10)
     a = rng.normal(0, 1, (40, 6))
     b = a + 1e-4 * rng.normal(0, 1, (40, 6))

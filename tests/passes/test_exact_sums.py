@@ -32,7 +32,7 @@ def test_they_are_those_of_fsum_in_any_order(terms, data):
     data=st.data(),
 )
 def test_sums_lie_side_by_side_and_parts_are_joined_in_any_shape(rows, data):
-    """As parts that threads folded on their own."""
+    """As parts that threads summed separately."""
     expected = [fsum(column) for column in zip(*rows, strict=True)]
     parts = [ExactSums(np.array(row)) for row in rows]
     while len(parts) > 1:
@@ -77,7 +77,7 @@ def test_what_is_not_finite_stays_so_in_any_order(terms, fits: Callable[[float],
 
 @pytest.mark.parametrize("bad", [inf, -inf, nan], ids=str)
 def test_a_sum_that_is_not_finite_leaves_the_others_exact(bad):
-    """Or else they depend on which chunk was measured first."""
+    """Otherwise they would depend on which chunk was measured first."""
     for terms in ([2.0**-52, 2.0**-108, 0.5, 1.5], [-3 * 2.0**-107, 2.0**-108, 2.0**-53, 2.0**-54]):
         pairs = [np.array([bad if i == 0 else 1.0, term]) for i, term in enumerate(terms)]
         for order in permutations(pairs):

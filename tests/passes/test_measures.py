@@ -1,4 +1,4 @@
-"""Each measure: its parts joined in any order give the same bits; columns are measured as vectors are."""
+"""Each measure: parts joined in any order give the same bits; columns are measured like vectors."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -61,7 +61,7 @@ def test_parts_are_joined_in_any_order(measure, n_sources, scale):
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [3, 4, 0, 2, 1]):
         parts = [measure.part(every[i]) for i in order]
         found.add(bits(measure.value(reduce(lambda one, other: one.join(other), parts))))
-        parts = [measure.part(every[i]) for i in order]  # as a tree: parts may be altered
+        parts = [measure.part(every[i]) for i in order]  # as a tree: parts may be modified
         left, right = parts[0].join(parts[1]), parts[2].join(parts[3].join(parts[4]))
         found.add(bits(measure.value(right.join(left))))
     assert len(found) == 1
@@ -77,7 +77,7 @@ def test_measures_are_values_and_leave_the_words_alone(measure, n_sources, scale
         np.testing.assert_array_equal(each, before)
 
 
-# What they find.
+# Values.
 
 
 def column(of_chunks: Sequence[Words], j: int) -> list[Words]:
@@ -108,7 +108,7 @@ def test_columns_have_the_gram_matrices_of_vectors(n_sources):
 
 
 def test_columns_are_scaled_as_vectors_are():
-    """Also where only some of them are, and others are not asked for."""
+    """Even if only some of them are, and others are not requested."""
     every = integers(scale=600)
     asked = [Gram((600, 601)), None, Gram((605, 600)), Gram((600, 600)), None, Gram((599, 600))]
     found = measured(Gram.of_columns(asked), every)

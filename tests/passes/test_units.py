@@ -1,4 +1,4 @@
-"""Rows and columns with angles of their own, against `slerp` of each vector alone."""
+"""Rows and columns with their own angles, against `slerp` of each vector alone."""
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_what_is_no_matrix_counts_whole(tmp_path):
 @pytest.mark.parametrize("granularity", ["row", "column"])
 @pytest.mark.parametrize("scale", [1e154, 1e200, 1e300, 1e-200], ids=str)
 def test_float64_vectors_of_any_size(tmp_path, granularity, scale):
-    """One vector's squares overflow, or vanish; it has its angle, and the report that of the whole matrix."""
+    """One vector's squares over- or underflow; its angle is right, and so is that of the whole matrix."""
     rng = np.random.default_rng(4)
     a, b = rng.standard_normal((2, 7, 5))
     a[:, 2] *= scale
@@ -160,5 +160,5 @@ def test_empty_matrices(tmp_path, granularity, shape):
     child, (report, _) = merge_into_memory(*folders, t=T, granularity=granularity)
     assert child["m.weight"].shape == shape
     assert child["m.weight"].tolist() == np.full(shape, np.float32(1.3)).tolist()
-    rule = f"lerp: nearly parallel, by {granularity}" if shape == (1, 1) else "lerp: null vector"
+    rule = f"lerp: nearly parallel, by {granularity}" if shape == (1, 1) else "lerp: zero vector"
     assert (report.name, report.rule) == ("m.weight", rule)

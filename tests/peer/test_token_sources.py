@@ -147,7 +147,7 @@ def test_tokens_beyond_the_matrix(parents, tmp_path):
     assert failed.returncode != 0
     assert "KeyError" in failed.stderr
     result = merge(a.folder, b.folder, out=tmp_path / "ours", t=T)
-    assert any("2 tokens lie beyond its 291 rows" in warning for warning in result.plan.warnings)
+    assert any("2 tokens with an id beyond its 291 rows" in warning for warning in result.plan.warnings)
     ours = read(tmp_path / "ours")
     assert np.array_equal(ours.rows(HEAD, ["<a0>"]), a.rows(HEAD, ["<a0>"]))
     # b's own is in a row of a's padding

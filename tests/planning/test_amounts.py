@@ -1,4 +1,4 @@
-"""The bytes that a plan says will be read are those that are read, whatever the tensors and the memory."""
+"""As many bytes are read as the plan predicts, whatever the tensors and the memory."""
 
 from dataclasses import replace
 
@@ -104,7 +104,7 @@ def test_a_gradient_that_copies_at_its_ends(tmp_path):
 
 @pytest.mark.parametrize("granularity", ["tensor", "row", "column"])
 def test_float64_that_is_rescaled_and_small_angles_read_more(tmp_path, granularity):
-    """As the values have it; between the least and the most."""
+    """Depending on the values, between the minimum and the maximum."""
     rng = np.random.default_rng(1)
     a = {"matrix": rng.standard_normal((700, 2000)), "other": rng.standard_normal((700, 2000))}
     b = {"matrix": a["matrix"] * 1e-200, "other": a["other"] + 1e-6 * rng.standard_normal((700, 2000))}
@@ -155,7 +155,7 @@ WIDTH = 600
 
 
 def with_vocabulary(folder, seed: int, tokens: list[str], n_rows: int | None = None, dtype: str = "f2"):
-    """A model with one row for each token, and some that no token has."""
+    """A model with one row for each token, and some without a token."""
     rng = np.random.default_rng(seed)
     shape = (n_rows or len(tokens), WIDTH)
     tensors = {name: rng.standard_normal(shape, np.float32).astype(dtype) for name in (EMBEDDING, HEAD)}

@@ -1,4 +1,4 @@
-"""The ids in the child's config.json and generation_config.json."""
+"""The ids in the merged model's config.json and generation_config.json."""
 
 import json
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ def ids(label: str, **tokens: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("tokenizer", ["a", "union"])
 def test_the_other_parents_generation_config_gets_the_childs_ids(tmp_path, tokenizer):
-    """The child's tokenizer is a's as it is, but only b has the file: its ids are b's rows."""
+    """The child has a's tokenizer unchanged, but only b has the file: its ids are b's rows."""
     words = [f"w{i}" for i in range(10)]
     a = model_with(tmp_path / "a", words)
     b = model_with(tmp_path / "b", words[::-1], None, {"eos_token_id": [2, 0], "suppress_tokens": [1]})
@@ -64,7 +64,7 @@ def test_the_ids_of_the_tokenizers_giver_win(tmp_path, giver):
 @pytest.mark.parametrize("giver", ["a", "b", "c"])
 @pytest.mark.parametrize("having", ["abc", "ac", "bc", "c", ""])
 def test_whose_generation_config_it_is(tmp_path, giver, having):
-    """The giver's, else the first; its ids are translated."""
+    """That of the tokenizer's model, else the first; its ids are translated."""
     models = {
         label: model_with(
             tmp_path / label,
@@ -91,11 +91,11 @@ def test_an_id_that_the_child_lacks(tmp_path):
     }
     files, remarks = made(models, tokenizer="a")
     assert content(files[GENERATION]) == {"eos_token_id": [2]}
-    assert remarks == ["eos_token_id [4] is not a token of the child and is left out"]
+    assert remarks == ["eos_token_id [4] is not a token of the merged model and is left out"]
 
 
 def test_configs_of_some_layers_and_changes(tmp_path):
-    """Model a's config after slices is the base; it is written where it is no longer that of its file."""
+    """Model a's config after slices is the base; it is written if it differs from its file."""
     models = {label: model_with(tmp_path / label, TOKENS) for label in "abc"}
     configs = {label: {**model.config, "num_hidden_layers": 7} for label, model in models.items()}
     alignment = aligned(models)

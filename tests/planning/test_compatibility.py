@@ -1,4 +1,4 @@
-"""Which pairs belong together: configs, tensor names, shapes and types."""
+"""Models that can be merged: configs, tensor names, shapes and types."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fusion_slerp.sources.header import TensorEntry
 
 
 def checkpoint(name: str, config: dict | None = None, tensors: dict | None = None) -> Checkpoint:
-    """A checkpoint that exists on paper only; tensors are `{name: (code, *shape)}`."""
+    """A checkpoint without files; tensors are `{name: (code, *shape)}`."""
     folder = Path("models") / name
     entries = {
         key: TensorEntry(key, BY_CODE[code], tuple(shape), folder / "model.safetensors", 0, 0)
@@ -72,7 +72,7 @@ def test_message_names_both_values_and_files():
         "  key: n_head",
         f"  a: 4 in {Path('models/a/config.json')}",
         f"  b: 8 in {Path('models/b/config.json')}",
-        "Fix: merge two models of one architecture and size, fine-tuned from the same ancestor",
+        "Fix: merge models of one architecture and size, fine-tuned from the same base model",
     ]
 
 
@@ -200,7 +200,7 @@ def test_names_that_differ_come_with_the_nearest():
     assert lines[3].startswith(
         "  only in b: 2: model.layers.0.mlp.up_proj.weight (did you mean 'model.layers.0.mlp.up."
     )
-    assert lines[5].startswith("Fix: merge two models of one architecture and depth")
+    assert lines[5].startswith("Fix: merge models of one architecture and depth")
 
 
 def test_many_extra_names_are_counted():
@@ -224,7 +224,7 @@ def test_shapes_that_differ_are_one_problem(n):
         f"  a: [8, 4] in {file_a}",
         f"  b: [8, 5] in {file_b}",
         *([f"  also: {', '.join(others)}"] if others else []),
-        "Fix: merge two models of one size",
+        "Fix: merge models of one size",
     ]
 
 
@@ -233,7 +233,7 @@ def vocabulary(rows: int) -> dict:
 
 
 def test_shapes_that_differ_by_the_vocabulary_alone():
-    """Embedding and head may have other numbers of rows; which row is whose, the tokenizers say."""
+    """Embedding and head may differ in their number of rows; tokenizers map rows to tokens."""
     assert of_tensors(LAYER | vocabulary(1000), LAYER | vocabulary(1003)) == []
     wider = vocabulary(1003) | {"lm_head.weight": ("BF16", 1003, 5)}
     (problem,) = of_tensors(LAYER | vocabulary(1000), LAYER | wider)

@@ -1,4 +1,4 @@
-"""How tensors are laid out in files, and what the files and the index look like to others."""
+"""How tensors are laid out in files, and how other libraries read the files and the index."""
 
 import json
 import os

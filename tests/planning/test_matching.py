@@ -1,4 +1,4 @@
-"""Parents whose tensors do not quite match: tied and untied heads, prefixes, tensors that one lacks."""
+"""Parents whose tensors differ: tied and untied heads, prefixes, tensors that one lacks."""
 
 import json
 import re
@@ -124,7 +124,7 @@ def test_a_tensor_that_one_parent_lacks_is_an_error_that_names_the_setting(tmp_p
     with pytest.raises(MismatchError) as caught:
         merge(a, b, out=tmp_path / "child")
     assert "only in a: 1: model.bias" in str(caught.value)
-    assert "missing: copy" in str(caught.value).splitlines()[-1]
+    assert "use missing='copy'" in str(caught.value).splitlines()[-1]
 
 
 def test_or_is_copied_and_told(tmp_path):
@@ -141,6 +141,18 @@ def test_or_is_copied_and_told(tmp_path):
     ]
 
 
+def test_copying_is_not_advised_where_the_configs_forbid_the_merge(tmp_path):
+    a = checkpoint(tmp_path / "a", 1, tied=False, **{"model.bias": np.ones(4, "f4")})
+    b = write_checkpoint(tmp_path / "b", 2, config={"model_type": "mistral"} | UNTIED)
+    with pytest.raises(MismatchError) as caught:
+        plan_merge(a, b)
+    assert [problem.headline for problem in caught.value.problems] == [
+        "the models differ in model_type",
+        "the tensor names differ",
+    ]
+    assert "missing" not in str(caught.value)
+
+
 def test_strict_makes_errors_of_what_is_else_a_warning(tmp_path):
     a = write_checkpoint(tmp_path / "a", 1)
     b = write_checkpoint(tmp_path / "b", 2, config={"rope_theta": 1e4, "rms_norm_eps": 1e-6})
@@ -150,7 +162,7 @@ def test_strict_makes_errors_of_what_is_else_a_warning(tmp_path):
         plan_merge(a, b, strict=True)
     assert "2 problems" in str(caught.value)
     assert told in str(caught.value)
-    assert "Fix: set strict: false" in str(caught.value)
+    assert "Fix: use strict=False" in str(caught.value)
     assert plan_merge(a, a, strict=True).warnings == ()
 
 
@@ -160,7 +172,7 @@ WEIGHT = {"a": 0.5, "b": 0.25, "c": 0.25}
 
 
 def average(**tensors: np.ndarray) -> np.ndarray:
-    """By label: as a merge makes it, of the models that have it."""
+    """The tensor that a merge makes of the models that have it, by label."""
     values = {"weight": {label: WEIGHT[label] for label in tensors}}
     return combine_tensors(tensors, make_settings(method="linear"), "w", values)[0]
 
@@ -183,7 +195,7 @@ def test_tied_models_among_three_lend_their_embedding(tmp_path, tied):
     assert config["tie_word_embeddings"] is False
     told = [warning for warning in plan.warnings if f"ties {HEAD} to {EMBEDDING}" in warning]
     assert [warning.split(" ties ")[0] for warning in told] == [str(tmp_path / label) for label in tied]
-    assert all("not all others do; the child does not" in warning for warning in told)
+    assert all("not all others do; the merged model stores both" in warning for warning in told)
 
 
 def test_three_tied_models_have_one_tensor(tmp_path):
@@ -266,7 +278,7 @@ def test_or_is_copied_from_its_only_owner_and_merged_of_several(tmp_path):
 
 
 def test_the_fix_for_missing_tensors_of_three_models(tmp_path):
-    """Where one model alone has more, that is all that is wrong."""
+    """If only one model has more tensors, copying them is the fix."""
     folders = [
         checkpoint(
             tmp_path / label, i, tied=False, **({"model.bias": np.ones(4, "f4")} if label == "c" else {})
@@ -276,7 +288,7 @@ def test_the_fix_for_missing_tensors_of_three_models(tmp_path):
     with pytest.raises(MismatchError) as caught:
         averaged(tmp_path, *folders)
     assert "only in c: 1: model.bias" in str(caught.value)
-    assert "missing: copy" in str(caught.value).splitlines()[-1]
+    assert "use missing='copy'" in str(caught.value).splitlines()[-1]
 
 
 def test_types_and_shapes_are_those_of_the_first_model_that_has_the_tensor(tmp_path):

@@ -1,4 +1,4 @@
-"""How the memory budget is divided, and that what the plan foresees is what it says."""
+"""How the memory budget is divided, and that the plan keeps to it."""
 
 import pytest
 
@@ -60,8 +60,8 @@ def test_a_budget_too_small_for_the_threads_asked_for(monkeypatch):
     lines = str(caught.value).splitlines()
     assert lines[0] == "memory_budget is too small"
     assert lines[1] == "  found: 100MB for 64 threads"
-    assert lines[-1].startswith("Fix: set memory_budget: ")
-    enough = lines[-1].removeprefix("Fix: set memory_budget: ")
+    assert lines[-1].startswith("Fix: use memory_budget='")
+    enough = lines[-1].removeprefix("Fix: use memory_budget='").removesuffix("'")
     assert plan(memory_budget=enough, threads=64).kept_chunks == 0
     with pytest.raises(SettingsError, match="for 1 thread\n"):
         plan(memory_budget="1MB")

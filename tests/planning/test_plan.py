@@ -1,4 +1,4 @@
-"""The plan: what will happen to every tensor, and everything that is wrong, before a weight is read."""
+"""The plan: how every tensor will be made, and every problem, before a weight is read."""
 
 import logging
 from dataclasses import FrozenInstanceError
@@ -109,7 +109,7 @@ def test_all_warnings_are_in_the_plan_and_in_the_log(tmp_path, caplog):
         f"{b}: not read: model.gguf",
         "the configs differ in rope_theta: 10000.0 (a), 500000.0 (b)",
         f"the vocabularies could not be compared; no readable tokenizer in {b}; "
-        "rows are taken to stand for the same tokens in both",
+        "rows are assumed to have the same tokens in both",
     )
     assert plan_merge(a, b).warnings == warnings
     merge(a, b, out=tmp_path / "child")
@@ -120,8 +120,10 @@ def test_all_warnings_are_in_the_plan_and_in_the_log(tmp_path, caplog):
 def test_a_parent_without_a_tokenizer(tmp_path):
     a = write_checkpoint(tmp_path / "a", tokens=None)
     b = write_checkpoint(tmp_path / "b", tokens=None)
-    assert plan_merge(a, b).warnings == (f"neither {a} nor {b} has tokenizer files, so the child has none",)
-    assert plan_merge(a, b, tokenizer="a").warnings == (f"{a} has no tokenizer files, so the child has none",)
+    none = "has tokenizer files, so the merged model has none"
+    assert plan_merge(a, b).warnings == (f"neither {a} nor {b} {none}",)
+    none = "has no tokenizer files, so the merged model has none"
+    assert plan_merge(a, b, tokenizer="a").warnings == (f"{a} {none}",)
     with pytest.raises(CheckpointError, match=r"no tokenizer there\n  tokenizer: b"):
         plan_merge(a, b, tokenizer="b")
 
@@ -131,7 +133,8 @@ def test_the_rows_follow_a_third_tokenizer(tmp_path, parents):
     write_json(other / "tokenizer.json", tokenizer_json(added={"<x>": 6}))
     plan = plan_merge(*parents, tokenizer=str(other))
     assert plan.tokenizer.folder == other
-    assert plan.warnings == ("vocabularies of 6 and 6 rows, 7 in the child: 6 merged, 1 filled",)
+    assert plan.warnings == ()
+    assert plan.notes == ("vocabularies of 6 and 6 rows, 7 in the merged model: 6 merged, 1 filled",)
 
 
 @pytest.mark.parametrize(("setting", "index"), [("a", 0), ("b", 1)])
@@ -227,3 +230,17 @@ def test_nearest_and_listed():
     assert nearest("xyz", ["q_proj"]) == ""
     assert listed(["a", "b"]) == "a, b"
     assert listed(["a", "b", "c"], 2) == "a, b, ... and 1 more"
+
+
+def test_a_model_that_is_wider_than_the_type_of_the_merged_model_is_a_warning(tmp_path):
+    half = {name: each.astype("f2") for name, each in tiny_tensors(1).items()}
+    a = write_checkpoint(tmp_path / "a", tensors=half)
+    b = write_checkpoint(tmp_path / "b", tensors=half | {"model.norm.weight": np.ones(4, "f4")})
+    for dtype, warnings in {
+        "float16": (f"{b}: 1 tensor in float32 will be rounded to float16",),
+        "bfloat16": (f"{b}: 1 tensor in float32 will be rounded to bfloat16",),
+        "float32": (),
+        None: (),
+    }.items():
+        assert plan_merge(a, b, dtype=dtype).warnings == warnings
+    assert plan_merge(a, a, dtype="fp16").warnings == ()

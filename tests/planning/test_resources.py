@@ -1,4 +1,4 @@
-"""What a merge needs of the machine is checked before it begins."""
+"""The machine's resources are checked before a merge begins."""
 
 import resource
 
@@ -53,8 +53,9 @@ def test_a_system_that_does_not_tell(tmp_path, monkeypatch, parents):
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        ({}, "Fix: end other programs, or set threads: 1"),
-        ({"memory_budget": "300MB"}, "Fix: end other programs, or set a smaller memory_budget"),
+        ({"threads": 2}, "Fix: close other programs, or use threads=1"),
+        ({"threads": 1}, "Fix: close other programs"),
+        ({"memory_budget": "300MB"}, "Fix: close other programs, or use threads=1 without memory_budget"),
     ],
 )
 def test_too_little_memory(tmp_path, parents, monkeypatch, options, fix):
@@ -74,7 +75,7 @@ def test_too_few_open_files(tmp_path, monkeypatch):
     with pytest.raises(SettingsError) as caught:
         merge(*folders, out=tmp_path / "child")
     lines = str(caught.value).splitlines()
-    assert lines[0] == "the limit of open files is too low"
+    assert lines[0] == "the limit on open files is too low"
     assert ", 16 of them weight files of the models" in lines[1]
     needed = int(lines[1].split()[1].rstrip(","))
     assert lines[2:] == ["  limit: 40", f"Fix: ulimit -n {needed}"]
@@ -88,13 +89,13 @@ def test_all_that_is_missing_is_told_at_once(tmp_path, parents, monkeypatch):
     monkeypatch.setattr(resources, "available_memory", lambda: 1000)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (10, 4096))
     monkeypatch.setattr(
-        "fusion_slerp.output.place.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 5})()
+        "fusion_slerp.output.target.shutil.disk_usage", lambda folder: type("Usage", (), {"free": 5})()
     )
     with pytest.raises(OutputError) as caught:
         merge(*parents, out=tmp_path / "child")
     assert [problem.headline for problem in caught.value.problems] == [
         "the output exists",
-        "not enough room on the disk",
+        "not enough disk space",
         "not enough memory",
-        "the limit of open files is too low",
+        "the limit on open files is too low",
     ]

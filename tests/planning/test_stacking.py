@@ -1,4 +1,4 @@
-"""The child's layers stacked from ranges of the parents' layers."""
+"""The merged model's layers stacked from ranges of the source models' layers."""
 
 import json
 
@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from fusion_slerp import MismatchError, SettingsError, merge, plan_merge, slerp
 from fusion_slerp.settings.merge_settings import make_settings
+from tests.models import write_checkpoint
 from tests.settings.test_schedule import deep
 
 PARTS = ("self_attn.q_proj", "mlp.up_proj", "input_layernorm")
@@ -57,7 +58,19 @@ def test_layers_beyond_the_model(tmp_path):
     message = str(caught.value)
     assert message.startswith("the slices do not fit the model")
     assert "found: b: [0, 3]" in message
-    assert "needed: layers below 2" in message
+    assert "needed: at most 2: the model has layers 0 to 1" in message
+    assert message.endswith(
+        "Fix: use layers that every model has, such as slices=[{'a': [0, 2], 'b': [0, 2]}]"
+    )
+    plan_merge(a, b, slices=[{"a": [0, 2], "b": [0, 2]}])
+
+
+def test_models_without_one_stack_of_layers_have_no_slices(tmp_path):
+    folders = [write_checkpoint(tmp_path / n, tensors={"model.norm.weight": np.ones(4, "f4")}) for n in "ab"]
+    with pytest.raises(MismatchError) as caught:
+        plan_merge(*folders, slices=[{"a": [0, 1], "b": [0, 1]}])
+    assert {problem.fix for problem in caught.value.problems} == {"leave out slices"}
+    assert "found: 0 stacks of layers" in str(caught.value)
 
 
 @pytest.mark.parametrize("labels", ["a", "b", "abc", "ac"])
@@ -69,6 +82,7 @@ def test_a_slice_needs_a_range_of_every_model(tmp_path, labels):
     lines = str(caught.value).splitlines()
     assert lines[0] == "slices[1] does not fit the models"
     assert lines[1:3] == [f"  found: {', '.join(labels)}", "  needed: a range of every model: a, b"]
+    assert lines[3].endswith("such as slices=[{'a': [0, 3], 'b': [0, 3]}]")
 
 
 @pytest.mark.parametrize(
@@ -85,5 +99,5 @@ def test_wrong_slices(slices, headline, found):
     with pytest.raises(SettingsError) as caught:
         make_settings(slices=slices)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{headline} is not usable"
+    assert lines[0] == f"invalid {headline}"
     assert lines[1] == f"  found: {found}"

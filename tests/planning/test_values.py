@@ -1,4 +1,4 @@
-"""The values of a method's options for each tensor and model, and what is done with them."""
+"""The values of a method's options for each tensor and model, and their effect."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ NAMES = [
 
 
 def weights(weight: object, labels: str = "abc", **options: object) -> dict[str, dict[str, float]]:
-    """By the name of a tensor, the weight of every model."""
+    """The weight of every model, by the name of the tensor."""
     settings = make_settings(method="linear", weight=weight, **options)
     found = values_by_name(NAMES, settings, list(labels))
     assert list(found) == NAMES
@@ -69,7 +69,7 @@ def sliced(ranges: list[tuple[int, int]], *own: object) -> list[dict[str, object
 
 
 def test_slices_may_have_weights_of_their_own():
-    """Of a model that a slice says nothing of, those of the whole merge; gradients run over each slice."""
+    """A model without values in a slice has those of the whole merge; gradients run over each slice."""
     own = (None, {"b": [0, 1]}, 5)
     slices = sliced([(0, 2), (1, 3), (4, 5)], *own)
     found = weights({"a": [10, 20], "c": 0.5}, slices=slices)
@@ -87,7 +87,7 @@ def test_a_slice_whose_entries_do_not_match_leaves_it_to_the_whole():
     assert [found[Q.format(i)]["a"] for i in (0, 4)] == [4, 4]
 
 
-# What is done.
+# Operations.
 
 
 def models(folder, labels: str, n_layers: int = 2, **more):
@@ -124,7 +124,7 @@ def test_a_tensor_that_no_entry_matches_keeps_model_a_and_it_is_said(tmp_path):
     kept = {name for name, work in works(plan).items() if work == Copy("a", "no entry")}
     assert kept == {name for name in works(plan) if "mlp" not in name}
     (remark,) = [warning for warning in plan.warnings if "no entry" in warning]
-    assert remark.startswith("no entry of weight matches, parent a is kept: ")
+    assert remark.startswith("no entry of weight matches, copied from a: ")
     assert "mlp" not in remark
 
 
@@ -138,7 +138,8 @@ def test_a_model_that_no_entry_matches_beside_others_is_an_error(tmp_path):
     lines = str(caught.value).splitlines()
     assert lines[0] == "no entry of weight matches for b, c"
     assert lines[1].startswith("  tensors: 7: ")
-    assert lines[-1].startswith("Fix: ")
+    fix = "Fix: end the weight of b, c with an entry that has no filter, such as {value: 0.5}"
+    assert lines[-1] == fix
 
 
 def test_weights_that_sum_to_zero_name_the_tensors(tmp_path):
@@ -148,7 +149,10 @@ def test_weights_that_sum_to_zero_name_the_tensors(tmp_path):
     lines = str(caught.value).splitlines()
     assert lines[0] == "weights that sum to zero: a 1, b -1"
     assert lines[1].startswith("  tensors: 4: model.layers.0.")
+    assert lines[-1] == "Fix: change a weight, or use normalize=False"
     assert plan_merge(tmp_path / "a", tmp_path / "b", method="linear", weight=weight, normalize=False)
+    with pytest.raises(SettingsError, match=r"Fix: use weight=1\.0$"):
+        plan_merge(tmp_path / "a", tmp_path / "b", method="linear", weight=0)
 
 
 @pytest.mark.parametrize("weight", [{"c": 1}, {"a": 1, "base": 2}, {"d": [0, 1]}], ids=str)
@@ -157,10 +161,10 @@ def test_values_for_models_that_are_not_there_are_refused(tmp_path, weight):
         plan_merge(*models(tmp_path, "ab"), method="linear", weight=weight)
     (unknown,) = weight.keys() - set("ab")
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"weight names the model {unknown}, which is not there"
+    assert lines[0] == f"weight has a value for model {unknown}, which is not merged"
     assert lines[1:3] == [f"  found: {unknown}", "  needed: a, b"]
     slices = [{"a": [0, 2], "b": [0, 2], "weight": weight}]
-    with pytest.raises(SettingsError, match=f"weight names the model {unknown}, which is not there"):
+    with pytest.raises(SettingsError, match=f"weight has a value for model {unknown}, which is not merged"):
         plan_merge(tmp_path / "a", tmp_path / "b", method="linear", slices=slices)
 
 
@@ -170,7 +174,17 @@ def test_slerp_takes_two_models(tmp_path, labels):
         plan_merge(*models(tmp_path, labels))
     lines = str(caught.value).splitlines()
     assert lines[0] == f"slerp merges exactly 2 models, not {len(labels)}"
-    assert lines[-1].startswith("Fix: ")
+    more = ", or use method='linear'" if len(labels) > 2 else ""
+    assert lines[-1] == f"Fix: name exactly 2 models{more}"
+
+
+def test_the_other_method_is_advised_without_the_options_that_it_lacks(tmp_path):
+    folders = models(tmp_path, "abc")
+    with pytest.raises(SettingsError) as caught:
+        plan_merge(*folders, t=0.3, epsilon=0)
+    fix = caught.value.message("command").splitlines()[-1]
+    assert fix == "Fix: name exactly 2 models, or use --method linear without t, epsilon"
+    assert plan_merge(*folders, method="linear")
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 9])

@@ -87,8 +87,8 @@ def in_entries(recipe: Recipe) -> Recipe:
 def test_what_mergekit_cannot_say():
     base = {"t": 0.5, "tokenizer": "a"}
     for option, headline in (
-        ({"vocab_fill": "mean"}, "vocab_fill has no form in mergekit"),
-        ({"t": [{"glob": "*", "value": 1}]}, "t[0]: a glob has no form in mergekit"),
+        ({"vocab_fill": "mean"}, "vocab_fill has no equivalent in mergekit"),
+        ({"t": [{"glob": "*", "value": 1}]}, "t[0]: a glob has no equivalent in mergekit"),
         (
             {"slices": [{"a": [0, 1], "b": [0, 1], "t": {"regex": "x", "value": 1}}]},
             "slices[0].t[0]: a regex",
@@ -99,7 +99,7 @@ def test_what_mergekit_cannot_say():
         assert str(caught.value).startswith(headline)
         assert from_hydra(yaml.safe_load(to_hydra(Recipe(("A", "B"), base | option)))).models == ("A", "B")
     text = to_mergekit(Recipe(("A", "B"), base | {"threads": 3}))
-    assert text.startswith("# Without a form in mergekit: threads=3\n")
+    assert text.startswith("# Without an equivalent in mergekit: threads=3\n")
 
 
 def test_how_a_merge_is_run_is_left_out_and_said():
@@ -112,13 +112,13 @@ def test_how_a_merge_is_run_is_left_out_and_said():
         "overwrite": True,
     }
     text = to_mergekit(Recipe(("A", "B"), {"t": 0.5, "tokenizer": "a"} | given))
-    assert text.startswith("# Without a form in mergekit: ")
+    assert text.startswith("# Without an equivalent in mergekit: ")
     said = text.splitlines()[0].partition(": ")[2].split(", ")
     assert sorted(said) == sorted(f"{name}={value!r}" for name, value in given.items())
     assert parse_recipe(yaml.safe_load(text)).options == {"t": 0.5, "tokenizer": "a"}
     for name, each in option_fields().items():
         if not declaration(each).changes_child:
-            to_mergekit(Recipe(("A", "B"), {name: yaml.safe_load(declaration(each).example)}))
+            to_mergekit(Recipe(("A", "B"), {name: declaration(each).example}))
 
 
 # --- our form for Hydra -----------------------------------------------------------------------------------
@@ -134,11 +134,11 @@ def changed(key: str, value: object) -> dict:
 @pytest.mark.parametrize(
     ("key", "value", "headline"),
     [
-        ("defaults", ["x"], "defaults are put together by Hydra alone"),
-        ("method", {"_target_": "fusion_bench.method.SimpleAverage"}, "method is not ours to run"),
-        ("modelpool", None, "modelpool is not ours to run"),
+        ("defaults", ["x"], "defaults: only Hydra can compose them"),
+        ("method", {"_target_": "fusion_bench.method.SimpleAverage"}, "invalid method._target_"),
+        ("modelpool", None, "invalid modelpool._target_"),
         ("method.tt", 1, "method.tt is not a key of a recipe (did you mean 't'?)"),
-        ("method.t", "${x}", "method.t is filled in by Hydra alone"),
+        ("method.t", "${x}", "method.t: only Hydra can resolve this value"),
         ("modelpool.models", {"x": "A"}, "modelpool.models does not fit slerp"),
         ("modelpool.models", {"x": "A", "y": {"_target_": "f"}}, "modelpool.models.y is not a model"),
         ("modelpool.tokeniser", "A", "(did you mean 'tokenizer'?)"),

@@ -119,7 +119,7 @@ def test_what_mergekit_does_not_read_is_noted():
 
 def test_weights_that_may_leave_tensors_out_are_noted():
     (note,) = linear("[{model: A, parameters: {weight: {filter: mlp, value: 1}}}]", "base_model: A").notes
-    assert note.startswith("weight: no entry is for every name")
+    assert note.startswith("weight: no entry covers every name")
 
 
 SLICED = "merge_method: linear\nparameters: {weight: 1}\nslices: "
@@ -131,7 +131,7 @@ WRONG = {
     ),
     "base elsewhere": (
         f"merge_method: linear\nbase_model: D\nmodels: {ABC}",
-        "base_model is none of the models",
+        "base_model is not one of the models",
         "remove base_model",
     ),
     "twice": (
@@ -146,7 +146,7 @@ WRONG = {
     ),
     "a weight of no number": (
         f"merge_method: linear\nmodels: {ABC.replace('0.3', 'much')}",
-        "models[1].parameters.weight is not usable",
+        "invalid models[1].parameters.weight",
         "set models[1].parameters.weight: 0.5",
     ),
     "labels": (
@@ -161,19 +161,19 @@ WRONG = {
     ),
     "normalize": (
         f"merge_method: linear\nmodels: {ABC}\nparameters: {{normalize: maybe}}",
-        "parameters.normalize is no switch",
+        "invalid parameters.normalize",
         "set parameters.normalize: true",
     ),
     "normalize of one slice": (
         f"{SLICED}[{{sources: [{{model: A, layer_range: [0, 1]}}], parameters: {{normalize: false}}}}]",
-        "slices[0].parameters.normalize of one slice alone is not supported",
+        "slices[0].parameters.normalize: a value for a single slice is not supported",
         "set parameters.normalize: false",
     ),
     "a filter with the number of a layer that moved": (
         f"{SLICED}[{{sources: [{{model: A, layer_range: [1, 2], parameters: "
         "{weight: [{filter: layers.1., value: 1}, {value: 2}]}}]}]",
-        "slices[0].sources[0].parameters.weight: a filter that means other layers in mergekit",
-        "leave the number of the layer out",
+        "slices[0].sources[0].parameters.weight: a filter that selects other layers in mergekit",
+        "leave the layer's number out",
     ),
     "typo": ("merge_method: linaer\n", "(did you mean 'linear'?)", "run this recipe with mergekit"),
 }
@@ -267,11 +267,11 @@ def test_a_model_without_a_weight_of_its_own_weighs_1():
 @pytest.mark.parametrize(
     ("more", "headline"),
     [
-        ({"weight": {"a": [{"glob": "*", "value": 1}]}}, "weight[0]: a glob has no form in mergekit"),
-        ({"missing": "copy"}, "missing has no form in mergekit"),
+        ({"weight": {"a": [{"glob": "*", "value": 1}]}}, "weight[0]: a glob has no equivalent in mergekit"),
+        ({"missing": "copy"}, "missing has no equivalent in mergekit"),
         (
             {"weight": [{"filter": "layers.1.", "value": 1}, {"value": 2}], "slices": [{"a": [1, 2]}]},
-            "slices[0].weight: a filter that means other layers",
+            "slices[0].weight: a filter that selects other layers",
         ),
     ],
 )

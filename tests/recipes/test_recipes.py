@@ -1,4 +1,4 @@
-"""Recipes of mergekit's form and of ours for Hydra: what they come to, and what is refused."""
+"""Recipes in mergekit's form and in ours for Hydra: how they are read, and which are refused."""
 
 from contextlib import suppress
 from itertools import permutations
@@ -223,7 +223,7 @@ parameters: {t: 0.5}
         ("name: my-merge", "name: has no effect in mergekit, nor here"),
         (
             "chat_template: auto",
-            "chat_template: auto: the merged model has the chat template of the tokenizer it gets",
+            "chat_template: auto: the merged model gets the chat template of its tokenizer",
         ),
     ],
 )
@@ -250,7 +250,7 @@ def test_parameters_without_effect_are_noted_with_their_place():
 
 def test_a_t_that_may_leave_tensors_out_is_noted():
     (note,) = with_models("parameters: {t: [{filter: mlp, value: 0.3}]}").notes
-    assert note.startswith("t: no entry is for every name; a tensor that none matches keeps base_model")
+    assert note.startswith("t: no entry covers every name; a tensor without a match is base_model's")
 
 
 # --- nuslerp ----------------------------------------------------------------------------------------------
@@ -284,9 +284,9 @@ models: [{model: A, parameters: {weight: 1}}, {model: B, parameters: {weight: 1}
 @pytest.mark.parametrize(
     ("text", "headline"),
     [
-        ("base_model: C", "base_model: nuslerp of differences to a base is not supported"),
+        ("base_model: C", "base_model: nuslerp on differences from a base is not supported"),
         ("parameters: {nuslerp_flaten: true}", "did you mean 'nuslerp_flatten'?"),
-        ("parameters: {nuslerp_flatten: 3}", "are not switches"),
+        ("parameters: {nuslerp_flatten: 3}", "invalid parameters.nuslerp_flatten or nuslerp_row_wise"),
     ],
 )
 def test_nuslerp_that_is_refused(text, headline):
@@ -295,9 +295,9 @@ def test_nuslerp_that_is_refused(text, headline):
 
 
 def test_nuslerp_with_weights_that_have_no_t():
-    with pytest.raises(SettingsError, match="weight: no t of our form follows from these weights"):
+    with pytest.raises(SettingsError, match="weight: no t corresponds to these weights"):
         recipe_of(NUSLERP.replace("weight: 1}}]", "weight: [1, 2]}}]"))
-    with pytest.raises(SettingsError, match=r"models\[1\].parameters.weight is not usable"):
+    with pytest.raises(SettingsError, match=r"invalid models\[1\].parameters.weight"):
         recipe_of(NUSLERP.replace("weight: 1}}]", "weight: -1}}]"))
     with pytest.raises(SettingsError, match=r"models\[1\].parameters.weight is missing"):
         recipe_of(NUSLERP.replace("weight: 1}}]", "}}]"))
@@ -328,16 +328,16 @@ WRONG = {
         "merge_method: slerp",
     ),
     "no method": ("models: []\n", "merge_method is missing", "merge_method: slerp"),
-    "nothing": (TOP, "the recipe names no models", "models and slices"),
-    "both": (f"{TOP}models: [x]\nslices: [y]", "models and slices exclude each other", "keep one"),
+    "nothing": (TOP, "the recipe names no models", "list the models"),
+    "both": (f"{TOP}models: [x]\nslices: [y]", "models and slices exclude each other", "remove one"),
     "modules": (f"{TOP}modules: {{m: 1}}", "modules is not supported", "move its models"),
     "no base": (
         "merge_method: slerp\nmodels: [{model: A}, {model: B}]\nparameters: {t: 1}",
         "base_model is missing",
         "set base_model: A",
     ),
-    "three": (f"{TOP}models: [{{model: B}}, {{model: C}}]", "a merge has 2 models, not 3", "same words"),
-    "twice": (f"{TOP}models: [{{model: B}}, {{model: B}}]", "a merge has 2 models, not 3", "same words"),
+    "three": (f"{TOP}models: [{{model: B}}, {{model: C}}]", "a merge has 2 models, not 3", "same spelling"),
+    "twice": (f"{TOP}models: [{{model: B}}, {{model: B}}]", "a merge has 2 models, not 3", "same spelling"),
     "three in slices": (
         f"{TOP}slices: [{{sources: {BOTH}}}, {{sources: {BOTH.replace('B', 'C')}}}]",
         "a merge has 2 models, not 3",
@@ -347,7 +347,7 @@ WRONG = {
     "no t in a slice": (f"{TOP}slices: [{{sources: {BOTH}}}]", "slices[0].parameters.t is missing", "0.5"),
     "t at a model": (
         f"{TOP}models: [{{model: B, parameters: {{t: 0.3}}}}]",
-        "models[0].parameters.t has no effect: t belongs to no single model",
+        "models[0].parameters.t has no effect: t does not belong to a single model",
         "move it to parameters.t",
     ),
     "t at a source": (
@@ -355,15 +355,15 @@ WRONG = {
         "slices[0].sources[1].parameters.t has no effect",
         "move it to slices[0].parameters.t or parameters.t",
     ),
-    "t at the top": (f"{TOP}models: [{{model: B}}]\nt: 0.5", "t has no place at the top", "parameters.t"),
+    "t at the top": (f"{TOP}models: [{{model: B}}]\nt: 0.5", "t is not a top-level key", "parameters.t"),
     "t too large": (
         f"{TOP}models: [{{model: B}}]\nparameters: {{t: 1.5}}",
-        "parameters.t is not usable",
+        "invalid parameters.t",
         "0.5",
     ),
     "t in a slice": (
         f"{TOP}slices: [{{sources: {BOTH}, parameters: {{t: [{{value: 2}}]}}}}]\nparameters: {{t: 0.5}}",
-        "slices[0].parameters.t[0].value is not usable",
+        "invalid slices[0].parameters.t[0].value",
         "0.5",
     ),
     "glob": (
@@ -417,11 +417,16 @@ WRONG = {
         "slices[0].sources lacks the base_model",
         "name A there",
     ),
-    "lora": (f"{TOP}models: [{{model: B+adapter}}]", "models[0].model: a LoRA", "merge the adapter"),
+    "lora": (
+        f"{TOP}models: [{{model: B+adapter}}]",
+        "models[0].model: a LoRA",
+        "M.from_pretrained('adapter', dtype='auto').merge_and_unload(); "
+        "m.save_pretrained('./adapter-converted'); T.from_pretrained('B')",
+    ),
     "lora of a mapping": (
         f"{TOP}models: [{{model: {{model: B, lora: x}}}}]",
         "models[0].model.lora is not supported",
-        "adapter",
+        "M.from_pretrained('x', dtype='auto').merge_and_unload()",
     ),
     "architecture": (
         f"{TOP}models: [{{model: {{model: B, override_architecture: X}}}}]",
@@ -429,31 +434,31 @@ WRONG = {
         "remove it",
     ),
     "revisions": (f"{TOP}models: [{{model: B@x@y}}]", "models[0].model has more than one @", "path@revision"),
-    "a number": (f"{TOP}models: [{{model: 7}}]", "models[0].model is not a model", "folder or hub id"),
+    "a number": (f"{TOP}models: [{{model: 7}}]", "models[0].model is not a model", "FOLDER, or a Hub id"),
     "dtype": (
         f"{T}dtype: bfloat61",
-        "dtype is not a type that a model can be written in (did you mean 'bfloat16'?)",
+        "invalid dtype (did you mean 'bfloat16'?)",
         "set dtype: bfloat16",
     ),
     "int64": (
         f"{T}out_dtype: int64",
-        "out_dtype is not a type",
+        "invalid out_dtype",
         "set out_dtype: bfloat16",
     ),
     "template": (
         f"{T}chat_template: chatml",
-        "chat_template: a name of mergekit's own templates is not supported",
+        "chat_template: the names of mergekit's own templates are not supported",
         "write the template itself, or remove chat_template",
     ),
     "two tokenizers": (
         f"{T}tokenizer_source: base\ntokenizer: {{source: A}}",
         "tokenizer and tokenizer_source exclude each other",
-        "keep one",
+        "remove one",
     ),
     "token of a stranger": (
         f"{T}tokenizer: {{tokens: {{x: {{source: C}}}}}}",
-        "tokenizer.tokens.x.source is none of the models",
-        "A, or B",
+        "tokenizer.tokens.x.source is not one of the models",
+        "source: A",
     ),
     "token without source": (
         f"{T}tokenizer: {{tokens: {{x: {{force: true}}}}}}",
@@ -462,12 +467,12 @@ WRONG = {
     ),
     "token of a kind": (
         f"{T}tokenizer: {{tokens: {{x: {{source: {{kind: one}}}}}}}}",
-        "tokenizer.tokens.x is invalid",
+        "invalid tokenizer.tokens.x",
         "{source: A}",
     ),
     "padding": (
         f"{T}tokenizer: {{pad_to_multiple_of: 0}}",
-        "tokenizer.pad_to_multiple_of is invalid",
+        "invalid tokenizer.pad_to_multiple_of",
         "64",
     ),
 }
@@ -491,7 +496,7 @@ def test_all_faults_are_raised_at_once():
         )
     message = str(caught.value)
     assert message.startswith("5 problems, nothing was read or written:")
-    for part in ("dtyp is", "float33", "chat_template", "models[0].parameters.t has", "parameters.t is not"):
+    for part in ("dtyp is", "float33", "chat_template", "models[0].parameters.t has", "invalid parameters.t"):
         assert part in message
 
 
@@ -502,7 +507,7 @@ def test_all_faults_are_raised_at_once():
         ("", "nothing instead of a mapping"),
         ("- 1", "a list instead of a mapping"),
         ("a: 1\n---\na: 2\n", "2 documents"),
-        ("merge_method: slerp\nmerge_method: ties\n", "the key 'merge_method' stands there twice"),
+        ("merge_method: slerp\nmerge_method: ties\n", "the key 'merge_method' occurs twice"),
     ],
 )
 def test_files_that_hold_no_recipe(tmp_path, content, reason):
@@ -510,13 +515,13 @@ def test_files_that_hold_no_recipe(tmp_path, content, reason):
     file.write_text(content)
     with pytest.raises(SettingsError) as caught:
         read_recipe(file)
-    assert str(caught.value).startswith(f"{file}: no recipe\n")
+    assert str(caught.value).startswith(f"{file}: not a recipe\n")
     assert reason in str(caught.value)
     assert "\nFix: " in str(caught.value)
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(SettingsError, match="no recipe\n  found: No such file"):
+    with pytest.raises(SettingsError, match="not a recipe\n  found: No such file"):
         read_recipe(tmp_path / "nowhere.yml")
 
 

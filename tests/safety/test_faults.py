@@ -1,4 +1,4 @@
-"""Every call that can fail, failing once: the target stays as it was, and the same merge succeeds after."""
+"""Every call that can fail, failing once: the target stays unchanged, and the same merge then succeeds."""
 
 import errno
 import functools
@@ -122,9 +122,9 @@ def test_every_call_fails_once(tmp_path, parents, figure, calls, code, existing)
         assert state_of(target) == expected
         assert sorted(path.name for path in (tmp_path / "place").iterdir()) == ["child"]
     assert len(places) >= min(3, len(calls) - 1)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(places.items()))
+    counts = ", ".join(f"{count} {name}" for name, count in sorted(places.items()))
     kind = "overwriting" if existing else "new"
     figure(
-        f"{os.strerror(code)}, {kind}: {sum(places.values())} faults ({told}); each time the target as it "
-        f"was, {kept} resumable, {harmless} more without effect; the same merge then succeeds"
+        f"{os.strerror(code)}, {kind}: {sum(places.values())} faults ({counts}); each time the target was "
+        f"unchanged, {kept} resumable, {harmless} more without effect; the same merge then succeeds"
     )

@@ -1,4 +1,4 @@
-"""A bit flipped anywhere in a child is found by `verify`, which names the tensor or the file."""
+"""A bit flipped anywhere in a merged model is found by `verify`, which names the tensor or the file."""
 
 import random
 

@@ -40,7 +40,9 @@ def test_disks_of_every_size_too_small(mount, tmp_path, monkeypatch, figure):
     expected = contents(tmp_path / "child")
     needed = sum(os.stat(tmp_path / "child" / name).st_blocks * 512 for name in expected)
     disk = mount("disk", "-t", "tmpfs", "-o", "size=1m", "tmpfs")
-    monkeypatch.setattr("fusion_slerp.api.check_room", lambda target, nbytes: [])  # which would predict it
+    monkeypatch.setattr(
+        "fusion_slerp.api.check_disk_space", lambda target, nbytes: []
+    )  # which would predict it
     sizes = [needed * i // trials(60, 6) for i in range(1, trials(60, 6))]
     sizes += [needed + 4096 * pages for pages in range(-trials(30, 3), 3)]  # at the end: side files, manifest
     states = []
@@ -59,8 +61,8 @@ def test_disks_of_every_size_too_small(mount, tmp_path, monkeypatch, figure):
         assert os.listdir(disk) == []
     figure(
         f"full disk: {len(sizes)} sizes from {sizes[0]} to {sizes[-1]} bytes, {states.count(0)} times with "
-        f"nothing kept, {states.count(N_TENSORS)} times with all {N_TENSORS} weight files; after room was "
-        "made, all merges went on to the same bytes"
+        f"nothing kept, {states.count(N_TENSORS)} times with all {N_TENSORS} weight files; with more "
+        "space, all merges resumed to the same bytes"
     )
 
 
@@ -68,10 +70,10 @@ def resize(disk, nbytes):
     subprocess.run(["mount", "-o", f"remount,size={max(nbytes, 4096)}", disk], check=True)
 
 
-def test_room_is_checked_before_anything_is_written(mount, tmp_path):
+def test_space_is_checked_before_anything_is_written(mount, tmp_path):
     parents = many_shards(tmp_path / "models")
     disk = mount("disk", "-t", "tmpfs", "-o", "size=9m", "tmpfs")
-    with pytest.raises(OutputError, match="not enough room on the disk"):
+    with pytest.raises(OutputError, match="not enough disk space"):
         merge(*parents, out=disk / "child")
     assert os.listdir(disk) == []
 
@@ -80,7 +82,7 @@ def test_a_read_only_disk_holds_inputs_and_no_output(mount, tmp_path):
     parents = many_shards(tmp_path / "models")
     before = contents(tmp_path / "models")
     disk = mount("disk", "--bind", "-o", "ro", str(tmp_path / "models"))
-    with pytest.raises(OutputError, match=r"cannot be made\n  out: .*\n  folder: .*\n  found: not writable"):
+    with pytest.raises(OutputError, match=r"cannot be created\n  out: .*\n.*\n  found: not writable"):
         merge(disk / "a", disk / "b", out=disk / "child")
     merge(disk / "a", disk / "b", out=tmp_path / "child")
     models = {"a": disk / "a", "b": disk / "b"}

@@ -1,4 +1,4 @@
-"""Killed at random moments: the same call ends with the same bytes, and half a child is never seen."""
+"""Killed at random moments: the same call ends with the same bytes, and no partial model is ever seen."""
 
 import multiprocessing
 import os
@@ -96,7 +96,7 @@ def test_killed_at_random_moments(processes, parents, tmp_path, figure, number, 
         assert verify(target).ok
     remove(target)
     assert names_in(tmp_path / "place") == []
-    some = sum(0 < found < N_TENSORS for found in n_resumed)
+    some = sum(0 < n < N_TENSORS for n in n_resumed)
     name, kind = signal.Signals(number).name, "overwriting" if existing else "new"
     figure(
         f"{name}, {kind}: {n} merges of {usual_s:.2f} s killed and resumed, {n_resumed.count(0)} with "

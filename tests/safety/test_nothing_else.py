@@ -14,19 +14,19 @@ from tests.models import contents, names_in
 
 AUDITED = """
 import json, os, sys
-places, writing = set(), os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+events, writing = set(), os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 def hook(event, args):
     if event == "open" and isinstance(args[0], (str, bytes)) and args[2] & writing:
-        places.add(os.fsdecode(args[0]))
+        events.add(os.fsdecode(args[0]))
     elif event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate",
                    "os.chmod", "os.chown", "os.utime", "shutil.copyfile", "shutil.rmtree", "subprocess.Popen",
                    "os.system", "os.exec", "os.posix_spawn", "socket.connect"):
-        places.update(f"{event} {arg}" for arg in args if isinstance(arg, (str, bytes, os.PathLike)))
+        events.update(f"{event} {arg}" for arg in args if isinstance(arg, (str, bytes, os.PathLike)))
 sys.addaudithook(hook)
 from fusion_slerp import merge
 merge(*sys.argv[1:3], out=sys.argv[3], max_shard_size=100)
 merge(*sys.argv[1:3], out=sys.argv[3], t=0.3, overwrite=True)
-print(json.dumps(sorted(places)))
+print(json.dumps(sorted(events)))
 """
 
 
@@ -34,14 +34,14 @@ def test_nothing_is_written_elsewhere_and_nothing_is_started(tmp_path, parents):
     before = contents(tmp_path / "models")
     words = [sys.executable, "-B", "-c", AUDITED, *map(str, parents), str(tmp_path / "place/child")]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
-    places = [place for place in json.loads(done.stdout) if place != os.devnull]
+    events = [event for event in json.loads(done.stdout) if event != os.devnull]
     # The removal of a folder names what is in it by the name alone.
-    whole = [place for place in places if "/" in place and not place.startswith("shutil.copyfile")]
-    copied = [place for place in places if place.startswith("shutil.copyfile") and "/models/" not in place]
+    whole = [event for event in events if "/" in event and not event.startswith("shutil.copyfile")]
+    copied = [event for event in events if event.startswith("shutil.copyfile") and "/models/" not in event]
     allowed = (str(tmp_path / "place/.child.partial"), str(tmp_path / "place/child"))
-    outside = [place for place in [*whole, *copied] if not place.rpartition(" ")[2].startswith(allowed)]
+    outside = [event for event in [*whole, *copied] if not event.rpartition(" ")[2].startswith(allowed)]
     assert outside == [f"os.mkdir {tmp_path / 'place'}"]
-    assert {place for place in places if "/" not in place} <= {
+    assert {event for event in events if "/" not in event} <= {
         *(f"os.remove {name}" for name in ("lock", "journal.jsonl")),
         *(f"os.rmdir {name}" for name in ("files",)),
         *(f"os.remove {name}" for name in os.listdir(tmp_path / "place/child")),

@@ -1,4 +1,4 @@
-"""Two processes on one target: one makes the child, the other gets a clear error."""
+"""Two processes on one target: one writes the merged model, the other gets a clear error."""
 
 import multiprocessing
 import shutil
@@ -26,7 +26,7 @@ def test_two_at_once(tmp_path, figure, other_t):
     parents, n = many_shards(tmp_path / "models"), trials(25, 3)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fusion_slerp.api", "tests.safety.trials"])
-    told: list[str] = []
+    messages: list[str] = []
     for _ in range(n):
         together, answers = context.Barrier(2), context.Queue()
         target = tmp_path / "place/child"
@@ -35,17 +35,17 @@ def test_two_at_once(tmp_path, figure, other_t):
         ]
         for process in processes:
             process.start()
-        found = [answers.get(timeout=HANG_S) for _ in processes]
+        outcomes = [answers.get(timeout=HANG_S) for _ in processes]
         for process in processes:
             process.join()
-        won = [answer for answer in found if answer in ("0.5", "0.3")]
-        assert len(won) == 1, found
-        told += [answer for answer in found if answer not in won]
+        won = [answer for answer in outcomes if answer in ("0.5", "0.3")]
+        assert len(won) == 1, outcomes
+        messages += [answer for answer in outcomes if answer not in won]
         assert verify(target).ok
         assert names_in(tmp_path / "place") == ["child"]
         shutil.rmtree(tmp_path / "place")
-    assert set(told) <= {"another process is merging to this folder", "the output exists"}
+    assert set(messages) <= {"another process is merging to this folder", "the output exists"}
     figure(
         f"two at once ({'same' if other_t == 0.5 else 'another'} merge): {n} times one child and one error; "
-        f"{told.count('another process is merging to this folder')} times while the other was merging"
+        f"{messages.count('another process is merging to this folder')} times while the other was merging"
     )

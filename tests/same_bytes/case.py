@@ -1,4 +1,4 @@
-"""What a case is, and how one is run."""
+"""Cases, and how they are run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Case:
 
     Attributes:
         make: Writes the parents into a folder, and returns what `run` takes for them.
-        options: Of the merge; options that hold `{folder}` mean the folder of the parents.
-        run: The door that it goes through.
+        options: Those of the merge; `{folder}` in them stands for the folder of the parents.
+        run: The entry point that it uses.
     """
 
     make: Callable[[Path], Any]

@@ -1,4 +1,4 @@
-"""All cases by name: what must not change by a byte, whatever becomes of the code."""
+"""All cases by name: results that must not change by a byte when the code changes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The doors of the package that the cases go through, and nothing else of it: all in this one place.
+"""The entry points of the package that the cases use; they use nothing else of it.
 
-The code behind these doors is free to move. What reads today's merge_report.json is here, too.
+The code behind them may change freely. The reader of today's merge_report.json is also here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ import fusion_slerp
 
 Options = Mapping[str, Any]
 Found = dict[str, Any]
-"""What a case came to: digests by what they are of."""
+"""The result of a case: digests by name."""
+
+RECORDED_WHY = {"zero vector": "null vector"}
+"""Reasons, and the names that they were recorded under."""
 
 OF_ANOTHER_FORM = ("README.md", "merge_manifest.json", "merge_report.json")
 """Files about the merge, whose form may change while every weight stays the same."""
@@ -41,7 +44,7 @@ def by_command(parents: tuple[Path, Path], out: Path, options: Options) -> Found
 
 
 def by_recipe(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
-    """Through the command, with the recipe that lies beside the parents."""
+    """Through the command, with the recipe next to the parents."""
     _command("merge", parents[0].parent / "recipe.yml", "-o", out, *_typed(options))
     return of_child(out)
 
@@ -59,7 +62,7 @@ def by_method(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
 def by_method_of_loaded(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
     """Through FusionBench's method with models that the pool builds, saved to a path.
 
-    transformers saves them, so that files and header are its own business: the digest is of the tensors.
+    transformers saves them and decides on files and header: the digest is that of the tensors.
     """
     from fusion_bench.modelpool import CausalLMPool
     from safetensors.torch import load_file
@@ -104,14 +107,14 @@ def by_slerp(parents: Mapping[str, tuple[Any, Any]], out: Path, options: Options
 
 
 def of_child(folder: Path) -> Found:
-    """SHA-256 of every file of a child but those of another form, and what its report says."""
+    """SHA-256 of every file of a child, except those whose form may change, and the content of its report."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     files = {name: _digest([(folder / name).read_bytes()]) for name in names if name not in OF_ANOTHER_FORM}
     return {"files": files, **of_report(folder)}
 
 
 def of_report(folder: Path) -> Found:
-    """How many tensors were made by each rule; which, and with which angles and norms, as a digest."""
+    """The number of tensors made by each rule, and digests of their rules, angles and norms."""
     rows = [_row(row) for row in json.loads((folder / "merge_report.json").read_bytes())["tensors"]]
     rules = [rule for _, rule, _ in rows]
     return {
@@ -124,7 +127,9 @@ def of_report(folder: Path) -> Found:
 def _row(row: Mapping[str, Any]) -> tuple[str, str, str]:
     """Name, rule, and numbers of a tensor in merge_report.json."""
     numbers = json.dumps(_numbers(row), sort_keys=True)
-    why = row.get("why") if row["action"] == "lerp" else None
+    why = row.get("why", "") if row["action"] == "lerp" else ""
+    for name, then in RECORDED_WHY.items():
+        why = why.replace(name, then)
     return row["name"], f"{row['action']}: {why}" if why else row["action"], numbers
 
 
@@ -168,7 +173,7 @@ def _digest(parts: Iterable[bytes]) -> str:
 
 
 def _typed(options: Options) -> list[str]:
-    """Options as words of a command line; a value is YAML, and JSON is that."""
+    """Options as words of a command line; values are YAML, of which JSON is a part."""
     words = []
     for name, value in options.items():
         flag = "-t" if name == "t" else f"--{name.lower().replace('_', '-')}"
@@ -189,7 +194,7 @@ def _command(*words: object) -> None:
 
 @contextmanager
 def _as_command(words: list[str]):
-    """Arguments of the process, nothing remembered in the user's home, and what is printed, kept."""
+    """Sets the process's arguments, stores nothing in the user's home, and captures the output."""
     said = io.StringIO()
     state = {"XDG_STATE_HOME": os.devnull, "COLUMNS": "160"}
     with (

@@ -1,4 +1,4 @@
-"""Cases of what parents and child are made of: names, files, slices, heads, recipes."""
+"""Cases of names, files, slices, heads and recipes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def headless(seed: int) -> Weights:
 
 
 def twice(seed: int) -> Weights:
-    """A model that stores its embedding as its head once more."""
+    """A model that stores its embedding again as its head."""
     weights = llama(seed)
     return weights | {HEAD: weights[EMBEDDING]}
 
 
 def renamed(seed: int, before: str, after: str) -> Weights:
-    """A model with another beginning of its names."""
+    """A model whose names have another prefix."""
     return {
         (after + name.removeprefix(before) if name.startswith(before) else name): each
         for name, each in llama(seed).items()
@@ -76,7 +76,7 @@ def with_more(seed: int) -> Weights:
 
 
 def as_torch_files(make: Make, which: str = "ab", n_shards: int = 1) -> Make:
-    """The same parents in files of torch, or one of them."""
+    """The same parents, or one of them, in torch's format."""
     from safetensors.torch import load_file
 
     def made(folder: Path) -> tuple[Path, Path]:
@@ -108,7 +108,7 @@ def views(seed: int) -> dict[str, Any]:
 
 
 def of_views(folder: Path) -> tuple[Path, Path]:
-    """Parents in files of torch that hold views."""
+    """Parents in torch's format that hold views."""
     parents = both(lambda seed: {}, tokens=None)(folder)
     for seed, parent in enumerate(parents):
         (parent / "model.safetensors").unlink()
@@ -117,7 +117,7 @@ def of_views(folder: Path) -> tuple[Path, Path]:
 
 
 def of_shared_heads(folder: Path) -> tuple[Path, Path]:
-    """Parents in files of torch whose head and embedding are one storage."""
+    """Parents in torch's format whose head and embedding share one storage."""
     parents = both(lambda seed: {}, config={"tie_word_embeddings": True})(folder)
     for seed, parent in enumerate(parents):
         (parent / "model.safetensors").unlink()
@@ -127,7 +127,7 @@ def of_shared_heads(folder: Path) -> tuple[Path, Path]:
 
 
 def as_links(make: Make) -> Make:
-    """The same parents in folders of links, as the hub's cache has them."""
+    """The same parents in folders of links, as in the hub's cache."""
 
     def made(folder: Path) -> tuple[Path, Path]:
         (folder / "blobs").mkdir()
@@ -203,7 +203,7 @@ _FILES = {
 
 
 def with_recipe(make: Make, text: str) -> Make:
-    """The same parents with a recipe beside them; `A` and `B` stand for them in its text."""
+    """The same parents with a recipe next to them; `A` and `B` stand for them in its text."""
 
     def made(folder: Path) -> tuple[Path, Path]:
         a, b = make(folder)

@@ -1,4 +1,4 @@
-"""Cases whose child, or whose parents, are in memory: the method of FusionBench, and single tensors."""
+"""Cases whose child or parents are in memory: FusionBench's method, and single tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.same_bytes.weights import CODES, llama, uniform, weight
 
 REAL = {"num_hidden_layers": 3, "vocab_size": len(TOKENS), "torch_dtype": "bfloat16", "rope_theta": 10000.0}
 MODELS: Make = both(partial(llama, code="BF16", n_layers=3), config=REAL)
-"""What transformers loads as it is."""
+"""A config that transformers can load."""
 
 
 def modules(folder: Path) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def tensors(folder: Path) -> dict[str, tuple[Any, Any]]:
 
 
 def odd_directions(folder: Path) -> dict[str, tuple[Any, Any]]:
-    """Parallel, opposite and null vectors."""
+    """Parallel, opposite and zero vectors."""
     a, b = directions(1, "F64"), directions(2, "F64")
     return {name: (a[name].words, b[name].words) for name in a}
 

@@ -1,4 +1,4 @@
-"""Cases of vocabularies: whose tokens, which rows, what fills the others, and the files that say so."""
+"""Cases of vocabularies: tokens, rows, fillings of the others, and the files that state them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Words:
     Attributes:
         tokens: Its tokens, by row.
         n_rows: Rows of its matrices; None has no padding.
-        added: Added tokens, behind the others.
+        added: Added tokens, after the others.
         config: Changes to its config.
         files: More of its files.
     """
@@ -45,7 +45,7 @@ class Words:
 
 
 def of_rows(seed: int, n_rows: int, code: str = "F32", width: int = 7) -> dict[str, Weight]:
-    """Embedding, head and its bias, and a tensor that has no rows of tokens."""
+    """Embedding, head and its bias, and a tensor without rows of tokens."""
     shapes = {
         "lm_head.bias": (n_rows,),
         "lm_head.weight": (n_rows, width),
@@ -79,7 +79,7 @@ def _written(folder: Path, seed: int, words: Words, code: str, width: int) -> Pa
 
 
 def of_kind(kind: str, seed: int) -> Callable[[Path], Path]:
-    """Writes a parent with a real tokenizer of a kind; each has words and added tokens of its own."""
+    """Writes a parent with a real tokenizer of a kind; each has its own words and added tokens."""
     words = [["hello", "world", "tree", "river"], ["hello", "apple", "river", "bread", "heath"]][seed - 1]
     content = tokenizer(kind, words, [["<a1>"], ["<b1>", "<b2>"]][seed - 1])
     n_rows = len(content["model"]["vocab"]) + len(content["added_tokens"])
@@ -95,7 +95,7 @@ def two_of_kind(kind: str) -> Make:
 
 
 def with_third(make: Make, tokens: Sequence[str], files: Mapping[str, Any] | None = None) -> Make:
-    """The same parents with the folder of a tokenizer alone beside them."""
+    """The same parents with a folder that holds only a tokenizer next to them."""
 
     def made(folder: Path) -> tuple[Path, Path]:
         third = folder / "third"
@@ -108,7 +108,7 @@ def with_third(make: Make, tokens: Sequence[str], files: Mapping[str, Any] | Non
 
 
 def older(name: str, content: Callable[[Sequence[str]], Any]) -> Make:
-    """Parents whose tokens stand in a file of an older format, added ones beside it."""
+    """Parents whose tokens are in a file of an older format, and added ones in another file."""
 
     def write(folder: Path, seed: int, tokens: Sequence[str], added: Sequence[str]) -> Path:
         rows = {token: len(tokens) + i for i, token in enumerate(added)}

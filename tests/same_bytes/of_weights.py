@@ -21,7 +21,7 @@ from tests.same_bytes.weights import (
 )
 
 CHUNK = 1 << 20
-"""Elements that the package reads at a time. The sums are the same only while this is."""
+"""Elements that the package reads at a time. The sums are the same only while this does not change."""
 
 LONG = 5 * CHUNK // 2 + 3
 """Two and a half chunks, and an odd number of elements."""
@@ -39,7 +39,7 @@ def some_wide(seed: int) -> Weights:
 
 
 def directions(seed: int, code: str = "F32") -> dict[str, Weight]:
-    """Vectors of which those of b are parallel to those of a, opposite, nearly so, or null."""
+    """Vectors of b that are parallel or opposite to those of a, nearly so, or zero."""
     base, other = uniform(7, 96), uniform(8, 96)
     of_b = {
         "same": base,
@@ -64,12 +64,12 @@ def as_matrix(seed: int, code: str = "F32", in_rows: bool = True) -> Weights:
 
 
 def spread(n: int, least: int, most: int) -> np.ndarray:
-    """So many exponents of two, from the least to the most; numpy's powers depend on the processor."""
+    """A given number of powers of two, in ascending order; numpy's powers depend on the processor."""
     return least + np.arange(n) * (most - least) // (n - 1)
 
 
 def extremes(seed: int, n: int = 50) -> Weights:
-    """Float64 whose squares overflow or vanish, so that vectors are scaled before they are measured."""
+    """Float64 whose squares over- or underflow, so that vectors are scaled before they are measured."""
     values = {name: uniform(seed * 100 + i, n) for i, name in enumerate("abcdef")}
     return {
         "huge.weight": weight(values["a"] * 1e200, "F64"),
@@ -83,7 +83,7 @@ def extremes(seed: int, n: int = 50) -> Weights:
 
 
 def near_and_extreme(seed: int) -> Weights:
-    """Nearly parallel vectors that are scaled, too."""
+    """Nearly parallel vectors that are also scaled."""
     base, other = uniform(7, 60), uniform(8, 60)
     of = base if seed == 1 else base + other * 1e-6
     return {
@@ -105,12 +105,12 @@ def edges_of_types(seed: int) -> Weights:
 
 
 def narrowed(seed: int) -> Weights:
-    """Float32 around the least values of float16, which it is then rounded to."""
+    """Float32 around the smallest values of float16, to which it is then rounded."""
     return {"low.weight": weight(np.ldexp(uniform(seed, 333), spread(333, -27, -13)), "F32")}
 
 
 def long(seed: int, code: str = "BF16", n: int = LONG) -> Weights:
-    """One tensor of several chunks between two short ones, so that it begins at an odd place."""
+    """One tensor of several chunks between two short ones, so that it begins at an odd offset."""
     shapes = {"layers.0.before.weight": (7,), "layers.1.long.weight": (n,), "layers.2.after.weight": (5,)}
     return random_weights(seed, shapes, code)
 
@@ -127,13 +127,13 @@ def long_extremes(seed: int) -> Weights:
 
 
 def matrices(seed: int, code: str = "BF16", shape: tuple[int, int] = (1361, 1111)) -> Weights:
-    """A matrix, of one and a half chunks if not said otherwise, and others around it."""
+    """A matrix, of one and a half chunks by default, and others around it."""
     shapes = {"layers.0.norm.weight": (33,), "layers.0.proj.weight": shape, "layers.0.small.weight": (9, 5)}
     return random_weights(seed, shapes, code)
 
 
 def odd_shapes(seed: int) -> dict[str, Weight]:
-    """Shapes that have no rows and columns, or one of each."""
+    """Shapes without rows and columns, or with one of each."""
     return random_weights(seed, {"experts.weight": (3, 4, 5), "scalar": (), "one.weight": (1, 1)})
 
 

@@ -1,4 +1,4 @@
-"""Writes the parents that the cases merge, byte for byte the same everywhere."""
+"""Writes the parents that the cases merge, with the same bytes everywhere."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.models import TOKENS, write_checkpoint, write_json
 from tests.same_bytes.weights import Weight, Weights
 
 Make = Callable[[Path], tuple[Path, Path]]
-"""Writes both parents into a folder, and returns theirs."""
+"""Writes both parents into a folder, and returns their folders."""
 
 Build = Callable[[int], Weights]
-"""Makes the weights of a parent: of a for 1, of b for 2."""
+"""Makes the weights of a parent: 1 for a, 2 for b."""
 
 LLAMA = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_key_value_heads": 2}
-"""What the config of `weights.llama` says otherwise than `tests.models.CONFIG`."""
+"""Keys in which the config of `weights.llama` differs from `tests.models.CONFIG`."""
 
 
 def write_safetensors(file: Path, weights: Weights) -> None:
@@ -48,10 +48,10 @@ def write_parent(
     """Writes a checkpoint; returns its folder.
 
     Args:
-        folder: Where.
+        folder: The folder.
         weights: Its tensors.
         config: Changes to `tests.models.CONFIG`.
-        tokens: Of its tokenizer; None writes none.
+        tokens: The tokenizer's tokens; None writes none.
         n_shards: Number of weight files.
         files: More files by name: JSON, text or bytes.
     """
@@ -83,7 +83,7 @@ def _write_weights(folder: Path, weights: Weights, n_shards: int) -> None:
 
 
 def both(build: Build, of_b: Build | None = None, b: Mapping[str, Any] | None = None, **common: Any) -> Make:
-    """Parents of one kind; `of_b` and `b` say what is different in b, `common` goes to `write_parent`."""
+    """Parents of one kind; `of_b` and `b` are the differences of b, `common` is passed to `write_parent`."""
 
     def make(folder: Path) -> tuple[Path, Path]:
         return (

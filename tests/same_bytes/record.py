@@ -1,6 +1,6 @@
-"""Records what the code of today makes of every case: `python -m tests.same_bytes.record`.
+"""Records the results of the current code for every case: `python -m tests.same_bytes.record`.
 
-To be run when bytes are meant to change, and never because a test fails: its failure is the news.
+Run it when bytes are meant to change, never because a test fails.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def recorded() -> dict[str, Any]:
 
 
 def _made_by() -> dict[str, str]:
-    """The last commit of the package, and the machine's C library, which gives sine and arccosine."""
+    """The last commit of the package, and the machine's C library, which provides sine and arccosine."""
     command = ["git", "log", "-1", "--format=%h", "--", "fusion_slerp"]
     done = subprocess.run(command, cwd=DIGESTS.parent.parents[1], capture_output=True, text=True, check=True)
     return {

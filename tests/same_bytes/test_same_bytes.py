@@ -1,9 +1,9 @@
-"""Every case gives, to the byte, what was recorded: a change of the code's shape changes no child.
+"""Every case gives the recorded bytes: restructuring the code changes no merged model.
 
 The digests in digests.json are those of the C library that they were recorded with (glibc on x86-64,
-named there): sine, arccosine and arctangent come from it, and another one may round their last digit
-otherwise, as may this one on a processor without FMA (of all cases, it does in one). There, a failure
-here is no fault of the package; compare two versions on one machine.
+named there): sine, arccosine and arctangent come from it, and another may round their last digit
+differently, as may this one on a processor without FMA (which affects one case). There, a failure
+is not a fault of the package; compare two versions on one machine.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ON_OTHER_THREADS = (
     "recipe: filters",
     "method: streamed",
 )
-"""Of every kind of work some; the others have the two threads that they were recorded with."""
+"""Some cases of each kind; the others use the two threads that they were recorded with."""
 
 
 def flat(found: Mapping[str, Any], before: str = "") -> dict[str, Any]:
@@ -59,7 +59,7 @@ def flat(found: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def assert_recorded(name: str, found: Mapping[str, Any]) -> None:
-    """Fails with the names of all that differs."""
+    """Fails with the names of all differing digests."""
     now, then = flat(found), flat(RECORDED[name])
     differing = [
         f"{key}: {then.get(key, 'not there')} recorded, {now.get(key, 'not there')} now"

@@ -1,6 +1,6 @@
-"""Numbers for the parents, made of integers alone, so that no version of a library changes them.
+"""Numbers for the parents, computed from integers, so that they do not depend on library versions.
 
-numpy promises its random bits for ever, but not what `standard_normal` makes of them.
+numpy guarantees its random bits, but not the results of `standard_normal`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zlib import crc32
 import numpy as np
 
 CODES = ("BF16", "F16", "F32", "F64")
-"""The types that are merged, as headers of safetensors files call them."""
+"""The types that are merged, by their names in headers of safetensors files."""
 
 WORDS = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
 
@@ -23,7 +23,7 @@ class Weight:
     """A tensor as a file holds it.
 
     Attributes:
-        code: Its type, as headers call it.
+        code: Its type, by its name in headers.
         words: Its elements; those of bfloat16 as uint16.
     """
 
@@ -35,7 +35,7 @@ Weights = Mapping[str, Weight]
 
 
 def bits(seed: int, n: int) -> np.ndarray:
-    """So many uint64 of SplitMix64 (Steele, Lea, Flood 2014), each a hash of its index and the seed."""
+    """A number of uint64 of SplitMix64 (Steele, Lea, Flood 2014): hashes of their index and the seed."""
     with np.errstate(over="ignore"):
         x = (np.arange(1, n + 1, dtype=np.uint64) + np.uint64(seed << 32)) * np.uint64(0x9E3779B97F4A7C15)
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -59,7 +59,7 @@ def weight(values: np.ndarray, code: str = "F32") -> Weight:
 
 
 def random_weight(seed: int, name: str, shape: tuple[int, ...], code: str = "F32") -> Weight:
-    """A tensor of its own for every seed and name, about as large as those of a model."""
+    """A distinct tensor for every seed and name, with values like those of a model."""
     return weight(uniform(seed * 1_000_003 % 99_991 + crc32(name.encode()), *shape) / 16, code)
 
 
@@ -71,7 +71,7 @@ def random_weights(seed: int, shapes: Mapping[str, tuple[int, ...]], code: str =
 def llama(
     seed: int, code: str = "F32", n_layers: int = 2, rows: int = 6, norms: str | None = None
 ) -> dict[str, Weight]:
-    """All tensors of a small Llama; `norms` is the type of its vectors, where it is another."""
+    """All tensors of a small Llama; `norms` is the type of its vectors, if it differs."""
     width, inner = 8, 12
     layer = {
         "input_layernorm": (width,),

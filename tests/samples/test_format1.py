@@ -42,10 +42,10 @@ def test_rows_filled_with_a_mean_are_not_made_again(copies, count):
         verify(copies.models / "united", recompute=count)
     assert str(caught.value).splitlines() == [
         "the model was merged by other rules",
-        f"  found: rules 1, this version merges by rules {RULES}",
+        f"  found: rules 1; this version merges by rules {RULES}",
         "  differs in: the last digits of rows that are filled with a mean",
         "  tensors: lm_head.weight, and 1 more",
-        "Fix: recompute with the version that made it; --inputs checks the source models with this one",
+        "Fix: recompute with the version that made it, or use inputs=True alone",
     ]
     result = verify(copies.models / "united", inputs=True)
     assert result.ok, str(result)

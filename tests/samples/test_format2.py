@@ -27,13 +27,13 @@ def version_of_then(monkeypatch):
 
 
 def without_versions(folder) -> dict[str, bytes]:
-    """All files of a child; of its manifest all but what the versions of Python and libraries change."""
-    found = contents(folder)
-    text = found["merge_manifest.json"].decode()
+    """All files of a child but its card, whose words change; of its manifest all that no version changes."""
+    files = contents(folder)
+    text = files["merge_manifest.json"].decode()
     assert json.loads(text)["made_by"]["fusion_slerp"] == FORMAT2.made_by
-    made_by = re.compile(r'^ "made_by": .*$', re.MULTILINE)
-    seal = re.compile(r'^ "sha256": .*$', re.MULTILINE)
-    return found | {"merge_manifest.json": seal.sub("", made_by.sub("", text)).encode()}
+    of_versions = re.compile(r'^ +"(?:made_by|sha256|README\.md)": .*$', re.MULTILINE)
+    assert "# united\n" in files.pop("README.md").decode()
+    return files | {"merge_manifest.json": of_versions.sub("", text).encode()}
 
 
 @pytest.mark.parametrize("name", FORMAT2.merges)
@@ -90,7 +90,7 @@ def test_another_merge_leaves_it_in_peace(copies, changes, told):
     before = contents(copies.out.parent)
     with pytest.raises(OutputError) as caught:
         copies.merge_again(**changes)
-    assert "an unfinished merge of something else is in the way" in str(caught.value)
+    assert "a different unfinished merge is in the way" in str(caught.value)
     assert "2 finished weight files" in str(caught.value)
     assert told in str(caught.value)
     assert contents(copies.out.parent) == before

@@ -1,16 +1,21 @@
 """The options of a merge: every default, every check, and the effect of each."""
 
+import ast
 import math
 import os
+import re
+import shlex
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp.cli.options import flag, long_flag, parse_options
 from fusion_slerp.engine import threads as engine_threads
 from fusion_slerp.methods import DEFAULT, METHODS
 from fusion_slerp.methods.linear import LinearOptions
@@ -23,55 +28,65 @@ from tests.models import names_in, tiny_tensors, tokenizer_json, write_checkpoin
 
 NUMBERS_IN_0_1 = [-0.1, 1.1, -math.inf, math.inf, math.nan, 10**400, True, None, "0.5", "abc", [0.5], 1j]
 
+TOKENS_FIX = "the form of tokens={'<|im_end|>': {'source': 'b', 'force': True}}"
+
 WRONG = {
     "t": (
         [*(value for value in NUMBERS_IN_0_1 if value != [0.5]), [], [0, 2], [0.5, "1"], [[0.5]]],
         "a number in [0, 1], a list of them, or entries",
-        "0.5",
+        "t=0.5",
     ),
-    "slices": ([3, [], "0-16"], "a list of slices", "[{a: [0, 16], b: [0, 16]}]"),
-    "DOT_THRESHOLD": (NUMBERS_IN_0_1, "a number in [0, 1]", "0.9995"),
-    "epsilon": ([-1e-9, math.inf, math.nan, True, None, "1e-8"], "a number, at least 0", "1e-8"),
+    "slices": (
+        [3, [], "0-16"],
+        "a list of slices",
+        "ranges such as slices=[{'a': [0, 2], 'b': [0, 2]}], up to the models' number of layers",
+    ),
+    "DOT_THRESHOLD": (NUMBERS_IN_0_1, "a number in [0, 1]", "DOT_THRESHOLD=0.9995"),
+    "epsilon": ([-1e-9, math.inf, math.nan, True, None, "1e-8"], "a number, at least 0", "epsilon=1e-08"),
     "dtype": (
-        ["bf17", "int8", "", 16, np.float32],
+        ["bf17", "int8", "", 16, np.float32, "torch.int8", "torch."],
         "one of bfloat16, float16, float32, float64, or null",
-        "null",
+        "dtype='bfloat16'",
     ),
     "max_shard_size": (
         [0, -1, 1.5, True, None, "", "5", "GB", "5XB", "0GB", "-5GB", "5GB/s", "1e9B", math.nan],
         "a size such as 5GB",
-        "5GB",
+        "max_shard_size='5GB'",
     ),
     "tokenizer": (
         ["", None, 3, ["a"], Path("folder")],
         "a string: union, a label such as a, a folder or a hub id",
-        "union",
+        "tokenizer='union'",
     ),
-    "method": (["slerq", "", None, 2, ["slerp"], np.float32], "one of slerp, linear", "slerp"),
+    "method": (["slerq", "", None, 2, ["slerp"], np.float32], "one of slerp, linear", "method='slerp'"),
     "weight": (
         [math.nan, math.inf, True, None, "1", [], [1, "2"], 1j],
         "a finite number, a list of them, or entries",
-        "{a: 0.4, b: 0.6}",
+        "weight={'a': 0.4, 'b': 0.6}",
     ),
-    "normalize": ([1, 0, None, "true"], "true or false", "true"),
-    "granularity": (["rows", None, 1], "one of tensor, row, column", "tensor"),
-    "missing": (["ignore", None, True], "one of error, copy", "error"),
-    "chat_template": (["", "chatml", 1], "the text of a Jinja template, or null", "null"),
-    "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "owner"),
-    "tokens": (["<x>", 1], "a mapping like", '{"<|im_end|>": {source: b, force: true}}'),
+    "normalize": ([1, 0, None, "true"], "true or false", "normalize=True"),
+    "granularity": (["rows", None, 1], "one of tensor, row, column", "granularity='tensor'"),
+    "missing": (["ignore", None, True], "one of error, copy", "missing='error'"),
+    "chat_template": (["", "chatml", 1], "the text of a Jinja template, or null", None),
+    "vocab_fill": (["owners", None, 0], "one of owner, mean, gradient, zeros, error", "vocab_fill='owner'"),
+    "tokens": (["<x>", 1], "a mapping from tokens to their sources", TOKENS_FIX),
     "pad_vocab_to_multiple_of": (
         [0, -8, 1.5, True, "64", math.inf],
         "a whole number, at least 1, or null",
-        "null",
+        "pad_vocab_to_multiple_of=64",
     ),
-    "strict": ([1, 0, None, "true"], "true or false", "false"),
-    "follow_links": ([1, 0, None, "true"], "true or false", "false"),
-    "overwrite": ([1, 0, None, "true"], "true or false", "false"),
-    "threads": ([0, -1, 1.5, True, "2", math.inf, math.nan], "a whole number, at least 1, or null", "null"),
-    "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "null"),
-    "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "auto"),
-    "checksum": (["md5", None, "SHA256"], "one of xxh3_128, blake3, sha256", "xxh3_128"),
-    "show_pbar": ([1, None, "yes"], "true or false", "false"),
+    "strict": ([1, 0, None, "true"], "true or false", "strict=False"),
+    "follow_links": ([1, 0, None, "true"], "true or false", "follow_links=False"),
+    "overwrite": ([1, 0, None, "true"], "true or false", "overwrite=False"),
+    "threads": (
+        [0, -1, 1.5, True, "2", math.inf, math.nan],
+        "a whole number, at least 1, or null",
+        "threads=1",
+    ),
+    "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "memory_budget='200MB'"),
+    "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "direct_io='auto'"),
+    "checksum": (["md5", None, "SHA256"], "one of xxh3_128, blake3, sha256", "checksum='xxh3_128'"),
+    "show_pbar": ([1, None, "yes"], "true or false", "show_pbar=False"),
 }
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
 
@@ -84,21 +99,35 @@ def made_with(name: str, value: object) -> MergeSettings:
 
 @pytest.mark.parametrize(("name", "value"), CASES, ids=[f"{name}={value!r}" for name, value in CASES])
 def test_wrong_value(name, value):
-    _, needed, example = WRONG[name]
+    _, needed, fix = WRONG[name]
     with pytest.raises(SettingsError) as caught:
         made_with(name, value)
     lines = str(caught.value).splitlines()
-    assert lines[0] == f"{name} is not usable"
+    assert lines[0] == f"invalid {name}"
     assert lines[1] == f"  found: {value!r} ({type(value).__name__})"
     assert lines[2].startswith(f"  needed: {needed}")
-    assert lines[3:] == [f"Fix: set {name}: {example}"]
+    assert lines[3:] == [f"Fix: leave out {name}" if fix is None else f"Fix: use {fix}"]
 
 
-def test_every_setting_has_a_wrong_value_here_and_its_example_is_right():
+def test_every_setting_has_a_wrong_value_here_and_its_fix_is_right():
     assert WRONG.keys() == option_fields().keys()
-    for name, (_, _, example) in WRONG.items():
-        value = yaml.safe_load(example)
-        made_with(name, float(value) if name == "epsilon" else value)
+    for name, (_, _, fix) in WRONG.items():
+        if fix is not None:
+            value = re.search(rf"\b{name}=(.*?)(, up to .*)?$", fix)
+            assert value is not None, fix
+            made_with(name, ast.literal_eval(value[1]))
+
+
+@pytest.mark.parametrize("name", [name for name, (_, _, fix) in WRONG.items() if fix is not None])
+def test_the_fix_is_understood_by_the_command(name):
+    with pytest.raises(SettingsError) as caught:
+        made_with(name, WRONG[name][0][0])
+    fix = caught.value.message("command").rpartition("Fix: ")[2].partition(", up to")[0]
+    typed = re.search(r"(-t|-w|--[a-z-]+)(?: (.*))?$", fix)
+    assert typed is not None, fix
+    assert typed[1] in (flag(name), long_flag(name, False))
+    value: object = not typed[1].startswith("--no-") if typed[2] is None else shlex.split(typed[2])[0]
+    made_with(name, parse_options({name: [value] if name == "weight" else value})[name])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -109,7 +138,26 @@ def test_all_wrong_values_at_once(method):
         make_settings(**wrong, method=method)
     message = str(caught.value)
     assert message.startswith(f"{len(wrong)} problems, nothing was written:")
-    assert {problem.headline for problem in caught.value.problems} == {f"{n} is not usable" for n in wrong}
+    assert {problem.headline for problem in caught.value.problems} == {f"invalid {n}" for n in wrong}
+
+
+@pytest.mark.parametrize(
+    ("given", "dtype"),
+    [
+        *[(name, name) for name in ("bfloat16", "float16", "float32", "float64")],
+        *[(name, "bfloat16") for name in ("bf16", "BF16", "torch.bfloat16", " bfloat16 ")],
+        *[(name, "float16") for name in ("fp16", "f16", "half", "FP16", "torch.half")],
+        *[(name, "float32") for name in ("fp32", "F32", "float", "torch.float")],
+        *[(name, "float64") for name in ("fp64", "F64", "double", "torch.float64")],
+        (torch.bfloat16, "bfloat16"),
+        (torch.half, "float16"),
+    ],
+    ids=str,
+)
+def test_synonyms_of_types_are_stored_by_the_name_of_torch(given, dtype):
+    settings = make_settings(dtype=given)
+    assert settings.dtype == settings.options["dtype"] == dtype
+    assert settings == make_settings(dtype=dtype)
 
 
 def test_wrong_dtype_gets_the_nearest_name():
@@ -138,7 +186,7 @@ def test_several_unknown_names_are_named_together():
 
 
 def test_settings_are_checked_before_a_model_is_looked_for(tmp_path):
-    with pytest.raises(SettingsError, match="t is not usable"):
+    with pytest.raises(SettingsError, match="invalid t"):
         merge(tmp_path / "nowhere", tmp_path / "nowhere", out=tmp_path / "child", t=2)
 
 
@@ -168,7 +216,7 @@ def test_ends_are_included():
 
 
 def test_numbers_of_numpy_become_plain_ones():
-    """So that they can be written to YAML, and shown, as what they are."""
+    """So that they can be written to YAML, and shown, as plain numbers."""
     found = make_settings(t=np.float64(0.25), DOT_THRESHOLD=np.float32(0.5), epsilon=np.float64(0)).parameters
     assert (found.t, found.DOT_THRESHOLD, found.epsilon) == (0.25, 0.5, 0)
     assert {type(found.t), type(found.DOT_THRESHOLD), type(found.epsilon)} == {float}
@@ -238,7 +286,7 @@ def test_effect_of_the_threshold(tmp_path, parents):
 
 
 def test_effect_of_epsilon(tmp_path, parents):
-    assert merge(*parents, out=tmp_path / "x", epsilon=1e3).counts == {"lerp: null vector": 4}
+    assert merge(*parents, out=tmp_path / "x", epsilon=1e3).counts == {"lerp: zero vector": 4}
 
 
 def test_effect_of_dtype(weights):
@@ -265,7 +313,7 @@ def test_effect_of_tokenizer(tmp_path, parents):
 
 
 def test_effect_of_follow_links(tmp_path, parents):
-    """A private file in the place of a licence, of a model's and of a third tokenizer's folder."""
+    """A private file instead of a licence, in a model's and in a third tokenizer's folder."""
     (tmp_path / "id_rsa").write_text("secret")
     third = write_checkpoint(tmp_path / "third")
     (third / "merges.txt").symlink_to(tmp_path / "id_rsa")
@@ -303,7 +351,7 @@ def test_effect_of_threads(tmp_path, parents, monkeypatch):
 
 
 def test_effect_of_the_memory_budget(parents):
-    """What it changes in a merge of large tensors: tests/engine/test_executor.py."""
+    """For its effect on a merge of large tensors see tests/engine/test_executor.py."""
     assert plan_merge(*parents, memory_budget="1GB").memory.nbytes > 0
     with pytest.raises(SettingsError, match="memory_budget is too small"):
         plan_merge(*parents, memory_budget="1MB")

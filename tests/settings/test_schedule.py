@@ -1,4 +1,4 @@
-"""t by depth and by name: mergekit's rules, and ours beyond them."""
+"""t by depth and by name: mergekit's rules, and our extensions."""
 
 import pytest
 from hypothesis import given
@@ -91,13 +91,13 @@ def test_one_number_for_all(t, number):
 
 
 WRONG = [
-    ([{"filter": "x", "valu": 1}], "t[0] is not usable", "the key 'valu' (did you mean 'value'?)"),
-    ([{"filter": "x"}], "t[0].value is not usable", "None (NoneType)"),
-    ([{"value": 1}, {"filter": "x", "value": [0, 2]}], "t[1].value is not usable", "[0, 2] (list)"),
-    ([{"filter": 3, "value": 1}], "t[0].filter is not usable", "3 (int)"),
-    ([{"glob": "a", "regex": "b", "value": 1}], "t[0] is not usable", "glob and regex"),
-    ([{"regex": "(", "value": 1}], "t[0].regex is not usable", "'(': "),
-    ([{"value": 1}, 0.5], "t is not usable", "(list)"),
+    ([{"filter": "x", "valu": 1}], "invalid t[0]", "the key 'valu' (did you mean 'value'?)"),
+    ([{"filter": "x"}], "invalid t[0].value", "None (NoneType)"),
+    ([{"value": 1}, {"filter": "x", "value": [0, 2]}], "invalid t[1].value", "[0, 2] (list)"),
+    ([{"filter": 3, "value": 1}], "invalid t[0].filter", "3 (int)"),
+    ([{"glob": "a", "regex": "b", "value": 1}], "invalid t[0]", "glob and regex"),
+    ([{"regex": "(", "value": 1}], "invalid t[0].regex", "'(': "),
+    ([{"value": 1}, 0.5], "invalid t", "(list)"),
 ]
 
 
@@ -108,7 +108,7 @@ def test_wrong_schedules(t, headline, found):
     lines = str(caught.value).splitlines()
     assert lines[0] == headline
     assert found in lines[1]
-    assert lines[-1] == "Fix: set t: 0.5"
+    assert lines[-1] == "Fix: use t=0.5"
 
 
 def test_layers_of_names():
@@ -156,4 +156,4 @@ def test_without_a_t_parent_a_is_kept_and_it_is_said(tmp_path):
     kept = {tensor.out.name for tensor in plan.tensors if str(tensor.work) == "copy a"}
     assert {name for name in kept if "mlp" in name} == set()
     assert len(kept) == 7
-    assert any(warning.startswith("no entry of t matches, parent a is kept:") for warning in plan.warnings)
+    assert any(warning.startswith("no entry of t matches, copied from a:") for warning in plan.warnings)

@@ -1,4 +1,4 @@
-"""Opening a checkpoint folder: which files are read, and what is said of those that are missing or lie."""
+"""Opening a checkpoint folder: which files are read, and the errors for missing or wrong ones."""
 
 import json
 
@@ -108,7 +108,7 @@ def files_read(folder) -> tuple[set[str], tuple[str, ...]]:
     return {entry.file.name for entry in checkpoint.tensors.values()}, checkpoint.warnings
 
 
-def beside(folder, tmp_path, n_shards: int = 1) -> None:
+def add_other_weights(folder, tmp_path, n_shards: int = 1) -> None:
     """Puts the torch files of another checkpoint into a folder."""
     other = as_torch_files(write_checkpoint(tmp_path / "other", seed=9), n_shards)
     for file in other.glob("pytorch_model*"):
@@ -138,7 +138,7 @@ def test_torch_files_are_read_like_safetensors(tmp_path, n_shards):
 )
 def test_safetensors_win_over_torch_and_say_so_once(tmp_path, n_shards, n_torch, unread):
     folder = write_checkpoint(tmp_path / "a", n_shards=n_shards)
-    beside(folder, tmp_path, n_torch)
+    add_other_weights(folder, tmp_path, n_torch)
     names, warnings = files_read(folder)
     assert all(name.endswith(".safetensors") for name in names)
     assert warnings == (f"{folder}: not read: {unread}",)
@@ -146,7 +146,7 @@ def test_safetensors_win_over_torch_and_say_so_once(tmp_path, n_shards, n_torch,
 
 def test_a_single_torch_file_wins_over_torch_shards(tmp_path):
     folder = as_torch_files(write_checkpoint(tmp_path / "a"), 2)
-    beside(folder, tmp_path)
+    add_other_weights(folder, tmp_path)
     names, warnings = files_read(folder)
     assert names == {TORCH_SINGLE}
     assert warnings == (f"{folder}: not read: {', '.join([*TORCH_SHARDS, TORCH_INDEX])}",)
@@ -156,24 +156,24 @@ def test_a_single_torch_file_wins_over_torch_shards(tmp_path):
 def test_an_index_whose_files_are_all_gone_gives_way_to_torch_files(tmp_path, sharded, n_shards, start):
     for file in sharded.glob("*.safetensors"):
         file.unlink()
-    beside(sharded, tmp_path, n_shards)
+    add_other_weights(sharded, tmp_path, n_shards)
     names, warnings = files_read(sharded)
     assert all(name.startswith("pytorch_model") for name in names)
-    assert warnings == (f"{sharded}: {INDEX} lists files none of which exists; read in its place: {start}",)
+    assert warnings == (f"{sharded}: {INDEX} lists files none of which exists; using {start} instead",)
 
 
 def test_an_index_some_of_whose_files_are_gone_does_not(tmp_path, sharded):
     (sharded / FIRST).unlink()
-    beside(sharded, tmp_path)
+    add_other_weights(sharded, tmp_path)
     lines = message_of(sharded).splitlines()
     assert lines[0] == "missing shards"
     assert lines[2] == f"  found: 1 of 3 shards missing: {FIRST}"
 
 
-def test_nor_one_beside_torch_files_that_are_incomplete(tmp_path, sharded):
+def test_nor_one_next_to_incomplete_torch_files(tmp_path, sharded):
     for file in sharded.glob("*.safetensors"):
         file.unlink()
-    beside(sharded, tmp_path, 2)
+    add_other_weights(sharded, tmp_path, 2)
     (sharded / TORCH_SHARDS[0]).unlink()
     lines = message_of(sharded).splitlines()
     assert lines[:2] == ["missing shards", f"  file: {sharded / INDEX}"]
@@ -252,6 +252,16 @@ def test_quantised_weights_are_refused(tmp_path, key, value, method):
     ]
 
 
+def test_weights_that_git_lfs_has_not_downloaded(tmp_path):
+    folder = write_checkpoint(tmp_path / "a", n_shards=2)
+    for i in (1, 2):
+        file = folder / f"model-0000{i}-of-00002.safetensors"
+        file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize {i}\n")
+    git = f"git -C {folder} lfs"
+    assert message_of(folder).count("a Git LFS pointer in place of a file\n") == 2
+    assert message_of(folder).endswith(f"Fix: {git} install --local && {git} pull")
+
+
 def test_quantisation_that_is_null_is_none(tmp_path):
     folder = write_checkpoint(tmp_path / "a")
     write_json(folder / "config.json", CONFIG | {"quantization_config": None})
@@ -264,10 +274,18 @@ def test_quantisation_that_is_null_is_none(tmp_path):
 @pytest.mark.parametrize(
     ("others", "found", "fix"),
     [
-        ([], "no weight files", "point to the folder"),
-        (["notes.txt"], "no weight files", "point to the folder"),
-        (["model.bin"], "model.bin, a format or name that is not read", "convert it once"),
-        (["model.gguf"], "model.gguf, a format or name that is not read", "convert it once"),
+        ([], "no weight files", "name the folder that holds config.json and the weights"),
+        (["notes.txt", "optimizer.pt"], "no weight files", "name the folder"),
+        (
+            ["model.bin", "training_args.bin"],
+            "model.bin: a format or name that is not read",
+            "if model.bin holds the weights, rename it to pytorch_model.bin",
+        ),
+        (
+            ["consolidated.00.pth"],
+            "consolidated.00.pth: a format or name that is not read",
+            "save the model with save_pretrained",
+        ),
         (
             ["pytorch_model-00001-of-00002.bin", "training_args.bin"],
             "pytorch_model-00001-of-00002.bin, but no index",
@@ -283,7 +301,7 @@ def test_quantisation_that_is_null_is_none(tmp_path):
         "nothing",
         "no weights",
         "another bin",
-        "gguf",
+        "the first release's format",
         "torch shards without an index",
         "shards without an index",
     ],
@@ -294,7 +312,7 @@ def test_no_weights(tmp_path, others, found, fix):
     for name in others:
         (folder / name).write_bytes(b"x")
     lines = message_of(folder).splitlines()
-    assert lines[:3] == ["no weights that can be read", f"  folder: {folder}", f"  found: {found}"]
+    assert lines[:3] == ["no readable weights", f"  folder: {folder}", f"  found: {found}"]
     assert lines[-1].startswith(f"Fix: {fix}")
 
 
@@ -367,7 +385,7 @@ def test_index_that_is_not_json(sharded):
     assert lines[:2] == [f"no usable {INDEX}", f"  file: {sharded / INDEX}"]
 
 
-def test_tensors_that_the_index_promises_and_nobody_holds(sharded):
+def test_tensors_of_the_index_that_no_shard_has(sharded):
     edit_index(sharded, **{"ghost": FIRST, "model.norm.weight": SECOND})
     lines = message_of(sharded).splitlines()
     assert lines[:2] == ["the index does not match the shards", f"  file: {sharded / INDEX}"]
@@ -381,7 +399,7 @@ def test_tensors_that_the_index_does_not_list_are_read_and_named(sharded):
     checkpoint = open_checkpoint(sharded)
     assert checkpoint.tensors.keys() == SHAPES.keys()
     (warning,) = checkpoint.warnings
-    assert warning == f"{sharded}: stored but not in the index, merged all the same: model.norm.weight"
+    assert warning == f"{sharded}: stored but not in the index, and merged as well: model.norm.weight"
 
 
 @pytest.mark.parametrize("file", [FIRST, SECOND, None], ids=["first", "second", "unlisted"])

@@ -63,11 +63,11 @@ DAMAGED = {
             b'"w":{"dtype":"I8","shape":[1],"data_offsets":[0,1]}}',
             b"\0",
         ),
-        "'w' stands twice in one object",
+        "'w' occurs twice in one object",
     ),
     "a key twice": (
         with_length(b'{"w":{"dtype":"I8","dtype":"U8","shape":[1],"data_offsets":[0,1]}}', b"\0"),
-        "'dtype' stands twice in one object",
+        "'dtype' occurs twice in one object",
     ),
     "metadata is a list": (with_length(b'{"__metadata__":[]}'), "__metadata__ is not a map of strings"),
     "metadata holds a number": (

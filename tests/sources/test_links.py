@@ -46,7 +46,7 @@ def secret(tmp_path) -> Path:
 
 
 def link(path: Path, target: Path | str) -> None:
-    """Puts a link in the place of a file."""
+    """Puts a link in place of a file."""
     path.parent.mkdir(exist_ok=True)
     path.unlink(missing_ok=True)
     path.symlink_to(target)
@@ -65,7 +65,7 @@ def test_a_link_to_a_private_file_is_refused(folder, secret, name):
         "links lead out of the model's folder",
         f"  folder: {folder}",
         f"  found: {name} -> {secret}",
-        "Fix: copy the files into the folder; or, if the links are your own, set follow_links: true",
+        "Fix: copy the files into the folder; or, if the links are your own, use follow_links=True",
     ]
     assert resolve(folder, follow_links=True) == (folder, None)
 
@@ -105,7 +105,7 @@ def test_links_inside_the_folder_serve(folder):
     assert open_source(folder).tensors.keys() == SHAPES.keys()
 
 
-def test_links_that_nobody_reads_may_lead_anywhere(folder, secret):
+def test_links_that_are_not_read_may_lead_anywhere(folder, secret):
     for name in ("wandb", "train.log", "checkpoints"):
         link(folder / name, secret.parent if name == "checkpoints" else secret)
     check_links(folder)
@@ -158,8 +158,8 @@ def test_blobs_that_are_a_link_are_refused(cached, secret):
 def test_a_pipe_is_refused_at_once(folder):
     os.mkfifo(folder / "LICENSE")
     lines = refusal(folder)
-    assert lines[0] == "something else in the place of files"
-    assert lines[2] == "  found: LICENSE is a pipe in the place of a file"
+    assert lines[0] == "special files in the model's folder"
+    assert lines[2] == "  found: LICENSE is a pipe in place of a file"
 
 
 def test_every_name_that_is_read_is_looked_at():

@@ -1,7 +1,8 @@
-"""From what the user calls a model to a folder: local paths, and a hub played by a small server."""
+"""From the user's name for a model to a folder: local paths, and a small server in the role of the Hub."""
 
 import hashlib
 import json
+import logging
 import os
 import re
 import subprocess
@@ -20,6 +21,7 @@ import yaml
 
 from fusion_slerp import merge
 from fusion_slerp.errors import CheckpointError
+from fusion_slerp.sources import opening
 from fusion_slerp.sources.opening import is_hub_id, open_source, resolve
 from tests.models import as_torch_files, contents, write_checkpoint, write_json
 
@@ -52,7 +54,7 @@ class Hub(ThreadingHTTPServer):
 
     Attributes:
         repos: Files of each repository by revision: `repos["owner/name"]["main"]["config.json"]`.
-        downloads: What was asked for with GET: `owner/name/config.json`.
+        downloads: The files requested with GET: `owner/name/config.json`.
         status: Answer everything with this HTTP status, if it is set.
         lost: Answer with an error where this file is asked for.
     """
@@ -111,7 +113,9 @@ class _Answer(BaseHTTPRequestHandler):
             ]
             self.answer(200, json.dumps(listed).encode())
         else:
-            self.answer(200, json.dumps({"id": repo, "sha": commit_of(revision), "siblings": []}).encode())
+            siblings = [{"rfilename": name} for name in files]
+            about = {"id": repo, "sha": commit_of(revision), "siblings": siblings}
+            self.answer(200, json.dumps(about).encode())
 
     def answer_file(self, repo: str, revision: str, name: str) -> None:
         files = self.found(repo, revision)
@@ -165,6 +169,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(opening, "_silent", {})
     huggingface_hub.utils.disable_progress_bars()
     monkeypatch.chdir(tmp_path)
     yield server
@@ -188,12 +193,13 @@ def message_of(source) -> str:
 
 
 def reason_of(source) -> str:
-    """What the hub's line says in the message of a model that nobody has."""
+    """The hub's line, and the fix, in the message for a model that is not available."""
     lines = message_of(source).splitlines()
-    assert lines[:2] == ["neither a local folder nor to be had from the hub", f"  model: {source}"]
-    assert "hf auth login" in lines[3]
-    assert len(lines) == 4
-    return lines[2].removeprefix("  hub: ")
+    assert lines[:2] == ["not a local folder, and not available from the Hub", f"  model: {source}"]
+    assert lines[2] == f"  path: {os.path.abspath(source)}: no such folder"
+    assert lines[4].startswith("Fix: correct the path")
+    assert len(lines) == 5
+    return f"{lines[3].removeprefix('  hub: ')}; {lines[4]}"
 
 
 # --- local folders --------------------------------------------------------------------------------------
@@ -354,7 +360,7 @@ def test_revision(hub, tmp_path, revision, commit, seed):
     assert (checkpoint.folder / "model.safetensors").read_bytes() == expected
 
 
-# --- what cannot be had ---------------------------------------------------------------------------------
+# --- what is not available ------------------------------------------------------------------------------
 
 
 def test_only_formats_that_are_not_read(hub, tmp_path):
@@ -363,9 +369,9 @@ def test_only_formats_that_are_not_read(hub, tmp_path):
     hub.add("owner/name", folder, **{"model.gguf": b"x"})
     lines = message_of("owner/name").splitlines()
     assert lines[:3] == [
-        "no weights that can be read",
+        "no readable weights",
         "  model: owner/name",
-        "  found: model.gguf, a format or name that is not read",
+        "  found: model.gguf: GGUF, a format that is not read",
     ]
     assert hub.downloads == []
 
@@ -390,28 +396,114 @@ def test_a_shard_that_the_hub_does_not_have(hub, tmp_path):
 @pytest.mark.parametrize(("source", "status"), [("owner/nobody", "401"), ("owner/name@nowhere", "404")])
 def test_unknown_id_or_revision(hub, tmp_path, source, status):
     hub.add("owner/name", write_checkpoint(tmp_path / "x"))
-    assert status in reason_of(source)
+    reason = reason_of(source)
+    assert status in reason
+    assert reason.endswith("correct the path or id; for a gated or private model, run `hf auth login` first")
 
 
 def test_a_folder_of_almost_that_name_is_suggested(hub, tmp_path):
     (tmp_path / "llama-tuned").mkdir()
-    assert "  model: llama-tune (did you mean 'llama-tuned'?)" in message_of("llama-tune").splitlines()
+    found = f"  path: {tmp_path / 'llama-tune'}: no such folder (did you mean 'llama-tuned'?)"
+    assert found in message_of("llama-tune").splitlines()
 
 
 @pytest.mark.parametrize("status", [403, 500, 503])
 def test_hub_that_refuses_or_fails(hub, status):
     hub.status = status
-    assert str(status) in reason_of("owner/name")
+    reason = reason_of("owner/name")
+    assert str(status) in reason
+    assert ("hf auth login" in reason) == (status == 403)
+    assert ("check the network" in reason) == (status >= 500)
 
 
 def test_no_network(hub):
     stop(hub)
-    assert "refused" in reason_of("owner/name").lower()
+    reason = reason_of("models/a").lower()
+    assert "refused" in reason
+    assert reason.endswith("for a model of the hub, check the network and hf_endpoint, and try again")
 
 
 def test_offline(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert "offline" in reason_of("owner/name").lower()
+    reason = reason_of("owner/name").lower()
+    assert "offline" in reason
+    assert reason.endswith("for a model of the hub, unset hf_hub_offline")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once_for_all_models(hub, tmp_path, monkeypatch, caplog):
+    asked, waited = [], []
+
+    def silent(self, repo, **_):
+        asked.append(repo)
+        raise TimeoutError("timed out")
+
+    retries = SimpleNamespace(sleep=waited.append)
+    monkeypatch.setattr(huggingface_hub.utils._http, "time", retries)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", silent)
+    with pytest.raises(CheckpointError) as caught:
+        merge("models/a", "models/b", "models/c", out=tmp_path / "child", method="linear")
+    assert str(caught.value).count("not a local folder, and not available from the Hub\n") == 3
+    assert str(caught.value).count("  hub: timed out\n") == 3
+    assert asked == ["models/a"]
+    assert waited == []
+    monkeypatch.setattr(opening, "PAUSE_S", 0)
+    message_of("models/a")
+    assert asked == ["models/a", "models/a"]
+
+
+def test_three_models_that_no_hub_has_cost_no_retries_and_no_lines_of_the_library(hub, tmp_path):
+    """In a process of its own, where logging is as users have it; each retry would take up to 8 seconds."""
+    stop(hub)
+    code = "import fusion_slerp; fusion_slerp.merge('m/a', 'm/b', 'm/c', out='child', method='linear')"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr.count("not a local folder, and not available from the Hub\n") == 3
+    assert "Retrying" not in done.stdout + done.stderr
+
+
+def test_retries_of_a_download_are_not_shown(hub, tmp_path, monkeypatch, caplog):
+    """Unless the user asks the library for its messages."""
+    hub.add("owner/name", write_checkpoint(tmp_path / "x"))
+    logger = logging.getLogger("huggingface_hub")
+    monkeypatch.setattr(logger, "propagate", True)
+    real = huggingface_hub.snapshot_download
+
+    def warning(*arguments, **named):
+        huggingface_hub.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", warning)
+    for level, shown in ((logging.WARNING, 0), (logging.INFO, 1)):
+        monkeypatch.setattr(logger, "level", level)
+        logger.manager._clear_cache()
+        caplog.clear()
+        open_source("owner/name")
+        assert [record.getMessage() for record in caplog.records].count("Retrying in 8s") == shown
+        assert huggingface_hub.logging.get_verbosity() == level
+
+
+def test_an_adapter_on_the_hub_is_named(hub, tmp_path):
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    write_json(folder / "adapter_config.json", {"peft_type": "LORA", "base_model_name_or_path": "owner/base"})
+    (folder / "adapter_model.safetensors").write_bytes(b"x")
+    hub.add("owner/lora", folder)
+    lines = message_of("owner/lora").splitlines()
+    assert lines[0] == "an adapter is not a whole model"
+    assert lines[3] == "  base model: owner/base"
+    assert "from_pretrained('owner/lora', dtype='auto')" in lines[-1]
+    assert hub.downloaded("owner/lora") == ["adapter_config.json"]
+    (folder / "adapter_config.json").write_text("{")
+    hub.add("owner/damaged", folder)
+    assert message_of("owner/damaged").startswith("an adapter is not a whole model\n")
 
 
 @pytest.mark.parametrize("trouble", ["no network", "offline", "failing"])
@@ -432,8 +524,8 @@ def test_what_was_downloaded_serves_without_the_hub(hub, tmp_path, monkeypatch, 
     assert hub.downloads == []
     ours = [r.getMessage() for r in caplog.records if r.name.startswith("fusion_slerp")]
     assert [message.partition(",")[0] for message in ours] == [
-        "owner/name@main: taken from the local cache",
-        f"owner/name@{COMMIT}: taken from the local cache",
+        "owner/name@main: using the local cache",
+        f"owner/name@{COMMIT}: using the local cache",
     ]
 
 
@@ -446,7 +538,7 @@ def test_a_download_that_stops_halfway_is_not_taken_for_the_model(hub, tmp_path)
     assert open_source("owner/name").tensors.keys() == open_source(folder).tensors.keys()
 
 
-def test_both_parents_that_cannot_be_had_are_reported_together(hub, tmp_path):
+def test_both_models_that_are_not_available_are_reported_together(hub, tmp_path):
     with pytest.raises(CheckpointError) as caught:
         merge("owner/first", "owner/second", out=tmp_path / "child")
     assert "owner/first" in str(caught.value)
@@ -458,7 +550,7 @@ def test_both_parents_that_cannot_be_had_are_reported_together(hub, tmp_path):
 
 
 def test_merge_of_two_hub_models_by_the_environment_alone(hub, tmp_path):
-    """A process of its own, told by HF_ENDPOINT and HF_HOME, as a user would."""
+    """In a process of its own, configured by HF_ENDPOINT and HF_HOME, as a user would."""
     card = {"license": "llama3", "license_name": "x", "tags": ["not", "ours"]}
     for name, seed in (("first", 1), ("second", 2)):
         folder = write_checkpoint(tmp_path / name, seed=seed)

@@ -1,4 +1,4 @@
-"""Many pieces of a file in one call: all come, in their places, and none outside the buffer."""
+"""Many pieces of a file in one call: all are read to their offsets, and none outside the buffer."""
 
 import os
 
@@ -23,7 +23,7 @@ def test_pieces_are_read_to_their_places(tmp_path):
         expected = np.zeros(300, np.uint8)
         expected[:100], expected[250:], expected[120] = content[4900:], content[:50], content[4999]
         assert np.array_equal(out, expected)
-        for late in (4901, 6000):  # the second of three ends behind the file
+        for late in (4901, 6000):  # the second of three ends after the file
             pieces = columns((0, 100, 0), (100, 100, late), (200, 100, late))
             assert read_many(stream.fileno(), *pieces, out) == 1
     assert read_many(-1, places, counts, offsets, out) == 0  # not open: no byte comes

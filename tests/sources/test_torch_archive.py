@@ -1,9 +1,11 @@
-"""Files that torch.save wrote: where their tensors lie, each refusal, and that nothing in them runs."""
+"""Files that torch.save wrote: the offsets of their tensors, each refusal, and that no code in them runs."""
 
 import builtins
 import io
 import os
 import pickle
+import subprocess
+import sys
 import warnings
 import zipfile
 from pathlib import Path
@@ -176,15 +178,17 @@ def test_no_tensor_data_is_read(tmp_path, file):
 def test_git_lfs_pointer(file):
     file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab\nsize 12345\n")
     lines = lines_of(file)
-    assert lines[0] == "a pointer in place of the weights"
-    assert "git lfs pull" in lines[3]
+    assert lines[0] == "a Git LFS pointer in place of a file"
+    git = f"git -C {file.parent} lfs"
+    assert lines[3] == f"Fix: {git} install --local && {git} pull"
 
 
 def test_format_of_torch_before_1_6(file):
     torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
     lines = lines_of(file)
     assert lines[0] == "a torch file of an old format"
-    assert f"torch.save(torch.load('{file}', map_location='cpu', weights_only=True)" in lines[3]
+    command = f"import torch; f = '{file}'; torch.save(torch.load(f, map_location='cpu', weights_only=True)"
+    assert command in lines[3]
 
 
 @pytest.mark.parametrize(
@@ -206,7 +210,7 @@ def test_zip_archive_without_a_pickle(file):
     write_archive(file, {"word/document.xml": b"<x/>"})
     assert lines_of(file)[:3:2] == [
         "not a file of torch.save",
-        "  found: a zip archive with 0 records .../data.pkl instead of one",
+        "  found: a zip archive with 0 records named .../data.pkl instead of one",
     ]
 
 
@@ -243,7 +247,7 @@ def test_record_that_reaches_into_the_next(file):
         start = next(i.header_offset for i in archive.infolist() if i.filename.endswith("data/0"))
     data[start + 26] += 100
     file.write_bytes(data)
-    assert "'pytorch_model/data/0' reaches into what follows it" in lines_of(file)[2]
+    assert "'pytorch_model/data/0' overlaps what follows it" in lines_of(file)[2]
 
 
 def test_record_twice(file):
@@ -324,9 +328,9 @@ def test_pickle_of_an_enormous_size(file, monkeypatch):
     [
         ([torch.ones(2)], "a list", "state_dict()"),
         (torch.ones(2), "a Tensor", "state_dict()"),
-        ({"state_dict": {"w": torch.ones(2)}}, "'state_dict' is a dict of its own", "['state_dict'], 'conv"),
+        ({"state_dict": {"w": torch.ones(2)}}, "'state_dict' is a dict of its own", "['state_dict'], f +"),
         ({"w": torch.ones(2), "epoch": 3}, "'epoch' is of type int", "if torch.is_tensor(v)"),
-        ({"w": None}, "'w' is of type NoneType", "leaves out what is not a tensor"),
+        ({"w": None}, "'w' is of type NoneType, which the command below leaves out", "is_tensor"),
         ({3: torch.ones(2)}, "3, which cannot be the name of a tensor", "state_dict()"),
         ({"__metadata__": torch.ones(2)}, "'__metadata__', which cannot be", "state_dict()"),
         ({"\ud800": torch.ones(2)}, r"'\ud800', which cannot be", "state_dict()"),
@@ -339,6 +343,18 @@ def test_content_that_is_not_tensors_by_name(file, content, found, fix):
     assert lines[0] == "not a map from names to tensors"
     assert found in lines[2]
     assert fix in lines[3]
+
+
+def test_a_command_to_convert_works_as_pasted(tmp_path):
+    file = tmp_path / 'it\'s a "$HOME" `folder`' / "pytorch_model.bin"
+    file.parent.mkdir()
+    torch.save({"state_dict": {"w": torch.ones(2)}}, file)
+    command, _, rename = lines_of(file)[3].removeprefix("Fix: ").rpartition("; then ")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run(command, shell=True, check=True, env={**os.environ, "PATH": path})
+    assert rename == "rename pytorch_model.bin.converted to pytorch_model.bin"
+    file.with_name("pytorch_model.bin.converted").rename(file)
+    assert [entry.name for entry in read_archive(file)] == ["w"]
 
 
 def test_no_text_from_the_file_gets_into_a_command_or_to_the_terminal_as_it_is(file):
@@ -364,7 +380,7 @@ def test_no_text_from_the_file_gets_into_a_command_or_to_the_terminal_as_it_is(f
 def test_tensors_that_are_no_plain_arrays(file, make, found, fix):
     torch.save({"w": make(torch.ones(2, 3))}, file)
     lines = lines_of(file)
-    assert lines[0] == "a tensor that is no plain array of numbers"
+    assert lines[0] == "a tensor that is not a plain array of numbers"
     assert found in lines[2]
     assert fix in lines[3]
 
@@ -372,7 +388,7 @@ def test_tensors_that_are_no_plain_arrays(file, make, found, fix):
 def test_type_that_is_unknown(file):
     torch.save({"w": torch.ones(2, dtype=torch.complex128)}, file)
     lines = lines_of(file)
-    assert lines[0] == "a tensor of a type that is not read"
+    assert lines[0] == "a tensor of an unsupported type"
     assert lines[2] == "  found: 'w' is torch.complex128"
 
 

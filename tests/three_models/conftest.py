@@ -10,7 +10,7 @@ from tests.three_models.models import N_LAYERS, tensors_of, weights_of
 
 @pytest.fixture(scope="session")
 def three(tmp_path_factory) -> list[Path]:
-    """Three checkpoints of three layers; not to be written to."""
+    """Three checkpoints of three layers; read-only."""
     folder = tmp_path_factory.mktemp("three")
     return [
         write_checkpoint(
@@ -22,7 +22,7 @@ def three(tmp_path_factory) -> list[Path]:
 
 @pytest.fixture
 def beside(tmp_path, three) -> list[Path]:
-    """Copies of the three in one folder, where a merged model next to them finds them."""
+    """Copies of the three in one folder, next to which a merged model is verified."""
     return [
         write_checkpoint(
             tmp_path / "models" / folder.name,

@@ -13,7 +13,7 @@ from tests.reference import F32, round_exactly
 N_LAYERS = 3
 UP = "model.layers.{}.mlp.up_proj.weight"
 WEIGHT = {"a": [0.5, 0.25], "b": 0.3, "c": [{"filter": "norm", "value": 0.7}, {"value": [0, 1]}]}
-"""Of each model, over depth."""
+"""The weight of each model, over depth."""
 
 LINEAR = {"method": "linear", "weight": WEIGHT}
 

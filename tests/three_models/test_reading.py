@@ -1,4 +1,4 @@
-"""Bytes that are read of several models, and values and models that cannot be merged."""
+"""Bytes read of several models, and values and models that cannot be merged."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.three_models.models import weights_of
 
 @pytest.fixture(scope="module")
 def long(tmp_path_factory) -> list[Path]:
-    """Three models with a tensor of three chunks; not to be written to."""
+    """Three models with a tensor of three chunks; read-only."""
     folder = tmp_path_factory.mktemp("long")
     n = 2 * CHUNK_ELEMENTS + 77
     return [
@@ -74,7 +74,7 @@ def test_all_models_that_cannot_be_opened_are_named_at_once(tmp_path, three, cal
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")], ids=str)
 @pytest.mark.parametrize("n", [50, CHUNK_ELEMENTS + 50], ids=["one chunk", "two chunks"])
 def test_an_element_that_is_not_finite_is_refused(tmp_path, n, bad):
-    """Though linear measures nothing."""
+    """Although linear measures nothing."""
     tensors = [{"w": np.ones(n, "float32")} for _ in range(3)]
     tensors[1]["w"][[n - 30, n - 7]] = bad
     folders = [
@@ -94,7 +94,7 @@ def test_an_element_that_is_not_finite_is_refused(tmp_path, n, bad):
 def test_a_sum_that_float16_cannot_hold_is_refused(tmp_path):
     tensors = {"w": np.full(5, 6e4, "float16")}
     folders = [write_checkpoint(tmp_path / "models" / x, tensors=tensors) for x in "abc"]
-    with pytest.raises(OutputError, match=r"(?s)^overflow to infinity in float16.*Fix: set dtype: bfloat16"):
+    with pytest.raises(OutputError, match=r"(?s)^overflow to infinity in float16.*Fix: use dtype='bfloat16'"):
         merge(*folders, out=tmp_path / "child", method="linear", normalize=False)
     merge(*folders, out=tmp_path / "child", method="linear")
     assert weights_of(tmp_path / "child")["w"].tolist() == tensors["w"].tolist()

@@ -36,9 +36,8 @@ def test_all_models_that_are_not_there_are_named_at_once(tmp_path, three):
     with pytest.raises(CheckpointError) as caught:
         verify(tmp_path / "child", inputs=True)
     message = str(caught.value)
-    assert message.startswith("3 problems")
+    assert message.startswith("cannot find models a ('a'), b ('b'), c ('c')\n")
     for label in "abc":
-        assert f"cannot find model {label} ('{label}')" in message
         assert f"--model {label}=FOLDER" in message
     models = dict(zip("abc", three, strict=True))
     assert verify(tmp_path / "child", inputs=True, recompute="all", models=models).ok
@@ -92,11 +91,10 @@ def test_the_card_names_all_models_and_its_call_makes_the_same(tmp_path, three, 
     assert "| b | b | local | 0.3 |" in text
     assert "| c | c | local | varies, see below |" in text
     assert "_target_: fusion_slerp.LinearForCausalLM" in text
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)
-    assert code is not None
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "merge(" in code]
     (tmp_path / "again").mkdir()
     for folder in three:
         (tmp_path / "again" / folder.name).symlink_to(folder)
     monkeypatch.chdir(tmp_path / "again")
-    exec(code[1], {})
+    exec(code, {})
     assert contents(tmp_path / "again/child") == contents(tmp_path / "child")

@@ -1,4 +1,4 @@
-"""Merges of three models, interrupted or killed: resumed to the same bytes, or told apart."""
+"""Merges of three models, interrupted or killed: resumed to the same bytes, or distinguished."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ SHARDS = {"max_shard_size": 60, "threads": 1}
 
 @pytest.fixture
 def stop_after(monkeypatch):
-    """Interrupts the next merge once so many weight files are noted."""
+    """Interrupts the next merge after a given number of weight files are recorded."""
 
     def install(n: int) -> None:
         real, calls = Staging.add, itertools.count()
@@ -108,7 +108,7 @@ def test_another_weight_is_another_merge(tmp_path, three, stop_after, monkeypatc
     models = three[:2] if options["method"] == "slerp" else three
     if options["method"] == "slerp":
         del options["weight"]
-    with pytest.raises(OutputError, match="an unfinished merge of something else is in the way") as caught:
+    with pytest.raises(OutputError, match="a different unfinished merge is in the way") as caught:
         merge(*models, out=tmp_path / "child", **options)
     assert difference in str(caught.value)
     assert contents(tmp_path) == before

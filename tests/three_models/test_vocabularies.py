@@ -15,7 +15,7 @@ WORDS = {"a": [*TOKENS, "apple", "ab"], "b": ["ab", *TOKENS[::-1]], "c": [*TOKEN
 
 @pytest.fixture
 def speaking(tmp_path) -> dict[str, Path]:
-    """Three models of different tokens, in one folder."""
+    """Three models with different tokens, in one folder."""
     found = {}
     for seed, (label, words) in enumerate(WORDS.items(), 1):
         rng = np.random.default_rng(seed)

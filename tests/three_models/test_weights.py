@@ -1,4 +1,4 @@
-"""The weights of merges of three models, and of one, against exact sums."""
+"""The weights of merges of three models and of one, against exact sums."""
 
 import re
 from fractions import Fraction
@@ -18,7 +18,7 @@ from tests.three_models.models import LINEAR, N_LAYERS, UP, summed, tensors_of, 
 
 
 def weights_at(name: str) -> list[float]:
-    """What `WEIGHT` says for a tensor."""
+    """The values of `WEIGHT` for a tensor."""
     layer = re.search(r"layers\.(\d)", name)
     depth = int(layer[1]) / (N_LAYERS - 1) if layer else 0.0
     return [0.5 - 0.25 * depth, 0.3, 0.7 if "norm" in name else depth]
@@ -37,7 +37,7 @@ def test_weights_per_model_over_depth(tmp_path, three):
 
 @pytest.mark.parametrize("weight", [1, 0.1, [0.2, 0.4], {"b": 1}], ids=str)
 def test_one_weight_for_all_is_the_mean(tmp_path, three, weight):
-    """Models that a mapping leaves out weigh 1."""
+    """Models that a mapping omits weigh 1."""
     merge(*three, out=tmp_path / "child", method="linear", weight=weight)
     child, models = weights_of(tmp_path / "child"), [weights_of(folder)["lm_head.weight"] for folder in three]
     np.testing.assert_array_equal(child["lm_head.weight"], summed(models, [1, 1, 1]))
@@ -164,7 +164,7 @@ def test_slerp_of_one_model_is_refused(tmp_path, three):
         "slerp merges exactly 2 models, not 1",
         f"  found: {three[0]}",
         "  needed: exactly 2",
-        "Fix: name exactly 2 models, or set method: linear",
+        "Fix: name exactly 2 models",
     ]
 
 

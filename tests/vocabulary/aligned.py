@@ -1,4 +1,4 @@
-"""Models of a tokenizer and hardly a weight, and what their tokens come to."""
+"""Models with a tokenizer and hardly any weights, and the alignment of their tokens."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,7 +40,7 @@ def models_with(root: Path, **tokens: Sequence[str] | Mapping[str, Any]) -> dict
 
 
 def aligned(models: Mapping[str, Checkpoint], **options: Any) -> Alignment:
-    """What their tokens come to with these options."""
+    """The alignment of their tokens with these options."""
     return align_vocabularies(models, make_settings(method="linear", **options))
 
 

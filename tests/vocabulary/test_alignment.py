@@ -1,6 +1,10 @@
-"""The rows of three models and more: who owns which, and what is said of it."""
+"""The rows of three models and more: which models own them, and the warnings about them."""
+
+import ast
+import shlex
 
 import pytest
+import yaml
 
 from fusion_slerp import CheckpointError, MismatchError
 from fusion_slerp.settings.labels import labels
@@ -56,18 +60,18 @@ def test_every_set_of_owners(three):
     assert groups == GROUPS
     a, b, c = (model.source for model in three.values())
     assert alignment.remarks == (
-        f"the child's tokenizer is that of {a} with 2 tokens of {b} and 1 tokens of {c}",
+        f"the merged model's tokenizer is that of {a} with 2 tokens of {b} and 1 token of {c}",
     )
     assert alignment.describe(rows, counts) == [
-        f"vocabularies of 4, 4 and 4 rows, 7 in the child: 4 merged, 1 copied from {a}, 1 copied from {b}, "
-        f"1 copied from {c}",
-        "the models share only 1 of 4 tokens; are they of one family?",
+        f"vocabularies of 4, 4 and 4 rows, 7 in the merged model: 4 merged, 1 copied from {a}, "
+        f"1 copied from {b}, 1 copied from {c}",
+        "the models share only 1 of 4 tokens; are they from one family?",
     ]
 
 
 @pytest.mark.parametrize("setting", ["a", "b", "c"])
 def test_the_tokenizer_of_one(three, setting):
-    """By its label or its source; what the others have beside it is left out and named."""
+    """By its label or its source; the other models' additional tokens are left out and named."""
     own = [token for token in TOKENS if setting in (token if token != "all" else "abc")]
     for name in (setting, three[setting].source):
         alignment = aligned(three, tokenizer=name)
@@ -78,8 +82,8 @@ def test_the_tokenizer_of_one(three, setting):
         assert len(rows) == {"a": 5, "b": 6, "c": 7}[setting], "its padding stays"
         lost = [f"the merged model lacks 2 tokens of {three[o].source}" for o in "abc" if o != setting]
         assert [remark.split(":")[0] for remark in alignment.remarks] == lost
-        told = alignment.describe(rows, {"a": 5, "b": 6, "c": 7})[0]
-        assert [f"of {three[o].source} left out" in told for o in "abc"] == [o != setting for o in "abc"]
+        note = alignment.describe(rows, {"a": 5, "b": 6, "c": 7})[0]
+        assert [f"of {three[o].source} left out" in note for o in "abc"] == [o != setting for o in "abc"]
 
 
 def test_the_folder_of_a_tokenizer_of_none(three, tmp_path):
@@ -130,11 +134,11 @@ def test_padding_and_matrices_of_different_lengths(three):
     assert len(rows) == alignment.n_rows(counts) == 10
     assert [rows.of[label].tolist()[7:] for label in "abc"] == [[7, -1, -1], [-1, -1, -1], [7, 8, -1]]
     assert found(rows) == changed(b=(NOBODY,) * 3)
-    assert alignment.describe(rows, counts)[1] == f"{three['b'].source}: 1 tokens lie beyond its 3 rows"
+    assert alignment.describe(rows, counts)[1] == f"{three['b'].source}: 1 token with an id beyond its 3 rows"
 
 
 def test_the_labels_of_the_rows_are_those_of_the_counts(three):
-    """A tensor that only two models have; nobody's rows are left over."""
+    """A tensor that only two models have; rows of neither are left over."""
     rows = aligned(three).rows({"a": 4, "c": 4})
     assert rows is not None
     assert list(rows.of) == ["a", "c"]
@@ -215,19 +219,61 @@ def test_of_models_with_one_name_the_first_is_meant(three):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("d", r"found: 'd'\n  needed: a, b, c, or the name of a parent"),
+        ("d", r"found: 'd'\n  needed: a, b, c, or the path or id of a source model"),
         ({"kind": "model_token", "model": "c", "token": "no such"}, "found: 'no such' of c"),
         ({"kind": "model_token", "model": "c", "token_id": 4}, "found: 4 of c"),
     ],
 )
 def test_a_source_that_is_not_there(three, source, message):
+    counts = {"a": 4, "b": 4, "c": 4}
     with pytest.raises(
         MismatchError, match=rf"`tokens` refers to a missing row\n  token: 'all'\n  {message}"
-    ):
-        aligned(three, tokens={"all": {"source": source, "force": True}}).rows({"a": 4, "b": 4, "c": 4})
+    ) as caught:
+        aligned(three, tokens={"all": {"source": source, "force": True}}).rows(counts)
+    label = "a" if source == "d" else "c"
+    assert mended(caught.value) == {"all": {"source": label, "force": True}}
+    assert aligned(three, tokens=mended(caught.value)).rows(counts) is not None
 
 
-# --- tokenizers that cannot be read, and rows that nobody has -----------------------------------------------
+def mended(error) -> dict:
+    """The value of `tokens` that the error proposes, the same in Python and in the command."""
+    python = error.message("python").splitlines()[-1].removeprefix("Fix: use a row that there is: tokens=")
+    command = error.message("command").splitlines()[-1].partition("there is: ")[2]
+    option, value = shlex.split(command)
+    assert option == "--tokens"
+    assert yaml.safe_load(value) == ast.literal_eval(python)
+    return ast.literal_eval(python)
+
+
+def test_all_sources_that_are_not_there_are_named_and_mended_together(three):
+    tokens = {
+        "all": {"source": "d"},
+        "ab": {"source": {"kind": "zero"}, "force": True},
+        "bc": {"source": {"kind": "model_token", "model": "a", "token_id": 9}},
+        "new": {"source": {"kind": "model_token", "model": "a", "token": "ab"}},
+        "newer": {"source": "a"},
+    }
+    counts = {"a": 4, "b": 4, "c": 4}
+    with pytest.raises(MismatchError) as caught:
+        aligned(three, tokens=tokens).rows(counts)
+    assert str(caught.value).startswith("3 problems, nothing was written:")
+    assert "found: 9 of a" in str(caught.value)
+    assert "found: 'newer' of a" in str(caught.value)
+    changes = {"all": {"source": "a"}, "bc": {"source": "b"}, "newer": {"source": {"kind": "zero"}}}
+    assert mended(caught.value) == tokens | changes
+    assert aligned(three, tokens=mended(caught.value)).rows(counts) is not None
+
+
+def test_of_very_many_sources_only_the_wrong_ones_are_shown(three):
+    tokens = {f"new{i}": {"source": {"kind": "zero"}} for i in range(20)}
+    with pytest.raises(MismatchError) as caught:
+        aligned(three, tokens=tokens | {"all": {"source": "d"}}).rows({"a": 4, "b": 4, "c": 4})
+    assert str(caught.value).endswith(
+        "Fix: use a row that there is: tokens={'all': {'source': 'a'}}, and the other tokens as they are"
+    )
+
+
+# --- tokenizers that cannot be read, and rows that no model has ---------------------------------------------
 
 
 def test_a_tokenizer_that_cannot_be_read_is_taken_for_the_first(three):
@@ -238,7 +284,7 @@ def test_a_tokenizer_that_cannot_be_read_is_taken_for_the_first(three):
     assert alignment.vocabularies["c"] == alignment.vocabularies["a"]
     assert alignment.remarks[0] == (
         f"the vocabularies could not be compared; no readable tokenizer in {three['c'].folder}; "
-        f"rows are taken to stand for the same tokens as in {three['a'].source}"
+        f"rows are assumed to have the same tokens as in {three['a'].source}"
     )
     assert list(alignment.child) == ["all", "ab", "ac", "a", "bc", "b"]
     rows = alignment.rows({"a": 4, "b": 4, "c": 4})
@@ -254,9 +300,9 @@ def test_the_first_without_a_tokenizer(tmp_path):
     a, b, c = (model.source for model in models.values())
     assert alignment.remarks == (
         f"the vocabularies could not be compared; no readable tokenizer in {a}; "
-        f"rows are taken to stand for the same tokens as in {b}",
-        f"{a} has no tokenizer files; the child has those of {b}",
-        f"the child's tokenizer is that of {b} with 1 tokens of {c}",
+        f"rows are assumed to have the same tokens as in {b}",
+        f"{a} has no tokenizer files; the merged model gets those of {b}",
+        f"the merged model's tokenizer is that of {b} with 1 token of {c}",
     )
 
 
@@ -266,16 +312,18 @@ def test_only_the_last_has_a_tokenizer(tmp_path):
     assert alignment.tokenizer.giver == "c"
     assert alignment.are_equal
     a, b, c = (model.source for model in models.values())
-    assert alignment.remarks[1:] == (f"{a} and {b} have no tokenizer files; the child has those of {c}",)
+    assert alignment.remarks[1:] == (
+        f"{a} and {b} have no tokenizer files; the merged model gets those of {c}",
+    )
 
 
 def test_none_has_a_tokenizer(tmp_path):
     models = models_with(tmp_path, a=NO_TOKENIZER, b=NO_TOKENIZER, c=NO_TOKENIZER)
     alignment = aligned(models)
     a, b, c = (model.source for model in models.values())
-    none = f"none of {a}, {b} and {c} has tokenizer files, so the child has none"
+    none = f"none of {a}, {b} and {c} has tokenizer files, so the merged model has none"
     assert alignment.remarks == (none,)
-    assert alignment.n_rows({"a": 3, "b": 5, "c": 4}) == 5, "nobody knows whether they are tokens"
+    assert alignment.n_rows({"a": 3, "b": 5, "c": 4}) == 5, "they may be tokens"
     with pytest.raises(CheckpointError, match="no tokenizer there"):
         aligned(models, tokenizer="c")
 
@@ -285,7 +333,7 @@ def test_rows_that_are_too_many_or_too_far(three):
     with pytest.raises(CheckpointError, match=rf"too many rows\n  found: 4, 4 and {MAX_ROWS + 1} rows"):
         aligned(three).rows(counts)
     write_json(three["c"].folder / "tokenizer.json", {"model": {"vocab": {"far": 10**9}}})
-    message = r"far beyond(.|\n)*'far' 1000000000\n.* have 4, 4 and 4 rows\nFix: .*: a, b, c, or a folder"
+    message = r"far beyond(.|\n)*'far' 1000000000\n.* have 4, 4 and 4 rows\nFix: use tokenizer='a', or"
     with pytest.raises(MismatchError, match=message):
         aligned(three, tokenizer="c").rows({"a": 4, "b": 4, "c": 4})
 
@@ -293,8 +341,8 @@ def test_rows_that_are_too_many_or_too_far(three):
 def test_moved_tokens_are_reported_for_each(tmp_path):
     content = {"model": {"vocab": {"x": 0}}, "added_tokens": [{"content": "<m>", "id": 9}]}
     models = models_with(tmp_path, a=["x"], b=content, c=content)
-    told = [remark for remark in aligned(models).remarks if "numbers" in remark]
-    assert [remark.split(": ")[0] for remark in told] == [models["b"].source, models["c"].source]
+    moved = [remark for remark in aligned(models).remarks if "numbers" in remark]
+    assert [remark.split(": ")[0] for remark in moved] == [models["b"].source, models["c"].source]
 
 
 def test_matrices_with_a_row_for_each_token(three):

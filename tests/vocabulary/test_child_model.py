@@ -31,7 +31,7 @@ T = 0.3
 
 @pytest.fixture
 def warned() -> Iterator[list[str]]:
-    """What transformers warns of; its logger has handlers of its own and tells the root's nothing."""
+    """The warnings of transformers, whose logger has its own handlers and does not propagate."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -160,7 +160,7 @@ def test_the_loss_is_that_of_equal_vocabularies(common, tmp_path, warned, case):
         found, loss_found = logits_by_token(*child, text)
         assert torch.allclose(found, logits, rtol=1e-5, atol=1e-6)
         assert loss_found == pytest.approx(loss, rel=1e-6)
-    if case in ("a permuted", "b permuted"):  # no more rows: the models' own loss is the same, too
+    if case in ("a permuted", "b permuted"):  # no more rows: the models' own loss is the same as well
         for text in TEXTS:
             assert own_loss(*child, text) == pytest.approx(own_loss(*wanted, text), rel=1e-6)
 

@@ -163,7 +163,7 @@ def test_merges_as_texts_or_pairs_or_without_a_type(tmp_path):
 
 
 def test_merges_of_tokens_with_spaces(tmp_path):
-    """A merge written as text cannot name a token with a space in it; a's are then written anew."""
+    """A merge written as a string cannot name a token with a space in it; a's are then rewritten."""
     of_a, of_b = ({"type": "BPE", "vocab": {"a": 0, " ": 1, "b": 2}, "merges": []} for _ in "ab")
     of_a["vocab"] |= {"ab": 3}
     of_a["merges"] = ["a b"]
@@ -219,7 +219,7 @@ def test_a_vocabulary_with_gaps(tmp_path):
     assert load(child).encode("far<b2>").tokens == ["far", "<b2>"]
 
 
-def test_tokens_that_only_the_files_beside_name(tmp_path):
+def test_tokens_that_only_the_other_files_name(tmp_path):
     """transformers adds what tokenizer_config.json lists to what tokenizer.json has."""
     decoder = {
         "5": {
@@ -307,7 +307,8 @@ def test_older_files_with_other_words_are_not_united(tmp_path, name):
     a = older(tmp_path / "a", name, ["a", "b", "x"], [])
     b = older(tmp_path / "b", name, ["a", "b", "y"], [])
     with pytest.raises(
-        MismatchError, match=r"cannot be united(.|\n)*1 only in b: 'y'(.|\n)*Fix: set tokenizer"
+        MismatchError,
+        match=r"cannot be united(.|\n)*1 only in b: 'y'(.|\n)*Fix: use tokenizer='a' or tokenizer='b'",
     ):
         plan_merge(a, b)
     assert plan_merge(a, b, tokenizer="b").tokenizer.rows == {

@@ -1,4 +1,4 @@
-"""Tokenizer files that are odd, damaged or hostile: a good child, a remark, or one clear error."""
+"""Tokenizer files that are odd, damaged or hostile: a good child, a warning, or one clear error."""
 
 import json
 from pathlib import Path
@@ -53,7 +53,7 @@ def test_no_list_of_added_tokens(tmp_path, parents, where, value):
 def test_two_tokens_on_one_row(tmp_path, parents):
     change_vocabulary(parents[0], twin=3)
     plan = merge(*parents, out=tmp_path / "child").plan
-    assert "tokens of the child share a row: 'or' and 'twin' 3" in plan.warnings
+    assert "tokens of the merged model share a row: 'or' and 'twin' 3" in plan.warnings
     assert (plan.tokenizer.rows or {})["twin"] == (plan.tokenizer.rows or {})["or"] == 3
 
 
@@ -105,7 +105,7 @@ def test_lone_surrogates_are_written_as_they_were_read(tmp_path, parents, where)
     merge(*parents, out=tmp_path / "child")
     written = json.loads((tmp_path / "child/tokenizer.json").read_text(encoding="utf-8"))
     assert {"\ud800", "x\udfff"} <= written["model"]["vocab"].keys()
-    with pytest.raises(SettingsError, match="tokens is not usable"):
+    with pytest.raises(SettingsError, match="invalid tokens"):
         plan_merge(*parents, tokens={"\ud800": "a"})
 
 
@@ -144,15 +144,15 @@ def test_a_huge_id_in_an_older_file(parents, name):
         plan_merge(*parents)
 
 
-def test_a_huge_id_of_a_token_that_the_child_numbers_anew(tmp_path, parents):
-    """b's tokens are numbered behind a's, and added tokens from the end of the vocabulary."""
+def test_a_huge_id_of_a_token_that_the_child_renumbers(tmp_path, parents):
+    """b's tokens are numbered after a's, and added tokens from the end of the vocabulary."""
     change_vocabulary(parents[1], far=HUGE)
     change(parents[0], added_tokens=[added_token("<x>", HUGE)])
     plan = merge(*parents, out=tmp_path / "child").plan
     assert dict(plan.tokenizer.rows or {}) == {
         token: row for row, token in enumerate([*TOKENS, "<x>", "new", "far"])
     }
-    assert f"{parents[1]}: 1 tokens lie beyond its 6 rows" in plan.warnings
+    assert f"{parents[1]}: 1 token with an id beyond its 6 rows" in plan.warnings
 
 
 # --- damaged files ------------------------------------------------------------------------------------------
@@ -170,8 +170,8 @@ DAMAGED_CONFIGS = [
 @pytest.mark.parametrize("text", DAMAGED_CONFIGS, ids=range(len(DAMAGED_CONFIGS)))
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "added_tokens.json", "chat_template.json"])
 @pytest.mark.parametrize("added", [(), ["<b1>"]], ids=["words", "added"])
-def test_damaged_files_beside(tmp_path, parents, name, text, added):
-    """A union is made without them, or refused where it would have to write them anew."""
+def test_damaged_files_next_to_a_tokenizer(tmp_path, parents, name, text, added):
+    """A union is made without them, or refused if it would have to rewrite them."""
     tokens = TOKENS if added else [*TOKENS[:5], "new"]
     write_json(parents[1] / "tokenizer.json", tokenizer_json(tokens, dict.fromkeys(added, 6)))
     write_json(parents[0] / "tokenizer.json", tokenizer_json(added={"<a1>": 6}))
@@ -242,7 +242,7 @@ def test_every_row_of_the_child_is_made(tmp_path, parents):
     assert np.isfinite(head).all()
 
 
-def test_equal_files_with_other_tokens_beside(parents):
+def test_equal_files_with_other_tokens_next_to_them(parents):
     """The same tokenizer.json, and a token that only b's added_tokens.json has."""
     for folder in parents:
         write_json(folder / "tokenizer.json", tokenizer_json())

@@ -35,7 +35,7 @@ class Parent:
 def parent(
     folder: Path, tokens: Sequence[str], n_rows: int, added: Sequence[str] = (), width: int = 8
 ) -> Parent:
-    """A checkpoint with a tokenizer of these tokens, in their order, and so many rows."""
+    """A checkpoint with a tokenizer of these tokens, in their order, and this number of rows."""
     rng = np.random.default_rng(len(folder.name) + ord(folder.name[0]))
     tensors = tiny_tensors(1) | {BIAS: rng.standard_normal(n_rows).astype("f4")}
     tensors |= {name: rng.standard_normal((n_rows, width)).astype("f4") for name in (HEAD, EMBEDDING)}
@@ -46,7 +46,7 @@ def parent(
 
 
 def expected(name: str, child: dict[str, int], n_rows: int, a: Parent, b: Parent, t: float = T) -> np.ndarray:
-    """Row by row; the rows that nobody has are NaN."""
+    """Row by row; the rows that no model has are NaN."""
     token_at = {row: token for token, row in child.items()}
     of_a, of_b = a.tensors[name], b.tensors[name]
     pairs, rows = [], np.full((n_rows, *of_a.shape[1:]), np.nan, "f4")
@@ -106,8 +106,7 @@ def test_rows_of_the_child(tmp_path, case):
     for name in (HEAD, EMBEDDING, BIAS):
         assert np.array_equal(child[name], expected(name, row_of, n_rows, a, b)), name
     assert json.loads((tmp_path / "child/config.json").read_text())["vocab_size"] == n_rows
-    told = [warning for warning in result.plan.warnings if "in the child" in warning]
-    assert bool(told) == ((tokens_a, n_a) != (tokens_b, n_b))
+    assert bool(result.plan.notes) == ((tokens_a, n_a) != (tokens_b, n_b))
     written = (tmp_path / "child/tokenizer.json").read_bytes()
     if set(tokens) in (set(tokens_a), set(tokens_b)):
         assert written in [(p.folder / "tokenizer.json").read_bytes() for p in (a, b)]
@@ -156,10 +155,9 @@ def test_reports_count_the_rows(tmp_path):
     rows = {row.name: row.rows for row in result.report}
     assert str(rows[HEAD]) == "15 merged, 5 copied from a, 10 copied from b, 2 filled"
     assert rows["model.norm.weight"] is None
-    told = next(w for w in result.plan.warnings if w.startswith("vocabularies"))
-    assert told == (
-        f"vocabularies of 20 and 25 rows, 32 in the child: 15 merged, 5 copied from {a.folder}, "
-        f"10 copied from {b.folder}, 2 filled"
+    assert result.plan.notes == (
+        f"vocabularies of 20 and 25 rows, 32 in the merged model: 15 merged, 5 copied from {a.folder}, "
+        f"10 copied from {b.folder}, 2 filled",
     )
 
 

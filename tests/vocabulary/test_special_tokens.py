@@ -1,4 +1,4 @@
-"""Ids in config.json and generation_config.json follow their tokens, and what does not fit is said."""
+"""Ids in config.json and generation_config.json follow their tokens; contradictions are reported."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ NAMED = {"bos_token_id": "<s>", "eos_token_id": ["</s>", "<|im_end|>"], "pad_tok
 
 @pytest.mark.parametrize("choice", ["a", "b", "folder of b", "folder", "union"])
 def test_ids_follow_the_childs_tokenizer(tmp_path, choice):
-    """b's rows are shuffled; the tokenizer beside them in yet another order."""
+    """b's rows are shuffled; the tokenizer next to them has yet another order."""
     a = parent(tmp_path / "a", TOKENS, ids_of(TOKENS, **NAMED), ids_of(TOKENS, **NAMED))
     b = parent(tmp_path / "b", SHUFFLED, ids_of(SHUFFLED, **NAMED), ids_of(SHUFFLED, **NAMED))
     third = parent(tmp_path / "third", TOKENS[::-1])
@@ -147,8 +147,8 @@ def test_an_id_of_a_token_that_the_child_has_not(tmp_path):
     b = parent(tmp_path / "b", TOKENS, None, {"eos_token_id": [2, 4], "forced_eos_token_id": 4})
     plan = plan_merge(a, b, tokenizer="a")
     assert content(plan, GENERATION) == {"eos_token_id": [2], "forced_eos_token_id": None}
-    assert "eos_token_id [4] is not a token of the child and is left out" in plan.warnings
-    assert "forced_eos_token_id [4] is not a token of the child and is left out" in plan.warnings
+    assert "eos_token_id [4] is not a token of the merged model and is left out" in plan.warnings
+    assert "forced_eos_token_id [4] is not a token of the merged model and is left out" in plan.warnings
 
 
 # --- what does not fit together ---------------------------------------------------------------------------
@@ -178,7 +178,10 @@ def test_nothing_is_said_of_what_fits(tmp_path, case):
     assert remarks(config, generation, tmp_path, **tokenizer_config) == []
 
 
-ENDS = "the tokenizer ends with '<|im_end|>' (4), the configs with eos_token_id {}: generation may not stop"
+ENDS = (
+    "the tokenizer's eos_token is '<|im_end|>' (4), eos_token_id in the configs is {}: "
+    "generation may not stop"
+)
 NOT_FITTING = [
     (IDS, {}, {"eos_token": "<|im_end|>"}, ENDS.format(2)),
     ({"eos_token_id": 4}, {"eos_token_id": [1, 2]}, {"eos_token": "<|im_end|>"}, ENDS.format([1, 2])),
@@ -186,24 +189,24 @@ NOT_FITTING = [
     ({}, {}, {"eos_token": "<end>"}, "the tokenizer's eos_token '<end>' is not among its tokens"),
     ({}, {}, {"pad_token": "[PAD]"}, "the tokenizer's pad_token '[PAD]' is not among its tokens"),
     ({}, {}, {"bos_token": "[CLS]"}, "the tokenizer's bos_token '[CLS]' is not among its tokens"),
-    ({"pad_token_id": 6}, {}, {}, "pad_token_id 6 in config.json is no token of the tokenizer"),
+    ({"pad_token_id": 6}, {}, {}, "pad_token_id 6 in config.json is not a token of the tokenizer"),
     (
         {"text_config": {"bos_token_id": 9}},
         {},
         {},
-        "bos_token_id 9 in config.json is no token of the tokenizer",
+        "bos_token_id 9 in config.json is not a token of the tokenizer",
     ),
     (
         {},
         {"eos_token_id": [2, 7, 8]},
         {},
-        "eos_token_id 7, 8 in generation_config.json is no token of the tokenizer",
+        "eos_token_id 7, 8 in generation_config.json is not a token of the tokenizer",
     ),
     (
         {},
         {},
         {"chat_template": "{{ '<|im_start|>' }}<|im_end|><｜User｜>"},
-        "the chat template writes '<|im_start|>', '<｜User｜>', which the tokenizer has no token for",
+        "the chat template uses '<|im_start|>', '<｜User｜>', which the tokenizer lacks",
     ),
 ]
 
@@ -234,7 +237,7 @@ CHOICES = {  # tokens of b, which parents have a template, setting: whose the ch
     "b larger, only a": ([*TOKENS, "new"], "a", "union", None),
     "united": ([*TOKENS[:5], "new"], "ab", "union", "a"),
     "united, only b": ([*TOKENS[:5], "new"], "b", "union", "b"),
-    "united, nobody": ([*TOKENS[:5], "new"], "", "union", None),
+    "united, none": ([*TOKENS[:5], "new"], "", "union", None),
 }
 
 
@@ -248,11 +251,11 @@ def test_whose_chat_template_the_child_has(tmp_path, case, place):
         parent(tmp_path / name, tokens, template=text if place == "file" else None, **config)
     plan = plan_merge(tmp_path / "a", tmp_path / "b", tokenizer=setting)
     assert plan.tokenizer.chat_template == (MARK[whose] if whose else None)
-    told = [warning for warning in plan.warnings if "chat template" in warning]
-    assert told == (
+    warnings = [warning for warning in plan.warnings if "chat template" in warning]
+    assert warnings == (
         [
-            f"only {tmp_path / given} has a chat template, and the child has none; "
-            f"tokenizer: {given} takes it along"
+            f"only {tmp_path / given} has a chat template, and the merged model has none; "
+            f"tokenizer {given!r} would include it"
         ]
         if given and whose is None
         else []

@@ -49,7 +49,7 @@ def test_the_older_files(tmp_path):
     write_json(tmp_path / "added_tokens.json", {"<s>": 2})
     assert rows(tmp_path) == {"a": 0, "b": 1, "<s>": 2}
     write_json(tmp_path / "tokenizer.json", tokenizer_json())
-    assert rows(tmp_path) == ROW_OF | {"<s>": ROWS}, "transformers adds what the file beside lists"
+    assert rows(tmp_path) == ROW_OF | {"<s>": ROWS}, "transformers adds the tokens of the other file"
 
 
 def test_word_pieces_line_by_line(tmp_path):

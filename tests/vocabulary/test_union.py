@@ -57,19 +57,19 @@ def test_texts_are_cut_as_each_model_cuts_them(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["byte-level BPE", "Unigram"])
-def test_the_rows_behind_as_own(tmp_path, kind):
+def test_the_rows_after_its_own(tmp_path, kind):
     """Ordinary tokens first, b's before c's, then added ones, each in its model's order."""
     models = models_with(tmp_path, **{label: tokenizer(kind, WORDS[label], ADDED[label]) for label in "abc"})
     alignment = aligned(models)
     first = len(alignment.vocabularies["a"])
-    behind = sorted(
-        (t for t, row in alignment.child.items() if row >= first), key=alignment.child.__getitem__
-    )
-    assert behind[-3:] == ["<b1>", "<bc>", "<c1>"]
-    words = [token[1:] for token in behind if token[1:] in ("bread", "brook", "crumb", "cloud")]
+    added = sorted((t for t, row in alignment.child.items() if row >= first), key=alignment.child.__getitem__)
+    assert added[-3:] == ["<b1>", "<bc>", "<c1>"]
+    words = [token[1:] for token in added if token[1:] in ("bread", "brook", "crumb", "cloud")]
     assert words == ["bread", "brook", "crumb", "cloud"]
     b, c = (models[label].source for label in "bc")
-    assert alignment.remarks[0].startswith(f"the child's tokenizer is that of {models['a'].source} with ")
+    assert alignment.remarks[0].startswith(
+        f"the merged model's tokenizer is that of {models['a'].source} with "
+    )
     assert f" tokens of {b} and " in alignment.remarks[0]
     assert alignment.remarks[0].endswith(f" tokens of {c}")
 
@@ -150,7 +150,7 @@ def test_another_kind_is_named_by_its_label(tmp_path):
     message = (
         rf"cannot be united\n  a: {models['a'].folder}\n  c: {models['c'].folder}\n"
         r"  tokens: 53 only in c: .*\n  found: WordPiece '##', not WordLevel\n"
-        r"Fix: set tokenizer: a or tokenizer: c, "
+        r"Fix: use tokenizer='a' or tokenizer='c', "
     )
     with pytest.raises(MismatchError, match=message):
         aligned(models)
@@ -176,6 +176,26 @@ def test_a_new_token_for_a_damaged_tokenizer(tmp_path):
         aligned(models, tokens={"new": {"kind": "zero"}})
 
 
+@pytest.mark.parametrize("readable", ["", "c"])
+def test_a_new_token_for_a_tokenizer_that_cannot_be_read(tmp_path, readable):
+    models = models_with(tmp_path, a=["x"], b=["x"], c=["x"])
+    for label, model in models.items():
+        if label != readable:
+            (model.folder / "tokenizer.json").write_text("{")
+    with pytest.raises(MismatchError) as caught:
+        aligned(models, tokens={"new": {"kind": "zero"}}, tokenizer="b")
+    fix = "leave these tokens out of `tokens`"
+    fix = f"use tokenizer='c', or {fix}" if readable else fix
+    assert str(caught.value).splitlines()[1:] == [
+        "  tokens: new",
+        f"  tokenizer: {models['b'].folder}",
+        "  found: no readable tokenizer",
+        f"Fix: {fix}",
+    ]
+    if readable:
+        assert "new" in aligned(models, tokens={"new": {"kind": "zero"}}, tokenizer="c").child
+
+
 # --- chat templates -----------------------------------------------------------------------------------------
 
 
@@ -195,13 +215,18 @@ def test_a_union_has_the_first_chat_template(tmp_path, having, whose):
 
 
 @pytest.mark.parametrize("having", ["abc", "bc", "c", "b", ""])
-def test_templates_that_are_left_behind(tmp_path, having):
+def test_templates_that_are_left_out(tmp_path, having):
     models = with_templates(tmp_path, {"a": ["x", "y"], "b": ["y"], "c": ["x"]}, having)
     b, c = (models[label].source for label in "bc")
     assert aligned(models).remarks == {
         "bc": (
-            f"{b} and {c} have chat templates, and the child has none; tokenizer: b takes that of {b} along",
+            f"{b} and {c} have chat templates, and the merged model has none; "
+            f"tokenizer 'b' would include that of {b}",
         ),
-        "b": (f"only {b} has a chat template, and the child has none; tokenizer: b takes it along",),
-        "c": (f"only {c} has a chat template, and the child has none; tokenizer: c takes it along",),
+        "b": (
+            f"only {b} has a chat template, and the merged model has none; tokenizer 'b' would include it",
+        ),
+        "c": (
+            f"only {c} has a chat template, and the merged model has none; tokenizer 'c' would include it",
+        ),
     }.get(having, ())

@@ -1,4 +1,4 @@
-"""What becomes of the rows that only one parent has, or none: `vocab_fill`, `tokens`, padding."""
+"""Rows that only one parent has, or none: `vocab_fill`, `tokens`, padding."""
 
 from itertools import pairwise
 
@@ -209,8 +209,8 @@ def test_tokens_beyond_the_matrix(tmp_path):
     assert np.array_equal(child[HEAD][:28], slerp(T, a.tensors[HEAD], b.tensors[HEAD][:28]))
     assert np.array_equal(child[HEAD][28], b.tensors[HEAD][28])
     assert len(child[HEAD]) == 30
-    assert f"{a.folder}: 2 tokens lie beyond its 28 rows" in result.plan.warnings
-    assert f"{b.folder}: 1 tokens lie beyond its 29 rows" in result.plan.warnings
+    assert f"{a.folder}: 2 tokens with an id beyond its 28 rows" in result.plan.warnings
+    assert f"{b.folder}: 1 token with an id beyond its 29 rows" in result.plan.warnings
 
 
 @pytest.mark.parametrize("without", ["a", "b"])
@@ -227,24 +227,24 @@ def test_a_tokenizer_on_one_side_only(tmp_path, without):
     assert (tmp_path / "child/tokenizer.json").read_bytes() == (giver / "tokenizer.json").read_bytes()
     assert any("could not be compared" in warning for warning in result.plan.warnings)
     if without == "b":
-        assert any(f"2 of {b.folder} left out" in warning for warning in result.plan.warnings)
+        assert any(f"2 of {b.folder} left out" in note for note in result.plan.notes)
 
 
 def test_a_chat_template_alone_is_no_tokenizer(tmp_path):
-    """What a has beside it decides on no token, so the child gets b's tokenizer, and b's tokens."""
+    """a's files decide on no token, so the merged model gets b's tokenizer and tokens."""
     a, b = parent(tmp_path / "a", WORDS[:28], 28), parent(tmp_path / "b", WORDS, 30)
     (a.folder / "tokenizer.json").unlink()
     (a.folder / "chat_template.jinja").write_text("{{ messages }}")
     result = merge(a.folder, b.folder, out=tmp_path / "child", t=T)
     written = tmp_path / "child/tokenizer.json"
     assert written.read_bytes() == (b.folder / "tokenizer.json").read_bytes()
-    assert any("the child has those of" in warning for warning in result.plan.warnings)
+    assert any("the merged model gets those of" in warning for warning in result.plan.warnings)
     with pytest.raises(CheckpointError, match="no tokenizer there"):
         plan_merge(b.folder, a.folder, tokenizer="b")
 
 
 def test_no_tokenizer_at_all(tmp_path):
-    """Nobody knows whether the rows behind are tokens, so they are kept."""
+    """The rows at the end may be tokens, so they are kept."""
     a, b = parent(tmp_path / "a", WORDS[:28], 28), parent(tmp_path / "b", WORDS, 30)
     for folder in (a.folder, b.folder):
         for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -267,7 +267,7 @@ def test_a_head_longer_than_the_embedding(tmp_path):
 
 
 def test_a_vocabulary_tensor_of_one_parent_only(tmp_path):
-    """`missing: copy` with other vocabularies: its rows follow the tokens, what nobody has is filled."""
+    """`missing: copy` with other vocabularies: its rows follow the tokens, other rows are filled."""
     a, b = parent(tmp_path / "a", WORDS[:20], 20), parent(tmp_path / "b", WORDS[5:25], 20)
     bias = b.tensors.pop(BIAS)
     save_file(b.tensors, b.folder / "model.safetensors")

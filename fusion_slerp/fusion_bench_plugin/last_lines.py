@@ -1,0 +1,26 @@
+"""The last lines of a FusionBench run, which prints its whole report after an evaluation, and that is long."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Callable
+
+_waiting: list[Callable[[], object]] = []
+
+
+def show_last(show: Callable[[], object]) -> None:
+    """Has something shown at the end of the run: when the process ends, or when the next run of a sweep
+    begins.
+    """
+    if not _waiting:
+        atexit.register(show_waiting)
+    _waiting.append(show)
+
+
+def show_waiting() -> None:
+    """Shows what waits, in its order."""
+    atexit.unregister(show_waiting)
+    waiting = _waiting.copy()
+    _waiting.clear()
+    for show in waiting:
+        show()

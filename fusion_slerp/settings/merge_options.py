@@ -1,0 +1,46 @@
+"""The options of a merge as typed keyword arguments, for editors and notebooks.
+
+Names, types and order are those of the declarations, which the tests compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from fusion_slerp.chunks import DirectIO
+from fusion_slerp.hashes import Checksum
+from fusion_slerp.methods.slerp import Granularity
+from fusion_slerp.settings.merge_settings import Missing, VocabFill
+
+Varying = float | Sequence[float] | Sequence[Mapping[str, Any]]
+"""One number, a gradient over the layers, or entries by name; see `schedule`."""
+
+
+class MergeOptions(TypedDict, total=False):
+    """Every option of `merge`, those of all methods included."""
+
+    method: Literal["slerp", "linear"]
+    t: Varying
+    DOT_THRESHOLD: float
+    epsilon: float
+    granularity: Granularity
+    weight: Varying | Mapping[str, Varying]
+    normalize: bool
+    slices: Sequence[Mapping[str, Any]] | None
+    dtype: str | None
+    max_shard_size: int | str
+    tokenizer: str
+    chat_template: str | None
+    vocab_fill: VocabFill
+    tokens: Mapping[str, Any] | None
+    pad_vocab_to_multiple_of: int | None
+    missing: Missing
+    strict: bool
+    follow_links: bool
+    overwrite: bool
+    threads: int | None
+    memory_budget: int | str | None
+    direct_io: DirectIO
+    checksum: Checksum
+    show_pbar: bool
