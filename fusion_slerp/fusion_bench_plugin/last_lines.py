@@ -1,4 +1,4 @@
-"""The last lines of a FusionBench run, which prints its whole report after an evaluation, and that is long."""
+"""The last lines of a FusionBench run: after an evaluation it prints its whole report, which is long."""
 
 from __future__ import annotations
 
