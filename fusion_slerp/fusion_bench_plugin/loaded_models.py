@@ -78,7 +78,7 @@ def merge_loaded(
     settings: MergeSettings,
     save_path: str | None,
 ) -> nn.Module:
-    """Merges models, by label, through their state dicts; needs their size and once more in memory.
+    """Merges models, by label, through their state dicts; needs memory for all of them and for the result.
 
     A model that the pool holds as an instance is left unchanged.
 
@@ -154,7 +154,7 @@ def _check_save_path(
 
 
 def _folder(source: str, settings: MergeSettings) -> Path:
-    """The folder of a model, for its files beside the weights."""
+    """The folder of a model, for its files next to the weights."""
     return resolve(source, weights=False, follow_links=settings.follow_links)[0]
 
 

@@ -131,7 +131,7 @@ class PerplexityTaskPool(BaseTaskPool):
         FusionBench at its end, as the run prints the whole report first.
 
         Args:
-            model: A transformers causal language model; evaluated first, left as it was.
+            model: A transformers causal language model; evaluated first, left unchanged.
 
         Returns:
             `{text: {"loss", "perplexity", "loss_stderr", "tokens"}, ..., "average": {"loss",
