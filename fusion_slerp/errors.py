@@ -222,12 +222,18 @@ def quoted(text: str) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns `" (did you mean 'x'?)"` for the closest known name, or an empty string."""
+    found = nearest_name(name, known)
+    return f" (did you mean {found!r}?)" if found else ""
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """Returns the closest known name, or an empty string."""
     if not 0 < len(name) <= COMPARED_NAME:
         return ""
     fitting = (candidate for candidate in known if len(candidate) <= COMPARED_NAME)
     by_lower = {c.lower(): c for c in islice(fitting, COMPARISONS // len(name) ** 2)}
     matches = get_close_matches(name.lower(), by_lower, n=1)
-    return f" (did you mean {by_lower[matches[0]]!r}?)" if matches else ""
+    return by_lower[matches[0]] if matches else ""
 
 
 def listed(names: Sequence[str], limit: int = SHOWN_PROBLEMS) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fusion_slerp.cli.output import Output, exit_on_error
 from fusion_slerp.cli.shell import folder_word, shell_line
-from fusion_slerp.errors import OutputError, Problem, raise_all
+from fusion_slerp.errors import OutputError, Problem
 
 MODELS, TEXTS = ("plays", "code"), "texts"
 
@@ -18,7 +18,9 @@ def copy_demo_models(folder: str, output: Output) -> None:
     target = Path(folder).expanduser()
     with exit_on_error(output), as_file(files("fusion_slerp") / "demo") as demo:
         folders = (*MODELS, TEXTS)
-        raise_all([_cannot_copy(target / name, "it exists") for name in folders if (target / name).exists()])
+        there = [str(target / name) for name in folders if (target / name).exists()]
+        if there:
+            raise _cannot_copy(", ".join(there), "they exist" if len(there) > 1 else "it exists").error()
         for name in folders:
             _copy(demo / name, target / name)
     plays, code, texts = (shell_line([folder_word((target / n).resolve())]) for n in (*MODELS, TEXTS))
@@ -39,6 +41,6 @@ def _copy(model: Path, target: Path) -> None:
         raise _cannot_copy(target, error.strerror or error).error() from None
 
 
-def _cannot_copy(target: Path, why: object) -> Problem:
+def _cannot_copy(target: object, why: object) -> Problem:
     fields = (("folder", target), ("found", why))
     return Problem(OutputError, "cannot copy the demo models", fields, "fusion_slerp demo another-folder")

@@ -54,7 +54,7 @@ class Forecast:
         ground = (
             f" at {rate}, as in the last large merge on this machine; a slower disk takes longer"
             if self.is_measured
-            else f", assuming {rate} (no earlier merge to calibrate)"
+            else f", assuming {rate} (no earlier merge is large enough to measure by)"
         )
         return seconds_text(self.seconds) + ground
 

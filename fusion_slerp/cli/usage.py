@@ -36,7 +36,9 @@ class Commands(TyperGroup):
         except Exception as error:
             if not (standalone_mode and hasattr(error, "format_message")):
                 raise
-            Output().fail(_usage_error(error).error())
+            typed = args[0] if args and args[0] is not None else extra.get("args") or sys.argv[1:]
+            command = [argument for argument in typed[:1] if argument in self.commands]
+            Output().fail(_usage_error(error, command).error())
             code = getattr(error, "exit_code", 2)
         if standalone_mode:
             sys.exit(code if isinstance(code, int) else 0)
@@ -56,16 +58,24 @@ def _no_command(args: Sequence[str]) -> Problem:
     n_models = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     is_alone = n_models == 1 and not first.endswith((".yml", ".yaml"))
     names_out = any(arg.startswith(("-o", "--out")) for arg in args)
-    words = [first, *(["SECOND"] if is_alone else []), *args[1:], *([] if names_out else ["-o", free_name()])]
+    options = any(arg.startswith("--method") for arg in args)
+    method = [] if n_models < 3 or options else ["--method", "linear"]
+    words = [
+        first,
+        *(["SECOND"] if is_alone else []),
+        *args[1:],
+        *method,
+        *([] if names_out else ["-o", free_name()]),
+    ]
     fix = shell_line(["fusion_slerp", "merge", *words])
     if is_alone:
         fix = f"{shell_line(['fusion_slerp', 'inspect', first])}, or with a second model: {fix}"
     return Problem(SettingsError, "no command is named", (("found", first),), fix)
 
 
-def _usage_error(error: Any) -> Problem:
-    """The problem that typer reports, as one of ours."""
+def _usage_error(error: Any, command: Sequence[str]) -> Problem:
+    """The problem that typer reports, as one of ours; `command` holds the command's name if there is one."""
     context = getattr(error, "ctx", None)
-    path = context.command_path if context is not None else "fusion_slerp"
+    path = context.command_path if context is not None else " ".join(["fusion_slerp", *command])
     headline = error.format_message().removesuffix(".")
     return Problem(SettingsError, headline, (), f"{path} --help")

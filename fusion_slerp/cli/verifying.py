@@ -83,7 +83,7 @@ def _show(result: Verification, output: Output) -> None:
         Text(verdict, style), f"  {path_text(result.folder)}", f"  {read} in {result.elapsed_s:.1f} s"
     )
     if result.measured:
-        output.show(f"  source models: {result.measured} tensors measured again")
+        output.show(f"  source models: {result.measured} tensor{'s' * (result.measured != 1)} measured again")
     if result.recomputed:
         output.show(f"  merged again and compared bit by bit: {len(result.recomputed)} tensors")
     if not result.ok:

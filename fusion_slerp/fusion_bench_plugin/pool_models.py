@@ -9,8 +9,8 @@ from fusion_bench.modelpool.base_pool import BaseModelPool
 from fusion_bench.modelpool.causal_lm.causal_lm import CausalLMPool
 from omegaconf import DictConfig, OmegaConf
 
-from fusion_slerp.errors import Problem, SettingsError
-from fusion_slerp.methods import Method
+from fusion_slerp.errors import Problem, SettingsError, setting
+from fusion_slerp.methods import METHODS, Method
 from fusion_slerp.settings.labels import labels
 
 HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
@@ -58,7 +58,10 @@ def pool_models(pool: BaseModelPool, method: Method) -> dict[str, PoolModel]:
     names = list(pool.all_model_names)
     if not method.takes(len(names)):
         fields = (("modelpool.models", ", ".join(names) or "none"), ("needed", method.models_text))
-        fix = f"name {method.models_text} models; remove one with ~modelpool.models.NAME"
+        others = [setting("method", other.name) for other in METHODS.values() if other.takes(len(names))]
+        fix = ", or use ".join(
+            [f"name {method.models_text} models (~modelpool.models.NAME removes one)", *others]
+        )
         headline = f"{method.name} merges {method.models_text} models, not {len(names)}"
         raise Problem(SettingsError, headline, fields, fix).error()
     common = _plain(pool.get_model_kwargs()) if isinstance(pool, CausalLMPool) else {}

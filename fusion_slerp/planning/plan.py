@@ -135,7 +135,8 @@ class MergePlan:
         tokenizer: The merged model's tokenizer files.
         memory: The buffers that the merge will use.
         warnings: Warnings for the user, one line each.
-        notes: How the rows of differing vocabularies are made, one line each.
+        notes: Defaults that models get next to others with values of their own, and how the rows of differing
+            vocabularies are made; one line each.
     """
 
     settings: MergeSettings

@@ -77,8 +77,22 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
             *more,
             *_narrowed(views, settings),
         ),
-        notes=rows.notes,
+        notes=(*_defaults(views, settings), *rows.notes),
     )
+
+
+def _defaults(views: Mapping[str, View], settings: MergeSettings) -> list[str]:
+    """A line for each option that some models have values of their own for, and others do not."""
+    notes = []
+    for option, schedule in settings.schedules.items():
+        if not (isinstance(schedule, PerModel) and schedule.by_label and schedule.default):
+            continue
+        others = [label for label in views if label not in schedule.by_label and label != BASE]
+        number = schedule.default.number
+        if others:
+            value = "the default" if number is None else f"{number:g}"
+            notes.append(f"no {option} is given for {', '.join(others)}: {value} is used")
+    return notes
 
 
 def _wrong_number(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> list[Problem]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.errors import CheckpointError, Problem, nearest
+from fusion_slerp.errors import CheckpointError, Problem, nearest_name
 from fusion_slerp.sources.conversions import ADAPTER
 from fusion_slerp.sources.folder import CONFIG, Checkpoint, no_weights, open_checkpoint
 from fusion_slerp.sources.formats import choose, files_listed, read_index
@@ -82,8 +82,10 @@ def _located(source: str | os.PathLike[str], weights: bool) -> tuple[Path, str |
         fix = "pass the folder that contains it"
         raise Problem(CheckpointError, "a model must be a folder", fields, fix).error()
     if not is_hub_id(name):
+        near = _nearest_folder(folder)
         fields = (("path", os.path.abspath(folder)), ("found", _no_such_folder(folder)))
-        raise Problem(CheckpointError, f"{name}: model not found", fields, "correct the path").error()
+        fix = f"correct the path: {near}" if near else "correct the path"
+        raise Problem(CheckpointError, f"{name}: model not found", fields, fix).error()
     return _download(name, weights)
 
 
@@ -94,11 +96,18 @@ def is_hub_id(name: str) -> bool:
 
 
 def _no_such_folder(folder: Path) -> str:
+    near = _nearest_folder(folder)
+    return f"no such folder (did you mean {near.name!r}?)" if near else "no such folder"
+
+
+def _nearest_folder(folder: Path) -> Path | None:
+    """The folder next to a missing one whose name is most like its own, if any is."""
     try:
         names = [entry.name for entry in os.scandir(folder.parent) if entry.is_dir()]
     except OSError:
         names = []
-    return f"no such folder{nearest(folder.name, names)}"
+    name = nearest_name(folder.name, names)
+    return folder.parent / name if name else None
 
 
 def _download(model: str, weights: bool) -> tuple[Path, str | None]:

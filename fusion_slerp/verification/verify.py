@@ -125,7 +125,7 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
 
 
 def _no_manifest(folder: Path) -> Problem:
-    fix = "enter the folder of a model that fusion_slerp merged"
+    fix = "name the folder of a model that fusion_slerp merged"
     return Problem(CheckpointError, f"no {MANIFEST} to verify against", (("folder", folder),), fix)
 
 

@@ -123,7 +123,10 @@ def test_every_problem_is_told_and_the_code_is_2(command, parents, tmp_path):
 
 
 def test_the_time_rests_on_the_last_large_merge_here(command, tmp_path):
-    assert "assuming 1.0 GB/s read and written (no earlier merge to calibrate)" in command("plan", *DEMOS).out
+    assert (
+        "assuming 1.0 GB/s read and written (no earlier merge is large enough to measure by)"
+        in command("plan", *DEMOS).out
+    )
     recent.remember(map(str, DEMOS), nbytes=20_000_000, elapsed_s=0.001)  # too small to tell
     assert "no earlier merge" in command("plan", *DEMOS).out
     recent.remember(map(str, DEMOS), nbytes=500_000_000, elapsed_s=250.0)

@@ -98,6 +98,7 @@ def test_the_entry_point_is_declared():
         (["./A", "it's B", "-t", "0.3"], """fusion_slerp merge ./A 'it'"'"'s B' -t 0.3 -o child"""),
         (["A", "B", "--out", "x y"], "fusion_slerp merge A B --out 'x y'"),
         (["gpt2", "distilgpt2"], "fusion_slerp merge gpt2 distilgpt2 -o child"),
+        (["A", "B", "./C"], "fusion_slerp merge A B ./C --method linear -o child"),
         (["recipe.yml"], "fusion_slerp merge recipe.yml -o child"),
         (["A"], "fusion_slerp inspect A, or with a second model: fusion_slerp merge A SECOND -o child"),
     ],
@@ -130,3 +131,9 @@ def test_errors_of_usage_are_lines_as_all_others(command, monkeypatch, words, he
     assert first.startswith(f"error: {headline}")
     assert words[-1] in first or words == ["verify"]
     assert fix == f"Fix: fusion_slerp {of}--help"
+
+
+def test_an_option_without_its_value_leads_to_the_help_of_its_command(command):
+    ended = command("verify", "child", "--recompute")
+    assert ended.code == 2
+    assert ended.err.endswith("Fix: fusion_slerp verify --help\n")
