@@ -53,13 +53,15 @@ def _is_model(argument: str) -> bool:
 def _no_command(args: Sequence[str]) -> Problem:
     """The problem with arguments that begin with a model."""
     from fusion_slerp.cli.request import free_name
+    from fusion_slerp.methods import DEFAULT, METHODS
 
     first = args[0]
     n_models = next((i for i, arg in enumerate(args) if arg.startswith("-")), len(args))
     is_alone = n_models == 1 and not first.endswith((".yml", ".yaml"))
     names_out = any(arg.startswith(("-o", "--out")) for arg in args)
-    options = any(arg.startswith("--method") for arg in args)
-    method = [] if n_models < 3 or options else ["--method", "linear"]
+    is_named = any(arg.startswith("--method") for arg in args) or METHODS[DEFAULT].takes(max(n_models, 2))
+    fitting = [] if is_named else [each.name for each in METHODS.values() if each.takes(n_models)]
+    method = ["--method", fitting[0]] if fitting else []
     words = [
         first,
         *(["SECOND"] if is_alone else []),
