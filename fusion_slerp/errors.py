@@ -242,6 +242,11 @@ def listed(names: Sequence[str], limit: int = SHOWN_PROBLEMS) -> str:
     return ", ".join(printable(name, SHOWN_NAME) for name in names[:limit]) + more
 
 
+def not_an_option(name: str) -> str:
+    """Returns the name of a model or folder such that no command takes it for an option."""
+    return f"./{name}" if name.startswith("-") else name
+
+
 def unknown_names_error(unknown: Iterable[str], known: Iterable[str], what: str) -> SettingsError:
     """Returns the error for arguments that nobody reads, each with the nearest known name.
 

@@ -225,8 +225,8 @@ def test_each_tensor_is_reported_with_its_rule_angle_and_norms(tmp_path):
     v = torch.tensor([3.0, 4.0, 0.0])
     pairs = {
         "apart": (v, torch.tensor([0.0, 0.0, 2.0]), "slerp", 90.0),
-        "null a": (0 * v, v, "lerp: zero vector", None),
-        "null b": (v, 1e-10 * v, "lerp: zero vector", None),
+        "zero a": (0 * v, v, "lerp: zero vector", None),
+        "zero b": (v, 1e-10 * v, "lerp: zero vector", None),
         "parallel": (v, 2 * v, "lerp: nearly parallel", 0.0),
         "near": (v, torch.tensor([3.0, 4.0, 0.1]), "lerp: nearly parallel", 1.1458),
         "opposite": (v, -3 * v, "lerp: nearly opposite", 180.0),

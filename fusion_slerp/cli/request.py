@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.cli.options import flag, long_flag, parse_options
-from fusion_slerp.cli.shell import not_an_option, shell_line
-from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError
+from fusion_slerp.cli.shell import shell_line
+from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an_option
 from fusion_slerp.methods import DEFAULT, METHODS, Method
 from fusion_slerp.options import declaration, declared
 from fusion_slerp.settings.labels import BASE, labels

@@ -130,7 +130,7 @@ def report_stopped(target: Path | None, command: str) -> None:
 
 
 def left_over(left: Unfinished) -> str:
-    """Returns what is left of an interrupted merge, with its folder on a line of its own."""
+    """Returns the leftovers of an interrupted merge, with its folder on a line of its own."""
     return f"{len(left.finished)} of {left.n_files} weight files, in\n  {path_text(left.folder)}"
 
 

@@ -8,16 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fusion_slerp.cli.amounts import relative
+from fusion_slerp.errors import not_an_option
 
 
 def shell_line(words: Iterable[str]) -> str:
     """Returns words as one line for a POSIX shell; names that do not print are written with escapes."""
     return " ".join(shlex.quote(word) if word.isprintable() else _escaped(word) for word in words)
-
-
-def not_an_option(name: str) -> str:
-    """Returns the name of a model or folder such that no command takes it for an option."""
-    return f"./{name}" if name.startswith("-") else name
 
 
 def folder_word(folder: Path) -> str:

@@ -233,7 +233,7 @@ def _save(
     settings: MergeSettings,
     report: list[TensorReport],
 ) -> None:
-    identity = {"only once": token_hex()}  # two models in memory are never known to be the same again
+    identity = {"only once": token_hex()}  # nothing identifies a model in memory
     with staging(target, identity, settings.checksum) as staged:
         folder = staged.files
         child.save_pretrained(folder, max_shard_size=settings.max_shard_nbytes)

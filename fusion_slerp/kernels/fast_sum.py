@@ -15,7 +15,7 @@ counts n+4, for what is of second order in u.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 
 import numpy as np
@@ -90,15 +90,7 @@ def fast_weighted_sum(dtypes: Sequence[str]) -> ir.Module:
     b.cbranch(b.icmp_unsigned(">", n_doubtful, I64(MOST_DOUBTFUL)), stretch, settle)
 
     b.position_at_end(settle)
-    *sources, out = here
-    *copies, result = collected
-    with loop(b, n_doubtful) as k:
-        i = _listed(b, doubtful, k)
-        for source, copy in zip(sources, copies, strict=True):
-            _move(b, source, i, copy, k)
-    do_exactly(collected, n_doubtful)
-    with loop(b, n_doubtful) as k:
-        _move(b, result, k, out, _listed(b, doubtful, k))
+    _settle(b, here, collected, doubtful, n_doubtful, do_exactly)
     start.add_incoming(b.add(start, I64(SPAN)), b.block)
     b.branch(head)
 
@@ -164,6 +156,26 @@ def _span(
     b.cbranch(b.icmp_unsigned("<", following, I64(SPAN)), block, after)
     b.position_at_end(after)
     return total
+
+
+def _settle(
+    b: Builder,
+    arrays: Sequence[Value],
+    collected: Sequence[Value],
+    doubtful: Value,
+    n_doubtful: Value,
+    do_exactly: Callable[[Sequence[Value], Value], None],
+) -> None:
+    """Collects the doubtful elements of a span, sums them in float64, and puts the words back."""
+    *sources, out = arrays
+    *copies, result = collected
+    with loop(b, n_doubtful) as k:
+        i = _listed(b, doubtful, k)
+        for source, copy in zip(sources, copies, strict=True):
+            _move(b, source, i, copy, k)
+    do_exactly(collected, n_doubtful)
+    with loop(b, n_doubtful) as k:
+        _move(b, result, k, out, _listed(b, doubtful, k))
 
 
 def _sixteen(b: Builder, arrays: Sequence[Value], weights: Sequence[Value], dtypes: Sequence[str]) -> Value:

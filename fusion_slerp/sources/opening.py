@@ -83,7 +83,7 @@ def _located(source: str | os.PathLike[str], weights: bool) -> tuple[Path, str |
         raise Problem(CheckpointError, "a model must be a folder", fields, fix).error()
     if not is_hub_id(name):
         near = _nearest_folder(folder)
-        fields = (("path", os.path.abspath(folder)), ("found", _no_such_folder(folder)))
+        fields = (("path", os.path.abspath(folder)), ("found", _no_such_folder(near)))
         fix = f"correct the path: {near}" if near else "correct the path"
         raise Problem(CheckpointError, f"{name}: model not found", fields, fix).error()
     return _download(name, weights)
@@ -95,8 +95,7 @@ def is_hub_id(name: str) -> bool:
     return bool(_HUB_ID.fullmatch(name)) and not (slash and os.path.isdir(first))
 
 
-def _no_such_folder(folder: Path) -> str:
-    near = _nearest_folder(folder)
+def _no_such_folder(near: Path | None) -> str:
     return f"no such folder (did you mean {near.name!r}?)" if near else "no such folder"
 
 
@@ -201,7 +200,7 @@ def _not_available(model: str, error: Exception) -> Problem:
     folder = Path(model)
     fields = (
         ("model", model),
-        ("path", f"{os.path.abspath(folder)}: {_no_such_folder(folder)}"),
+        ("path", f"{os.path.abspath(folder)}: {_no_such_folder(_nearest_folder(folder))}"),
         ("hub", _reason(error)),
     )
     if isinstance(error, OfflineModeIsEnabled):

@@ -114,13 +114,14 @@ def _fitting(folders: Sequence[Path], row: Row) -> Checkpoint | None:
 
 def _of_the_hub(source: str, folders: Sequence[Path], row: Row, looked: list[str]) -> Checkpoint | None:
     """Opens a model of the Hub from its cache or from a folder that holds what was merged, else online."""
-    model = _fitting([*_cached(source), *folders], row)
+    cached = _cached(source)
+    model = _fitting([*cached, *folders], row)
     if model is not None:
         return model
     try:
         return open_source(source, follow_links=True)
     except CheckpointError as error:
-        if _cached(source):  # it is there, and damaged
+        if cached:  # it is there, and damaged
             raise
         fields = [
             field for problem in error.problems if isinstance(problem, Problem) for field in problem.fields

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from fusion_slerp.errors import CheckpointError, Problem, SettingsError, setting
+from fusion_slerp.errors import CheckpointError, Problem, SettingsError, not_an_option, setting
 from fusion_slerp.output.child_settings import UNION
 from fusion_slerp.output.manifest import ManifestError, NewerManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT, read_report
@@ -104,7 +104,7 @@ def _given(models: Given | str | os.PathLike[str] | None) -> Given:
 
 def _command(folder: str, inputs: bool, count: Count, given: Given) -> list[str]:
     """The words of the command that does the same."""
-    words = ["fusion_slerp", "verify", f"./{folder}" if folder.startswith("-") else folder]
+    words = ["fusion_slerp", "verify", not_an_option(folder)]
     words += ["--inputs"] if inputs else []
     words += ["--recompute", str(count)] if count else []
     return words + [

@@ -8,7 +8,8 @@ import subprocess
 
 import pytest
 
-from fusion_slerp.cli.shell import folder_word, not_an_option, shell_line
+from fusion_slerp.cli.shell import folder_word, shell_line
+from fusion_slerp.errors import not_an_option
 
 NAMES = ["plain", "with space", "it's", '"quoted"', "$HOME `id` \\", "~", "*", "ünï", "", "line\nfeed"]
 NAMES += ["\x1b[31m'\\", os.fsdecode(b"\xff\xfe1")]

@@ -236,7 +236,7 @@ main()
 
 
 def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 11) -> Path:
-    """A model of 128 MB of zeros that takes no room on the disk: each tensor takes two writes."""
+    """A model of 128 MB of zeros that takes no space on the disk: each tensor takes two writes."""
     folder.mkdir(parents=True)
     width = 1 << 10
     nbytes = 4 * rows * width
@@ -259,7 +259,7 @@ def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 11) -
 
 @pytest.fixture
 def held_merge(terminal, tmp_path):
-    """Starts a merge that stands still once its journal has so many lines, the first for the merge itself."""
+    """Starts a merge that stands still once its journal has `n_lines` lines (the first describes it)."""
     models = [write_sparse_model(tmp_path / "models" / name) for name in "ab"]
 
     def start(*options, n_lines):

@@ -1,8 +1,8 @@
 """How the samples of format 1 were made: `python -m tests.samples.make_format1`, at commit fcd3abb.
 
 The samples are frozen: they show what children and unfinished merges of that time look like, for all
-versions to come. So this script is a record of what was done. It reaches into the package as it was
-then, and need not run with any later version; were it run again, it would make samples of another time.
+versions to come. So this script is a record of what was done. It reaches into the package of that
+time and need not run with any later version; were it run again, it would make samples of another time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def damage(models: Path, staging: Path, damaged: Path) -> None:
 
 
 def main() -> None:
-    """Makes all samples anew."""
+    """Makes all samples again."""
     shutil.rmtree(FORMAT1.folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as place:
         models = Path(place).resolve() / "models"

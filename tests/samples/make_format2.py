@@ -98,7 +98,7 @@ def damage(models: Path, staging: Path, damaged: Path) -> None:
 
 
 def main() -> None:
-    """Makes all samples anew."""
+    """Makes all samples again."""
     shutil.rmtree(FORMAT2.folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as place:
         models = Path(place).resolve() / "models"
