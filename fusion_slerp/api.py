@@ -14,27 +14,31 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, count_rules
-from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, raise_all
+from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, SettingsError, printable, raise_all
 from fusion_slerp.garbage import rare_searches
 from fusion_slerp.interruption import dies_by_signals
 from fusion_slerp.output.child_files import write_beside, write_manifest, write_records, write_weights
 from fusion_slerp.output.identity import merge_identity
+from fusion_slerp.output.input_digests import hashed, input_files, weight_files, with_digests
 from fusion_slerp.output.journal import Identity
 from fusion_slerp.output.manifest import weight_rows
 from fusion_slerp.output.model_card import card_parent
-from fusion_slerp.output.side_files import SideFile, nbytes_of, side_files
+from fusion_slerp.output.side_files import nbytes_of
 from fusion_slerp.output.staging import staging
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.output.unfinished import check_unfinished, find_unfinished
+from fusion_slerp.paths import real_path
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
+from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.resources import check_resources
+from fusion_slerp.planning.side_files import side_files
 from fusion_slerp.settings.labels import BASE, labels
 from fusion_slerp.settings.merge_options import MergeOptions
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings, option_fields
 from fusion_slerp.settings.sizes import nbytes_text
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.opening import open_source
+from fusion_slerp.sources.opening import open_sources
 from fusion_slerp.sources.regular_files import reading_models
 
 if TYPE_CHECKING:
@@ -79,7 +83,7 @@ class MergeResult:
         size = f"{nbytes_text(self.plan.nbytes_written)} in {self.elapsed_s:.1f} s"
         if self.n_resumed:
             size += f", {self.n_resumed} of {len(self.plan.shards)} files from an interrupted run"
-        return f"{self.out}: {len(self.report)} tensors ({rules}), {size}"
+        return f"{printable(self.out)}: {len(self.report)} tensors ({rules}), {size}"
 
 
 P = ParamSpec("P")
@@ -129,15 +133,7 @@ def open_parents(
     """
     raise_all(_wrong_base(base, settings))
     named = dict(zip(labels(len(models)), models, strict=True)) | ({BASE: base} if base is not None else {})
-    opened: dict[str, Checkpoint] = {}
-    failures = []
-    for label, source in named.items():
-        try:
-            opened[label] = open_source(source, settings.follow_links)
-        except FusionSlerpError as error:
-            failures.append(error)
-    raise_all(failures)
-    return opened
+    return open_sources(named, settings.follow_links)
 
 
 def _wrong_base(base: Model | None, settings: MergeSettings) -> list[Problem]:
@@ -162,7 +158,7 @@ def merge(
     Args:
         *models: The models, in their order: a, b, c, ... Each a folder, or a hub id, with `@revision` if
             wanted. SLERP, the default method, takes two: the first is t = 0, the second t = 1.
-        out: The merged model's folder; must not exist unless `overwrite=True`.
+        out: The merged model's folder; must not exist unless `overwrite` says otherwise.
         base: Their ancestor, for a method that takes one.
         **options: The options of the merge; see `MergeSettings` and the method's.
 
@@ -217,10 +213,10 @@ def prepare_merge(
     """Does all of `merge` that comes before the first weight; arguments and errors are the same."""
     started = time.perf_counter()
     settings = make_settings(**options)
-    target = Path(out).expanduser().resolve()
+    target = real_path(out, OutputError)
     parents = open_parents(models, base, settings)
     folders = {parent.folder: f"model {label}" for label, parent in reversed(parents.items())}
-    problems = check_apart(target, folders) + check_target(target, settings.overwrite)
+    problems = check_apart(target, folders) + check_target(target, settings.overwrite, out)
     try:
         with reading_models():
             plan = make_plan(parents, settings)
@@ -250,7 +246,12 @@ def run_merge(prepared: PreparedMerge, made_with: str | None = None) -> MergeRes
     started = time.perf_counter()
     plan, target, settings = prepared.plan, prepared.target, prepared.plan.settings
     _announce(plan)
-    with dies_by_signals(), staging(target, prepared.identity, settings.checksum) as staged:
+    inputs = input_files(plan.parents, prepared.fingerprints)
+    with (
+        dies_by_signals(),
+        staging(target, prepared.identity, settings.checksum) as staged,
+        hashed(inputs, settings.hash_inputs) as digests,
+    ):
         done = set(staged.finished)
         nbytes_read = write_weights(plan, staged)
         weights = [staged.finished[shard.file_name] for shard in plan.shards]
@@ -259,7 +260,8 @@ def run_merge(prepared: PreparedMerge, made_with: str | None = None) -> MergeRes
         cards = {label: card_parent(parent) for label, parent in plan.parents.items()}
         write_records(staged.files, cards, settings, report, target.name, made_with)
         rows = weight_rows(weights, plan.shards, plan.slots, settings.checksum)
-        digest = write_manifest(staged.files, prepared.fingerprints, settings, *rows)
+        sources = with_digests(prepared.fingerprints, digests())
+        digest = write_manifest(staged.files, sources, settings, *rows)
         staged.publish(digest, settings.overwrite)
     elapsed_s = prepared.elapsed_s + time.perf_counter() - started
     made = sum(file.nbytes for file in weights if file.name not in done)
@@ -293,13 +295,15 @@ def run_in_memory(plan: MergePlan) -> tuple[dict[str, torch.Tensor], tuple[Tenso
     raise_all(check_resources(plan, is_in_memory=True))
     _announce(plan)
     sink, reports = MemorySink(plan), dict[str, TensorReport]()
-    with progress(plan) as on_bytes:
+    inputs = weight_files(plan.parents)
+    with progress(plan) as on_bytes, hashed(inputs, plan.settings.hash_inputs) as digests:
         execute(
             plan,
             sink,
             lambda file: reports.update({report.name: report for report in file.reports}),
             on_bytes=on_bytes,
         )
+        digests()
     return sink.state_dict(), tuple(reports[tensor.out.name] for tensor in plan.tensors)
 
 

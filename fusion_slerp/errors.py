@@ -34,6 +34,9 @@ Dialect = Literal["python", "command", "hydra"]
 SHORT_OPTIONS = {"t": "-t", "weight": "-w", "out": "-o"}
 """Of the command; all others are the setting's name with dashes."""
 
+SWITCHES_OR_NAMES = frozenset({"overwrite"})
+"""Options of the command that stand alone, or take a name after `=`."""
+
 HYDRA_KEYS = {"out": "method.model_save_path", "tokenizer": "modelpool.tokenizer", "method": "method"}
 """Of settings that are not keys of `method`."""
 
@@ -173,6 +176,8 @@ def _in_command(name: str, value: Any) -> str:
     option = SHORT_OPTIONS.get(name, f"--{name.lower().replace('_', '-')}")
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-", 1)
+    if name in SWITCHES_OR_NAMES:
+        return f"{option}={_yaml(value)}"
     return f"{option} {shlex.quote(_yaml(value))}"
 
 

@@ -26,12 +26,14 @@ class Check:
     Attributes:
         is_fine: Whether it accepts a value.
         needed: The accepted values, in words.
-        choices: The accepted names, if it accepts names only.
+        choices: The accepted names, if it accepts names.
+        is_switch: Whether it accepts true and false; the names, if any, are further choices.
     """
 
     is_fine: Callable[[Any], bool]
     needed: str
     choices: tuple[str, ...] = ()
+    is_switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Declaration:
         is_schedule: Whether it may vary over depth and names.
         is_per_model: Whether each model may have its own value.
         changes_child: Whether the merged model depends on it.
+        records_default: Whether records state it where it has its default: not for an option that came after
+            the records' format, so that those of older versions compare equal.
         is_text: Whether the command takes its value as typed rather than as YAML.
         flag: Its spelling in the command; None derives it from the name.
     """
@@ -55,6 +59,7 @@ class Declaration:
     is_schedule: bool = False
     is_per_model: bool = False
     changes_child: bool = True
+    records_default: bool = True
     is_text: bool = False
     flag: str | None = None
 
@@ -100,6 +105,12 @@ def one_of(choices: object) -> Check:
     return Check(lambda value: value in names, f"one of {', '.join(names)}", names)
 
 
+def switch_or(*names: str) -> Check:
+    """Accepts true, false and some names."""
+    needed = f"true, false or {' or '.join(names)}"
+    return Check(lambda v: isinstance(v, bool) or (isinstance(v, str) and v in names), needed, names, True)
+
+
 def or_null(check: Check) -> Check:
     """Accepts the same values, and null."""
     return Check(lambda v: v is None or check.is_fine(v), f"{check.needed}, or null", check.choices)
@@ -109,6 +120,6 @@ FINITE = Check(is_number, "a finite number")
 UNIT_INTERVAL = Check(lambda v: is_number(v) and 0 <= v <= 1, "a number in [0, 1]")
 NON_NEGATIVE = Check(lambda v: is_number(v) and v >= 0, "a number, at least 0")
 COUNT = Check(lambda v: is_number(v) and v == int(v) >= 1, "a whole number, at least 1")
-BOOLEAN = Check(lambda v: isinstance(v, bool), "true or false")
+BOOLEAN = Check(lambda v: isinstance(v, bool), "true or false", is_switch=True)
 TEXT = Check(lambda v: isinstance(v, str) and bool(v), "a string")
 ANYTHING = Check(lambda v: True, "")

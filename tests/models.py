@@ -38,6 +38,14 @@ SHAPES = {
 }
 
 
+def partial_folder(target: Path) -> Path:
+    """Makes the partial folder of a merge that died when it had its lock."""
+    folder = target.with_name(f".{target.name}.partial")
+    folder.mkdir()
+    (folder / "lock").write_text("process 1 on a machine")
+    return folder
+
+
 def tiny_tensors(seed: int, dtype: str = "float32") -> dict[str, np.ndarray]:
     """Normally distributed tensors of `SHAPES`."""
     rng = np.random.default_rng(seed)

@@ -452,10 +452,10 @@ def padding_to_a_multiple_of_nothing(w):
 
 
 @case(
-    CheckpointError,
-    "tensors of a type that cannot be interpolated",
-    "folder: {root}/b",
-    "model.norm.weight (C64)",
+    MismatchError,
+    "the types of 1 tensors cannot be merged",
+    "a: F32 in {root}/a/model.safetensors",
+    "b: C64 in {root}/b/model.safetensors",
 )
 def complex_weights(w):
     w.change_tensors("b", model__norm__weight=np.ones(4, "complex64"))
@@ -651,6 +651,64 @@ def output_is_a_link_to_an_input(w):
     w.out, w.options["overwrite"] = w.root / "link", True
 
 
+@case(OutputError, "overwrite replaces nothing through a link", "out: {root}/link", "a link to {root}/child")
+def output_is_a_link(w):
+    write_checkpoint(w.out)
+    (w.root / "link").symlink_to(w.out)
+    w.out, w.options["overwrite"] = w.root / "link", "any"
+
+
+@case(OutputError, "links lead in a circle", "path: {root}/link")
+def output_is_a_link_to_itself(w):
+    w.out = w.root / "link"
+    w.out.symlink_to(w.out)
+
+
+@case(
+    OutputError,
+    "the partial folder was not made by a merge",
+    "in the way: {root}/.child.partial",
+    "thesis.tex",
+)
+def partial_folder_is_of_somebody_else(w):
+    (w.root / ".child.partial").mkdir()
+    (w.root / ".child.partial/thesis.tex").write_bytes(b"precious")
+
+
+@case(
+    OutputError, "the output folder cannot be created", "found: File name too long", "choose a shorter name"
+)
+def output_has_a_name_that_is_too_long(w):
+    w.out = w.root / ("x" * 250)
+
+
+@case(OutputError, "no home folder for a path", "no user 'nosuchuser'", "write ./~nosuchuser/child")
+def output_is_below_the_home_of_nobody(w):
+    w.out = Path("~nosuchuser/child")
+
+
+@case(CheckpointError, "no home folder for a path", "no user 'nosuchuser'")
+def model_is_below_the_home_of_nobody(w):
+    w.a = Path("~nosuchuser/a")
+
+
+@case(CheckpointError, "{root}/link: model not found", "found: Too many levels of symbolic links")
+def model_is_a_link_to_itself(w):
+    w.a = w.root / "link"
+    w.a.symlink_to(w.a)
+
+
+@case(CheckpointError, "{root}/link: model not found", "found: a link to {root}/gone, which does not exist")
+def model_is_a_link_to_nothing(w):
+    w.a = w.root / "link"
+    w.a.symlink_to(w.root / "gone")
+
+
+@case(CheckpointError, "model not found", "found: File name too long")
+def model_has_a_name_that_is_too_long(w):
+    w.a = w.root / ("x" * 300)
+
+
 @case(OutputError, "the output is model a", "out: {root}/a")
 def input_is_a_link_to_the_output(w):
     (w.root / "link").symlink_to(w.a)
@@ -708,7 +766,7 @@ def output_is_a_file(w):
     w.options["overwrite"] = True
 
 
-@case(OutputError, "overwrite replaces only a model folder", "out: {root}/child", "no config.json")
+@case(OutputError, "overwrite replaces only a model folder", "out: {root}/child", "in the way: thesis.tex")
 def output_is_a_folder_of_something_else(w):
     w.out.mkdir()
     (w.out / "thesis.tex").write_bytes(b"precious")
@@ -786,7 +844,7 @@ class TestClosedFolders:
             merge(closed / "a", closed / "b", out=tmp_path / "child")
         message = str(caught.value)
         assert message.startswith("2 problems")
-        assert f"path: {closed / 'a'}\n  found: no such folder" in message
+        assert f"path: {closed / 'a'}\n  found: Permission denied" in message
 
     def test_output(self, closed):
         (problem,) = check_target(closed / "deep/child", overwrite=False)

@@ -8,6 +8,7 @@ from fusion_slerp.cli.options import flag, long_flag
 from fusion_slerp.errors import (
     COMPARISONS,
     SHOWN_LINE,
+    SWITCHES_OR_NAMES,
     CheckpointError,
     FusionSlerpError,
     Problem,
@@ -89,6 +90,7 @@ def test_looking_for_the_nearest_name_compares_few_characters(monkeypatch, lette
 
 SPELLINGS = [
     ("dtype", "bfloat16", "dtype='bfloat16'", "--dtype bfloat16", "method.dtype=bfloat16"),
+    ("overwrite", "any", "overwrite='any'", "--overwrite=any", "method.overwrite=any"),
     ("overwrite", True, "overwrite=True", "--overwrite", "method.overwrite=true"),
     ("strict", False, "strict=False", "--no-strict", "method.strict=false"),
     ("t", [0, 0.5, 1], "t=[0, 0.5, 1]", "-t '[0, 0.5, 1]'", "'method.t=[0, 0.5, 1]'"),
@@ -125,7 +127,8 @@ def test_a_fix_spells_settings_as_the_user_would(name, value, python, command, h
 
 def test_options_of_the_command_are_spelled_as_it_takes_them():
     for name in option_fields():
-        assert spelled(setting(name, 1), "command") == f"{flag(name)} 1"
+        between = "=" if name in SWITCHES_OR_NAMES else " "
+        assert spelled(setting(name, 1), "command") == f"{flag(name)}{between}1"
         assert spelled(setting(name, False), "command") == f"{long_flag(name, False)}" or flag(
             name
         ) != long_flag(name)

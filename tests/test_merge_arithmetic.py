@@ -311,7 +311,7 @@ def test_at_t_1_a_parent_of_another_type_is_rounded_once_to_the_first_ones(tmp_p
     np.testing.assert_array_equal(values(raw), round_to(b["w"].numpy(), FORMATS["bfloat16"]))
 
 
-# Integers and booleans.
+# Integers, booleans and complex numbers.
 
 
 def with_buffers(seed: int) -> Tensors:
@@ -321,15 +321,16 @@ def with_buffers(seed: int) -> Tensors:
         "mask": torch.tril(torch.ones(5, 5)).bool(),
         "bytes": torch.arange(256).to(torch.uint8),
         "scalar": torch.tensor(5, dtype=torch.int16),
+        "turns": torch.polar(torch.ones(3, 2), torch.arange(6.0).reshape(3, 2)),
     }
     return buffers | {"w": ordinary("bfloat16", 40, seed=seed)}
 
 
 @named("dtype", [None, "float32"])
-def test_equal_integers_and_booleans_are_copied_whatever_dtype_says(tmp_path, dtype):
+def test_what_is_never_interpolated_is_copied_whatever_dtype_says(tmp_path, dtype):
     folders = write_both(tmp_path, with_buffers(15), with_buffers(16))
     result = merge(*folders, out=tmp_path / "child", dtype=dtype)
-    assert result.counts == {"copy if equal": 5, "slerp": 1}
+    assert result.counts == {"copy if equal": 6, "slerp": 1}
     child, parent = read(tmp_path / "child"), read(folders[0])
     assert child.pop("w")[0] == ("F32" if dtype else parent["w"][0])
     assert child == {name: parent[name] for name in child}
@@ -344,11 +345,13 @@ def test_equal_integers_and_booleans_are_copied_whatever_dtype_says(tmp_path, dt
         ("mask", "BOOL", 24),
         ("bytes", "U8", 17),
         ("scalar", "I16", 0),
+        ("turns", "C64", 4),
     ],
 )
-def test_integers_and_booleans_that_differ_are_refused(tmp_path, name, code, first):
+def test_what_is_never_interpolated_and_differs_is_refused(tmp_path, name, code, first):
     a, b = with_buffers(17), with_buffers(18)
-    flat = b[name].view(-1) if name != "mask" else b[name].view(torch.uint8).view(-1)
+    as_integers = {"mask": torch.uint8, "turns": torch.int64}
+    flat = b[name].view(as_integers.get(name, b[name].dtype)).view(-1)
     flat[first] ^= 1
     flat[-1] ^= 1 if first < flat.numel() - 1 else 0
     folders = write_both(tmp_path, a, b)

@@ -28,5 +28,8 @@ def path_text(path: Path) -> str:
 
 def relative(path: Path) -> str:
     """Returns a path, relative to the working folder if it is inside."""
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        return str(path)
     return str(path.relative_to(here)) if here in path.parents else str(path)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fusion_slerp.cli.options import normalized, with_settings
+from fusion_slerp.cli.options import SettingsCommand, normalized, with_settings
 from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
 from fusion_slerp.cli.usage import Commands
 
@@ -83,7 +83,7 @@ def start(
     raise typer.Exit(UNUSABLE)
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, cls=SettingsCommand)
 @with_settings
 def merge(
     models: ModelsOrRecipe,
@@ -118,11 +118,12 @@ def merge(
         for note in request.notes_on(prepared.plan):
             output.note(note)
         result = running.run(prepared, request, out, output)
-    running.show_result(result, request, out, output, with_config=show_config)
-    output.give(lambda: running.result_fields(result, request, out))
+    with running.says_complete(result.out):
+        running.show_result(result, request, out, output, with_config=show_config)
+        output.give(lambda: running.result_fields(result, request, out))
 
 
-@app.command(epilog=EXIT_CODES)
+@app.command(epilog=EXIT_CODES, cls=SettingsCommand)
 @with_settings
 def plan(
     models: ModelsOrRecipe,
@@ -162,7 +163,7 @@ def plan(
 def verify(
     out: Annotated[str, typer.Argument(metavar="OUT", help="The merged model's folder.")],
     inputs: Annotated[
-        bool, typer.Option("--inputs", help="Check the source models as well; reads each once.")
+        bool, typer.Option("--inputs", help="Check the source models as well; reads each once or twice.")
     ] = False,
     recompute: Annotated[
         str | None,

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fusion_slerp.cli.amounts import nbytes_text, path_text
-from fusion_slerp.cli.output import Output, exit_on_error
+from fusion_slerp.cli.output import Output, exit_on_error, warnings_to
+from fusion_slerp.errors import OutputError
+from fusion_slerp.paths import real_path
 
 
 def clean_up(out: str, output: Output) -> None:
     """Removes the partial folder of an interrupted merge, and prints what it held."""
     from fusion_slerp.output.unfinished import clean
 
-    with exit_on_error(output):
-        removed = clean(out)
+    with warnings_to(output), exit_on_error(output):
+        removed, target = clean(out), real_path(out, OutputError)
     if removed is None:
-        target = Path(out).expanduser().resolve()
         output.show(f"Nothing to remove: no interrupted merge to\n  {path_text(target)}")
         output.give(lambda: {"removed": None})
         return

@@ -9,6 +9,7 @@ from pathlib import Path
 from fusion_slerp.cli.output import Output, exit_on_error
 from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.errors import OutputError, Problem, SettingsError, nearest
+from fusion_slerp.paths import absolute_text, refusal, user_path
 
 FORMS = ("hydra", "mergekit")
 
@@ -19,16 +20,14 @@ def convert_recipe(file: str, out: str | None, to: str | None, output: Output) -
         _check_form(to)
         from fusion_slerp.recipes import read_recipe, to_hydra, to_mergekit
 
-        path = Path(file).expanduser()
-        if not path.is_file():
-            near = nearest(path.name, [each.name for each in path.parent.glob("*.y*ml")])
-            fields = (("path", path.absolute()), ("found", f"no such file{near}"))
-            raise Problem(SettingsError, f"{file}: recipe not found", fields, "correct the path").error()
+        path = user_path(file)
+        if not os.path.isfile(path):
+            raise _not_found(file, path).error()
         recipe = read_recipe(path)
         form = to or ("hydra" if _is_mergekit(path) else "mergekit")
         converted = to_hydra(recipe) if form == "hydra" else to_mergekit(recipe)
         if out is not None:
-            _write(Path(out).expanduser(), converted)
+            _write(user_path(out, OutputError), converted)
     for note in recipe.notes:
         output.note(note)
     if output.json:
@@ -38,6 +37,23 @@ def convert_recipe(file: str, out: str | None, to: str | None, output: Output) -
         print(converted, end="")  # also with --quiet: it was asked for
     else:
         output.show(f"Written as a {form} recipe:\n  {out}")
+
+
+def _not_found(file: str, path: Path) -> Problem:
+    refused = refusal(path)
+    if refused is None:
+        found = f"no such file{nearest(path.name, _recipes_in(path.parent))}"
+    else:
+        found = refused.strerror
+    fields = (("path", absolute_text(path)), ("found", found))
+    return Problem(SettingsError, f"{file}: recipe not found", fields, "correct the path")
+
+
+def _recipes_in(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if name.endswith((".yml", ".yaml"))]
+    except OSError:
+        return []
 
 
 def _check_form(to: str | None) -> None:
@@ -60,8 +76,15 @@ def _write(path: Path, converted: str) -> None:
             stream.write(converted)
     except OSError as error:
         exists = isinstance(error, FileExistsError)
-        fields = (("file", path.absolute()), ("found", "it exists" if exists else error.strerror or error))
-        names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(2))
-        free = next(name for name in names if not os.path.lexists(name))
-        fix = f"use {shell_line(['-o', folder_word(free)])}" if exists else "write to a folder that exists"
+        found = "it exists" if exists else error.strerror or error
+        fix = "write to a file in a folder that exists"
+        if exists and not os.path.isdir(path):
+            fix = f"use {shell_line(['-o', folder_word(_free(path))])}"
+        fields = (("file", absolute_text(path)), ("found", found))
         raise Problem(OutputError, "the recipe cannot be written", fields, fix).error() from None
+
+
+def _free(path: Path) -> Path:
+    """The name with a number that no file has yet."""
+    names = (path.with_name(f"{path.stem}-{i}{path.suffix}") for i in count(2))
+    return next(name for name in names if not os.path.lexists(name))

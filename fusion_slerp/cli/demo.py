@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -9,16 +10,17 @@ from pathlib import Path
 from fusion_slerp.cli.output import Output, exit_on_error
 from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.errors import OutputError, Problem
+from fusion_slerp.paths import user_path
 
 MODELS, TEXTS = ("plays", "code"), "texts"
 
 
 def copy_demo_models(folder: str, output: Output) -> None:
     """Copies both models and their held-out texts into a folder; ends the command if one of them exists."""
-    target = Path(folder).expanduser()
     with exit_on_error(output), as_file(files("fusion_slerp") / "demo") as demo:
+        target = user_path(folder, OutputError)
         folders = (*MODELS, TEXTS)
-        there = [str(target / name) for name in folders if (target / name).exists()]
+        there = [str(target / name) for name in folders if os.path.lexists(target / name)]
         if there:
             raise _cannot_copy(", ".join(there), "they exist" if len(there) > 1 else "it exists").error()
         for name in folders:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_slerp.cli.inspection import Facts, inspect_anything
 from fusion_slerp.cli.output import Output, console, exit_on_error, problem_fields, warnings_to
 from fusion_slerp.cli.readable import Problems
+from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.errors import FusionSlerpError, raise_all
 from fusion_slerp.settings.labels import labels
 
@@ -75,6 +76,6 @@ def _progress(output: Output) -> Iterator[Callable[[int, int], object]]:
         return
     from rich.progress import Progress
 
-    with Progress(console=console(stderr=True), transient=True) as bar:
+    with interrupts_raise(), Progress(console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("measuring", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from fusion_slerp.cli.readable import Problems, json_object, open_anything, weight_files
 from fusion_slerp.errors import SHOWN_NAME, printable
-from fusion_slerp.planning.matching import tied_flag
+from fusion_slerp.planning.heads import stated_tie
 from fusion_slerp.sources.conversions import ADAPTER
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import open_source
+from fusion_slerp.sources.quantisation import stated
 from fusion_slerp.sources.regular_files import reading_models
-from fusion_slerp.tensor_names import follows_vocabulary, is_of_head, layer_of
-from fusion_slerp.vocabulary.child_tokenizer import chat_template, read_config
-from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, load, model_type, read_tokens, vocabulary_file
+from fusion_slerp.tensor_names import layer_of, mtp_layers
+from fusion_slerp.tensor_names.vocabulary import is_of_head, roles
+from fusion_slerp.vocabulary.chat_templates import chat_template
+from fusion_slerp.vocabulary.pipeline import model_type
+from fusion_slerp.vocabulary.tokens import TOKENIZER, Tokens, load, read_config, read_tokens, vocabulary_file
 
 SPECIAL = ("bos", "eos", "pad", "unk")
 """Special tokens that are shown; others are in the tokenizer's own files."""
@@ -130,7 +133,8 @@ def contradictions(checkpoint: Checkpoint, is_whole: bool) -> Iterator[str]:
         n, key = next(iter(claimed.items()))
         layers = max(stacks.values())
         yield f"{where} says {key} = {n}, but the tensors have {layers} layer{'s' * (layers > 1)}"
-    rows = {e.shape[0] for name, e in checkpoint.tensors.items() if follows_vocabulary(name) and e.shape}
+    entries = (checkpoint.tensors[name] for name in roles(checkpoint.tensors))
+    rows = {entry.shape[0] for entry in entries if entry.shape}
     claimed = _claims(config, ("vocab_size",))
     if rows and claimed and not rows & claimed.keys():
         yield f"{where} says vocab_size = {next(iter(claimed))}, but the embedding has {max(rows)} rows"
@@ -146,13 +150,19 @@ def _claims(config: Mapping[str, Any], keys: Sequence[str]) -> dict[int, str]:
     return {part[key]: key for part in parts for key in keys if type(part.get(key)) is int}
 
 
+def _n_layers(names: Collection[str]) -> int:
+    """The layers of the deepest stack, without those for multi-token prediction."""
+    layers = {layer for name in names if (layer := layer_of(name))} - mtp_layers(names)
+    return max((index + 1 for _, index in layers), default=0)
+
+
 def facts_of(checkpoint: Checkpoint) -> Facts:
     """Returns the facts of a checkpoint."""
     tensors, config = checkpoint.tensors, checkpoint.config
     dtypes: Counter[str] = Counter()
     for entry in tensors.values():
         dtypes[entry.dtype.name] += entry.n_elements
-    following = [entry for name, entry in tensors.items() if follows_vocabulary(name) and entry.shape]
+    following = [tensors[name] for name in roles(tensors) if tensors[name].shape]
     tokens = read_tokens(checkpoint.folder)
     files = sorted({entry.file for entry in tensors.values()})
     return Facts(
@@ -166,14 +176,14 @@ def facts_of(checkpoint: Checkpoint) -> Facts:
         n_parameters=dtypes.total(),
         n_tensors=len(tensors),
         dtypes=dict(dtypes.most_common()),
-        n_layers=max((layer[1] + 1 for name in tensors if (layer := layer_of(name))), default=0),
+        n_layers=_n_layers(tensors),
         files={file.name: file.stat().st_size for file in files},
         n_rows=following[0].shape[0] if following else None,
         n_tokens=None if tokens is None else len(tokens.rows),
         tokenizer=_tokenizer(checkpoint, tokens),
         special=_special(checkpoint, tokens),
         has_chat_template=chat_template(checkpoint.folder) is not None,
-        is_tied=tied_flag(config),
+        is_tied=stated_tie(config),
         stores_head=any(map(is_of_head, tensors)),
         warnings=checkpoint.warnings,
     )
@@ -194,12 +204,10 @@ def _shown(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _quantised(config: Mapping[str, Any]) -> str | None:
-    for key in ("quantization_config", "compression_config"):
-        given = config.get(key)
-        if given is not None:
-            given = given if isinstance(given, Mapping) else {}
-            method, bits = given.get("quant_method", "by an unnamed method"), given.get("bits")
-            return printable(f"{method}, {bits} bits" if bits else method, SHOWN_NAME)
+    for _, given in stated(config):
+        given = given if isinstance(given, Mapping) else {}
+        method, bits = given.get("quant_method", "by an unnamed method"), given.get("bits")
+        return printable(f"{method}, {bits} bits" if bits else method, SHOWN_NAME)
     return None
 
 

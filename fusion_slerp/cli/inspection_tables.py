@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def facts_tables(models: Sequence[Facts]) -> list[Table | Text]:
 def _named(facts: Facts) -> str:
     """What the user called a model, and where it is if that is elsewhere."""
     revision = f"@{facts.revision}" if facts.revision else ""
-    same = not revision and Path(facts.source).expanduser() == Path(facts.folder)
+    same = not revision and Path(os.path.expanduser(facts.source)) == Path(facts.folder)
     return printable(facts.source) + ("" if same else f"\n   {printable(facts.folder)}{revision}")
 
 

@@ -10,13 +10,38 @@ from dataclasses import MISSING, Field
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
 from fusion_slerp.methods import METHODS
-from fusion_slerp.options import BOOLEAN, declaration, declared, meanings
+from fusion_slerp.options import declaration, declared, meanings
 from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
 
 Command = Callable[..., Any]
+
+NAMED = "as"
+"""Ends the hidden option that takes the name of a switch: `--overwrite=any` becomes `--overwrite-as=any`."""
+
+
+class SettingsCommand(TyperCommand):
+    """A command with the options of a merge: a switch that accepts names as well takes them after `=`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Returns the arguments that are no options, as click does."""
+        end = args.index("--") if "--" in args else len(args)
+        return super().parse_args(ctx, [*map(_with_hidden_option, args[:end]), *args[end:]])
+
+
+def _with_hidden_option(argument: str) -> str:
+    option, equals, value = argument.partition("=")
+    is_named = equals and normalized(option) in {long_flag(name) for name in _named_switches()}
+    return f"{normalized(option)}-{NAMED}={value}" if is_named else argument
+
+
+def _named_switches() -> list[str]:
+    """The switches that accept names as well."""
+    checks = {name: declaration(each).check for name, each in option_fields().items()}
+    return [name for name, check in checks.items() if check.is_switch and check.choices]
 
 
 def with_settings(command: Command) -> Command:
@@ -27,11 +52,17 @@ def with_settings(command: Command) -> Command:
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
     known = option_fields()
+    switches = _named_switches()
     added = [_parameter(name, known[name]) for name in _in_order(known)]
+    added += [_hidden_parameter(name) for name in switches]
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
         given = {p.name: values.pop(p.name) for p in added}
+        for name in switches:
+            named = given.pop(f"{name}_{NAMED}")
+            if named is not None and given[name] is not False:  # the safe one of two that contradict
+                given[name] = named
         options = {name: value for name, value in given.items() if value not in (None, [])}
         return command(**values, options=options)
 
@@ -138,7 +169,7 @@ def normalized(name: str) -> str:
 
 def _parameter(name: str, each: Field[Any]) -> inspect.Parameter:
     about = declaration(each)
-    is_switch = about.check is BOOLEAN
+    is_switch = about.check.is_switch
     short = [about.flag] if about.flag else []
     names = [f"{long_flag(name)}/{long_flag(name, False)}"] if is_switch else [*short, long_flag(name)]
     option = typer.Option(
@@ -153,6 +184,12 @@ def _parameter(name: str, each: Field[Any]) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
+def _hidden_parameter(name: str) -> inspect.Parameter:
+    annotation = Annotated[str | None, typer.Option(f"{long_flag(name)}-{NAMED}", hidden=True)]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(f"{name}_{NAMED}", keyword_only, default=None, annotation=annotation)
+
+
 def help_text(name: str) -> str:
     """Returns the help of an option: the methods that it belongs to, its meaning and its default."""
     each = option_fields()[name]
@@ -160,7 +197,9 @@ def help_text(name: str) -> str:
     methods = f"For {' and '.join(method.name for method in owners)}. " if owners else ""
     meaning = meanings(owners[0].options if owners else MergeSettings)[name]
     per_model = "Repeat it as LABEL=YAML for each model. " if declaration(each).is_per_model else ""
-    return f"{methods}{meaning} {per_model}Default: {_shown(name, each.default)}."
+    check = declaration(each).check
+    named = "".join(f"Also `{long_flag(name)}={choice}`. " for choice in check.choices if check.is_switch)
+    return f"{methods}{meaning} {per_model}{named}Default: {_shown(name, each.default)}."
 
 
 def _shown(name: str, default: Any) -> str:

@@ -7,13 +7,14 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from fusion_slerp.errors import Dialect, FusionSlerpError, Problem, spelled
+from fusion_slerp.errors import Dialect, FusionSlerpError, OutputError, Problem, SettingsError, spelled
+from fusion_slerp.paths import utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,7 +67,7 @@ class Output:
     def give(self, content: Callable[[], dict[str, Any]]) -> None:
         """Prints the JSON object, which is made only if `json` is set."""
         if self.json:
-            print(json.dumps(content(), ensure_ascii=False, indent=2))
+            print(utf8(json.dumps(content(), ensure_ascii=False, indent=2)).decode())
 
     def warn(self, warning: str) -> None:
         """Prints a warning on stderr."""
@@ -78,7 +79,7 @@ class Output:
 
     def _remark(self, mark: str, style: str, remark: str) -> None:
         if not self.quiet:
-            console(stderr=True).print(_marked(mark, style, remark))
+            say(_marked(mark, style, remark))
 
     def fail(self, error: FusionSlerpError, in_full: bool = False) -> None:
         """Prints an error on stderr, and as JSON on stdout if `json` is set.
@@ -88,8 +89,14 @@ class Output:
             in_full: Show all problems, however many there are.
         """
         message = every_problem(error) if in_full else error.message(DIALECT)
-        console(stderr=True).print(_marked("error: ", "bold red", ""), error_text(message), sep="")
+        say(_marked("error: ", "bold red", ""), error_text(message))
         self.give(lambda: {"error": error_fields(error)})
+
+
+def say(*parts: Text | str) -> None:
+    """Prints on stderr; if it is full, what is said there is lost, and no merge."""
+    with suppress(OSError):
+        console(stderr=True).print(*parts, sep="")
 
 
 def console(stderr: bool = False) -> Console:
@@ -169,12 +176,31 @@ def problem_fields(problem: Problem | FusionSlerpError) -> dict[str, Any]:
 
 @contextmanager
 def exit_on_error(output: Output, code: int = UNUSABLE, in_full: bool = False) -> Iterator[None]:
-    """Prints an error that is raised inside, and ends the command with an exit code."""
+    """Prints an error that is raised inside, and ends the command with an exit code.
+
+    So it does for a file that the system refuses; an error without a file's name is one of standard output.
+    """
     try:
         yield
     except FusionSlerpError as error:
         output.fail(error, in_full)
         raise typer.Exit(code) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        output.fail(system_error(error).error())
+        raise typer.Exit(code) from None
+
+
+def system_error(error: OSError) -> Problem:
+    """Returns the problem with a file that the system refuses, or with standard output."""
+    found = ("found", error.strerror or str(error))
+    if error.filename is None:
+        fix = "free space where the output goes, or send it elsewhere"
+        return Problem(OutputError, "standard output cannot be written to", (found,), fix)
+    name = error.filename
+    fields = (("path", os.fsdecode(name) if isinstance(name, bytes) else name), found)
+    return Problem(SettingsError, "the system refuses a path", fields, "correct the path, or its permissions")
 
 
 @contextmanager

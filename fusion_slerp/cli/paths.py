@@ -12,7 +12,7 @@ def completions(typed: str) -> list[str]:
     parent, _, start = typed.rpartition("/")
     folder = os.path.expanduser(f"{parent}/" if "/" in typed else ".")
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+        names = sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name)))
     except OSError:
         return []
     fitting = (name for name in names if name.startswith(start) and (start or not name.startswith(".")))

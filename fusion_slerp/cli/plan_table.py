@@ -18,7 +18,8 @@ from fusion_slerp.settings.schedule import PerModel
 if TYPE_CHECKING:
     from fusion_slerp.planning.plan import MergePlan, TensorPlan
 
-_NUMBER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")
+_NUMBER = re.compile(r"(?:^|(?<=[.\[]))\d+(?=[.\]])")
+"""Of a layer, or of an expert: `layers.3.`, `experts.7.`, `gate_up_proj[7]`."""
 
 
 def tables(shown: Forecast, every: bool = False) -> list[Table | Text]:

@@ -28,8 +28,10 @@ from fusion_slerp.cli.output import (
 )
 from fusion_slerp.cli.paths import completing
 from fusion_slerp.cli.request import Request
-from fusion_slerp.errors import FusionSlerpError, raise_all
+from fusion_slerp.cli.stopping import interrupts_raise
+from fusion_slerp.errors import FusionSlerpError, OutputError, raise_all
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
+from fusion_slerp.paths import real_path
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
@@ -69,7 +71,7 @@ def ask_and_merge() -> None:
     """Asks for everything, merges, and ends the command."""
     answers = Answers()
     try:
-        with completing(), warnings_to(Output()):
+        with interrupts_raise(), completing(), warnings_to(Output()):
             request, out = _ask_everything(answers)
             prepared = _prepare(request, out, answers.warnings)
             if not _agreed("Merge?", default=True):
@@ -80,7 +82,8 @@ def ask_and_merge() -> None:
         raise typer.Exit(INTERRUPTED) from None
     with warnings_to(Output(quiet=True)):  # they were shown with the answers
         result = running.run(prepared, request, out, Output())
-    running.show_result(result, request, out, Output(), with_config=False)
+    with running.says_complete(result.out):
+        running.show_result(result, request, out, Output(), with_config=False)
 
 
 def _ask_everything(answers: Answers) -> tuple[Request, str]:
@@ -163,9 +166,11 @@ def _ask_out(a: Checkpoint, b: Checkpoint, plan: MergePlan, options: dict[str, A
     default = _free_name(a, b)
 
     def check(answer: str) -> str:
-        target = Path(answer or default).expanduser().resolve()
+        target = real_path(answer or default, OutputError)
         raise_all(check_apart(target, {b.folder: "model b", a.folder: "model a"}))
-        in_the_way, despite = check_target(target, False), check_target(target, True)
+        in_the_way, despite = (
+            check_target(target, overwrite, answer or default) for overwrite in (False, True)
+        )
         if in_the_way and not despite:
             if not _agreed(f"{target} exists. Replace it when the merge is done?", default=False):
                 raise _InvalidAnswer("enter a different folder")

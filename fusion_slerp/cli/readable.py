@@ -10,11 +10,20 @@ from typing import Any
 
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem
 from fusion_slerp.sources.file_state import FileState, state_of
-from fusion_slerp.sources.folder import CONFIG, WEIGHTS, Checkpoint, open_checkpoint
-from fusion_slerp.sources.formats import MAX_SHARDS, SAFETENSORS, TORCH, choose, files_listed, read_index
+from fusion_slerp.sources.folder import CONFIG, Checkpoint, open_checkpoint
+from fusion_slerp.sources.formats import (
+    MAX_SHARDS,
+    SAFETENSORS,
+    TORCH,
+    choose,
+    files_listed,
+    named_weights,
+    read_index,
+)
 from fusion_slerp.sources.header import REDOWNLOAD, TensorEntry
 from fusion_slerp.sources.json_files import SMALL, read_json
 from fusion_slerp.sources.opening import resolve
+from fusion_slerp.sources.unread import WEIGHTS
 
 Problems = tuple[Problem | FusionSlerpError, ...]
 
@@ -77,7 +86,9 @@ def _read_files(folder: Path) -> tuple[dict[str, TensorEntry], dict[Path, FileSt
 def _files_to_read(folder: Path) -> Iterator[Path]:
     """The files that a merge would read, or else all files of the first format that occurs."""
     choice = choose(
-        lambda name: os.path.lexists(folder / name), lambda name: files_listed(read_index(folder / name))
+        lambda name: os.path.lexists(folder / name),
+        lambda name: files_listed(read_index(folder / name)),
+        named_weights(json_object(folder / CONFIG)),
     )
     listed = [folder / name for name in choice.files if Path(name).name == name] if choice else []
     present = [file for file in listed if file.is_file()]

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.cli.options import flag, long_flag, parse_options
@@ -104,7 +103,7 @@ class Request:
 
 def is_recipe(argument: str) -> bool:
     """Whether an argument names a recipe: a YAML file that exists."""
-    return argument.endswith((".yml", ".yaml")) and Path(argument).expanduser().is_file()
+    return argument.endswith((".yml", ".yaml")) and os.path.isfile(os.path.expanduser(argument))
 
 
 def read_request(
@@ -143,7 +142,7 @@ def read_request(
         raise _no_folder(Request((first,), base, options).command(free_name(), in_full=False))
     from fusion_slerp.recipes import read_recipe
 
-    recipe = read_recipe(Path(first).expanduser())
+    recipe = read_recipe(first)
     base = recipe.base if base is None else base
     return Request(recipe.models, base, {**recipe.options, **options}, recipe.notes)
 
@@ -179,6 +178,8 @@ def _check_count(request: Request, out: str | None) -> None:
 def _words(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool):
         yield long_flag(name, value)
+    elif declaration(option_fields()[name]).check.is_switch:
+        yield f"{long_flag(name)}={_typed(value)}"
     elif declaration(option_fields()[name]).is_per_model and _is_by_label(value):
         for label, each in value.items():
             yield from (flag(name), f"{label}={_typed(each)}")

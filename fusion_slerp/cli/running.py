@@ -11,9 +11,10 @@ import typer
 
 from fusion_slerp.cli import recent
 from fusion_slerp.cli.amounts import nbytes_text, path_text, relative
-from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error
+from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, exit_on_error, say
 from fusion_slerp.cli.request import Request
 from fusion_slerp.cli.shell import folder_word, shell_line
+from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
@@ -95,14 +96,29 @@ def stops_cleanly(target: Path, command: str) -> Iterator[None]:
     """Ends the command after Ctrl-C or SIGTERM, and prints the leftovers and how to resume."""
     before = _identity(target)
     try:
-        with signals_raise():
+        with signals_raise(), interrupts_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
         if _identity(target) not in (before, None):  # it came after the model was published
-            console(stderr=True).print(f"\nStopped, but {path_text(target)} is complete.")
+            _say_complete(target)
         else:
             report_stopped(target, command)
         raise typer.Exit(128 + stop.number if isinstance(stop, Terminated) else INTERRUPTED) from None
+
+
+@contextmanager
+def says_complete(target: Path) -> Iterator[None]:
+    """Prints that the merged model is complete if the command ends before its result is printed."""
+    try:
+        with interrupts_raise():
+            yield
+    except (OSError, SystemExit, KeyboardInterrupt):  # SystemExit: how rich ends where a pipe was closed
+        _say_complete(target)
+        raise
+
+
+def _say_complete(target: Path) -> None:
+    say(f"\nStopped, but {path_text(target)} is complete.")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -126,7 +142,7 @@ def report_stopped(target: Path | None, command: str) -> None:
     else:
         state = f"Nothing was kept. {_untouched(target)}" if target else "Nothing was written."
         more = f"To run it again:\n  {command}"
-    console(stderr=True).print(Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\n{more}"))
+    say(Text.assemble(("\nStopped. ", "bold yellow"), f"{state}\n{more}"))
 
 
 def left_over(left: Unfinished) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 
-from fusion_slerp.cli.output import Output, exit_on_error
+from fusion_slerp.cli.output import FAILED, Output, exit_on_error, system_error
 from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.errors import Problem, SettingsError, nearest
 
@@ -33,6 +33,12 @@ class Commands(TyperGroup):
         """Runs the command and ends the process, unless `standalone_mode` is off."""
         try:
             code = super().main(*args, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except OSError as error:
+            if not standalone_mode:
+                raise
+            Output().fail(system_error(error).error())
+            code = FAILED
         except Exception as error:
             if not (standalone_mode and hasattr(error, "format_message")):
                 raise

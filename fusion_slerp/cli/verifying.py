@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -58,7 +57,7 @@ def read_models(typed: Sequence[str]) -> dict[str, str]:
     folders: dict[str, str] = {}
     for argument in typed:
         if is_recipe(argument):
-            folders |= read_recipe(Path(argument).expanduser()).named
+            folders |= read_recipe(argument).named
             continue
         label, equals, folder = argument.partition("=")
         if not (equals and folder and is_label(label)):
@@ -82,10 +81,8 @@ def _show(result: Verification, output: Output) -> None:
     output.show(
         Text(verdict, style), f"  {path_text(result.folder)}", f"  {read} in {result.elapsed_s:.1f} s"
     )
-    if result.measured:
-        output.show(f"  source models: {result.measured} tensor{'s' * (result.measured != 1)} measured again")
-    if result.recomputed:
-        output.show(f"  merged again and compared bit by bit: {len(result.recomputed)} tensors")
+    for line in result.compared:
+        output.show(f"  {line}")
     if not result.ok:
         table = Table(box=None, header_style="bold")
         for name in ("file", "tensor", "found"):

@@ -18,7 +18,8 @@ from fusion_slerp.engine.units import UnitAtWork
 from fusion_slerp.errors import FusionSlerpError
 from fusion_slerp.kernels import Words
 from fusion_slerp.passes.protocols import NotFiniteError
-from fusion_slerp.planning.plan import CopyIfEqual, TensorPlan
+from fusion_slerp.planning.plan import BOX, CopyIfEqual, Merge, TensorPlan
+from fusion_slerp.sources.parts import Block
 
 if TYPE_CHECKING:
     from fusion_slerp.engine.row_filler import RowFiller
@@ -82,7 +83,10 @@ def produce(
     buffer = threads.ins.take() if kept is None else kept
     try:
         with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
-            for i, unit in enumerate(units):
+            is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
+            if is_block:
+                _produce_block(threads, tensor, units, chunk, buffer, result.data)
+            for i, unit in enumerate(() if is_block else units):
                 words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
                 with threads.computing:
                     _combine(threads, tensor, unit, words, chunk, result.data, is_first=i == 0)
@@ -98,13 +102,36 @@ def produce(
     return threads.write(result)
 
 
+def _produce_block(
+    threads: Threads,
+    tensor: TensorPlan,
+    units: Sequence[UnitAtWork],
+    chunk: Chunk,
+    buffer: Buffer,
+    data: np.ndarray,
+) -> None:
+    """Makes a chunk in which the units take turns, and whose elements are in the stored order."""
+    sources = [tensor.sources[label] for label in units[0].owners]
+    words = read(threads.files, sources, None, chunk, tensor.width, buffer)
+    block = sources[0]
+    assert isinstance(block, Block), tensor.out.name
+    out = data.view(tensor.out.dtype.word)
+    turns = -1, len(units), block.run if len(units) > 1 else chunk[1]
+    with threads.computing:
+        for i, unit in enumerate(units):
+            own = [np.ascontiguousarray(each.reshape(turns)[:, i]).reshape(-1) for each in words]
+            target = np.empty(own[0].size, out.dtype)
+            _into(threads, tensor, unit, own, target)
+            out.reshape(turns)[:, i] = target.reshape(-1, turns[2])
+
+
 def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> FusionSlerpError:
     """Reads a unit again and returns the error that says where it is not finite, and how often."""
     sources = dict(zip(unit.owners, unit.sources, strict=True))
 
     def chunks() -> Iterator[Words]:
         with threads.in_buffer() as buffer:
-            for chunk in tensor.chunks:
+            for chunk in unit.chunks:
                 yield _words(threads, tensor, unit, chunk, buffer, False)
 
     return not_finite(sources, chunks())
@@ -130,6 +157,17 @@ def _combine(
     """Writes a unit's part of a chunk: the first unit writes all of it, the others overwrite their rows."""
     out = data.view(tensor.out.dtype.word)
     target = out if is_first else np.empty_like(out)
+    _into(threads, tensor, unit, words, target)
+    if not is_first:
+        assert unit.rows is not None, "only rows make several units"
+        here = rows_in(chunk, tensor.width)
+        offset = chunk[0] - here.start * tensor.width
+        mask = np.repeat(unit.rows[0][here] >= 0, tensor.width)[offset : offset + chunk[1]]
+        out[mask] = target[mask]
+
+
+def _into(threads: Threads, tensor: TensorPlan, unit: UnitAtWork, words: Words, target: np.ndarray) -> None:
+    """Writes a unit's result; raises if it is not finite, and says whose fault that is."""
     try:
         n_bad = unit.made.combine.into(words, target)
     except NotFiniteError:
@@ -137,12 +175,6 @@ def _combine(
     if n_bad and not are_finite(words):  # not noticed earlier by a method that measures nothing
         raise unit_not_finite(threads, tensor, unit)
     refuse_overflow(tensor, n_bad)
-    if not is_first:
-        assert unit.rows is not None, "only rows make several units"
-        here = rows_in(chunk, tensor.width)
-        offset = chunk[0] - here.start * tensor.width
-        mask = np.repeat(unit.rows[0][here] >= 0, tensor.width)[offset : offset + chunk[1]]
-        out[mask] = target[mask]
 
 
 def copy_words(tensor: TensorPlan, words: Words, start: int, out: np.ndarray) -> None:

@@ -81,7 +81,7 @@ def refuse_difference(tensor: TensorPlan, words: Words, start: int) -> None:
         *((label, each.entries[0].file) for label, each in tensor.sources.items()),
         ("found", f"different values, first at element {element}"),
     )
-    fix = "copy this tensor from one model to the others: integers and booleans are never interpolated"
+    fix = "copy this tensor from one model to the others: numbers of its type are never interpolated"
     raise Problem(MismatchError, "a tensor must be equal in all models", fields, fix).error()
 
 

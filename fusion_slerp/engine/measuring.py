@@ -10,7 +10,7 @@ from fusion_slerp.engine.executor import groups_of, open_files, prepare
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.steps import Large
 from fusion_slerp.engine.threads import Threads
-from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
+from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,6 @@ def _measured(group: Sequence[TensorPlan], threads: Threads, plan: MergePlan) ->
 
 def _whole(tensor: TensorPlan) -> TensorPlan:
     """The tensor as one unit; it is read only if it is merged."""
-    if isinstance(tensor.work, Merge):
+    if isinstance(tensor.work, Merge) and tensor.work.granularity != BOX:
         return tensor._replace(work=Merge(tensor.work.units))
     return tensor

@@ -16,7 +16,7 @@ class MemorySink:
     """Holds the merged model's bytes, in one block per output file of the plan."""
 
     def __init__(self, plan: MergePlan) -> None:
-        self._slots = plan.slots
+        self._slots = plan.stored
         self._blocks = [np.empty(shard.data_nbytes, np.uint8) for shard in plan.shards]
 
     def write(self, shard: int, offset: int, data: memoryview) -> None:

@@ -25,7 +25,7 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import Total, UnitAtWork, report_of, units_of
 from fusion_slerp.passes.protocols import NotFiniteError
-from fusion_slerp.planning.plan import TensorPlan
+from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 
 if TYPE_CHECKING:
@@ -73,7 +73,9 @@ class Large:
         self._tensor, self._threads, self._settings = tensor, threads, settings
         self._chunks = tensor.chunks
         self._units = units_of(tensor, settings.how)
-        self._n_kept = threads.memory.kept_chunks if keep and len(self._units) == 1 else 0
+        self._is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
+        keep = keep and len(self._units) == 1 and not self._is_block  # boxes are measured in another order
+        self._n_kept = threads.memory.kept_chunks if keep else 0
         self._kept: list[Buffer | None] = [None] * len(self._chunks)
         self._round = self._measure()
         self._written: list[Future[Future[int]]] = []
@@ -83,8 +85,9 @@ class Large:
         while self._round:
             for i, unit, future in self._round:
                 kept = future.result()
-                self._kept[i] = kept if len(self._units) == 1 else None
-                on_bytes(self._chunks[i][1] * sum(source.words.itemsize for source in unit.sources))
+                if self._n_kept:
+                    self._kept[i] = kept
+                on_bytes(unit.chunks[i][1] * sum(source.words.itemsize for source in unit.sources))
             for unit in self._units:
                 self._advance(unit)
             self._round = self._measure()
@@ -107,9 +110,14 @@ class Large:
         return [self.report()]
 
     def report(self) -> TensorReport:
-        """The tensor's report: of several units, that of the one with most rows."""
+        """The tensor's report: of several units, that of the one with most rows, or of all boxes together."""
         if not self._units:
             return report_of(self._tensor)
+        if self._is_block and len(self._units) > 1:
+            from fusion_slerp.passes.units import together
+
+            made = together([unit.made for unit in self._units], BOX)
+            return report_of(self._tensor, self._units[0].owners, made)
         unit = max(self._units, key=UnitAtWork.n_rows)
         return report_of(self._tensor, unit.owners, unit.made)
 
@@ -122,13 +130,16 @@ class Large:
                 self._submit(
                     chunk,
                     chunk_work.measure,
-                    *(self._threads, self._tensor, unit, chunk, self._kept[i], i < self._n_kept),
+                    *(self._threads, self._tensor, unit, chunk, self._kept_at(i), i < self._n_kept),
                 ),
             )
             for unit in self._units
             if unit.measure is not None
-            for i, chunk in enumerate(self._chunks)
+            for i, chunk in enumerate(unit.chunks)
         ]
+
+    def _kept_at(self, i: int) -> Buffer | None:
+        return self._kept[i] if i < self._n_kept else None
 
     def _advance(self, unit: UnitAtWork) -> None:
         if unit.measure is None:

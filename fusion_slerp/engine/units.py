@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fusion_slerp.chunks import Chunk, chunks_of
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.methods import Method
 from fusion_slerp.passes.protocols import Made, Measure, Steps
-from fusion_slerp.planning.plan import Merge, TensorPlan
+from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
+from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.rows import NOBODY, Owners
 
@@ -41,14 +43,20 @@ class UnitAtWork:
         owners: The labels of its sources.
         sources: The sources, in the same order.
         steps: The method's generator for it.
+        chunks: The pieces in which it is measured.
         rows: For each source, its row for each row of the merged model, negative if the unit does not
             take it; None if it takes all rows in place.
     """
 
     def __init__(
-        self, owners: Owners, sources: Sequence[Source], steps: Steps, rows: list[np.ndarray] | None = None
+        self,
+        owners: Owners,
+        sources: Sequence[Source],
+        steps: Steps,
+        chunks: Sequence[Chunk],
+        rows: list[np.ndarray] | None = None,
     ) -> None:
-        self.owners, self.sources, self.rows = owners, sources, rows
+        self.owners, self.sources, self.chunks, self.rows = owners, sources, chunks, rows
         self.measure: Measure | None = None
         self.total = Total()
         self._steps = steps
@@ -100,13 +108,25 @@ def _units(tensor: TensorPlan, method: Method) -> Iterator[UnitAtWork]:
     work = tensor.work
     assert isinstance(work, Merge), tensor.out.name
     groups = None if tensor.rows is None else tensor.rows.groups()
+    if work.granularity == BOX:
+        yield from _boxes(tensor, work, method)
+        return
+    chunks = tensor.chunks
     for owners, parameters in work.units.items():
         sources = [tensor.sources[label] for label in owners]
         steps = steps_of(method, parameters, work.granularity, tensor.width)
         rows = None
         if tensor.rows is not None and groups is not None:
             rows = [np.where(groups[owners], tensor.rows.of[label], NOBODY) for label in owners]
-        yield UnitAtWork(owners, sources, steps, rows)
+        yield UnitAtWork(owners, sources, steps, chunks, rows)
+
+
+def _boxes(tensor: TensorPlan, work: Merge, method: Method) -> Iterator[UnitAtWork]:
+    """A unit for each matrix of a block, measured as a tensor of its own would be: to the same last digit."""
+    ((owners, parameters),) = work.units.items()
+    blocks = [source for label in owners if isinstance(source := tensor.sources[label], Block)]
+    for boxes in zip(*(block.boxes for block in blocks), strict=True):
+        yield UnitAtWork(owners, boxes, method.steps(parameters), chunks_of(boxes[0].n_elements))
 
 
 def report_of(tensor: TensorPlan, owners: Owners = (), made: Made | None = None) -> TensorReport:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
 from fusion_slerp.evaluation.settings import located, override
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
+
+PLAIN_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 
 
 def open_tokenizer(source: str) -> Any:
@@ -34,14 +39,25 @@ def _folder(source: str, weights: bool) -> Path:
     return resolve(located(source) or source, weights, follow_links=True)[0]
 
 
-def load_baseline(name: str, source: str) -> Any:
-    """Returns the model in its own dtype.
+def weights_dtype(model: nn.Module) -> torch.dtype | None:
+    """Returns the type of most of a model's weights that are not quantised; None if all are."""
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in model.parameters():
+        if parameter.dtype in PLAIN_DTYPES:
+            counts[parameter.dtype] += parameter.numel()
+    return max(counts, key=counts.__getitem__, default=None)
+
+
+def load_baseline(name: str, source: str, dtype: torch.dtype | None = None) -> Any:
+    """Returns the model in a type, by default its own.
+
+    Models are compared in one type: rounding alone changes a loss.
 
     Raises:
         CheckpointError: The files lack weights, which transformers would fill with random numbers.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        _folder(source, weights=True), dtype="auto", output_loading_info=True
+        _folder(source, weights=True), dtype=dtype or "auto", output_loading_info=True
     )
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):

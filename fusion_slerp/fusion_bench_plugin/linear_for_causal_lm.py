@@ -11,7 +11,7 @@ from fusion_slerp.chunks import DirectIO
 from fusion_slerp.fusion_bench_plugin.merge_for_causal_lm import MergeForCausalLM
 from fusion_slerp.hashes import Checksum
 from fusion_slerp.methods.linear import LINEAR
-from fusion_slerp.settings.merge_settings import Missing, VocabFill
+from fusion_slerp.settings.merge_settings import Missing, Overwrite, VocabFill
 
 
 @auto_register_config
@@ -47,10 +47,13 @@ class LinearForCausalLM(MergeForCausalLM):
         vocab_fill: VocabFill = "owner",
         tokens: Mapping[str, Any] | None = None,
         pad_vocab_to_multiple_of: int | None = None,
+        vocabulary_tensors: Mapping[str, str] | None = None,
+        config_overrides: Mapping[str, Any] | None = None,
         missing: Missing = "error",
         strict: bool = False,
         follow_links: bool = False,
-        overwrite: bool = False,
+        hash_inputs: bool = False,
+        overwrite: Overwrite = False,
         threads: int | None = None,
         memory_budget: int | str | None = None,
         direct_io: DirectIO = "auto",

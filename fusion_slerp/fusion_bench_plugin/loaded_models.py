@@ -1,75 +1,48 @@
-"""Models in memory: loading the merged model, and merging models that the pool builds itself."""
+"""Merges models in memory: those that the pool holds, and those that it builds itself."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.engine.in_memory import combine_tensors
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all
+from fusion_slerp.errors import MismatchError, OutputError, Problem, SettingsError, listed, raise_all
+from fusion_slerp.fusion_bench_plugin.loaded_checks import (
+    check_adapters,
+    check_classes,
+    check_configs,
+    check_settings,
+    check_tokens,
+)
+from fusion_slerp.fusion_bench_plugin.loaded_experts import boxes_of, combine_experts
+from fusion_slerp.fusion_bench_plugin.merged_models import name_origin, with_tokenizer_of
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.output.child_files import write_manifest, write_records
 from fusion_slerp.output.model_card import CardParent
-from fusion_slerp.output.side_files import remove_paths, side_files, write_side_files
+from fusion_slerp.output.side_files import remove_paths, write_side_files
 from fusion_slerp.output.staging import staging
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
-from fusion_slerp.planning.child_config import GENERATION_CONFIG
-from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.paths import real_path
+from fusion_slerp.planning.experts import Box
 from fusion_slerp.planning.stacking import values_by_name
 from fusion_slerp.planning.work import Works
-from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
+from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
-NEED_CHECKPOINTS = ("granularity", "slices", "chat_template", "tokens", "pad_vocab_to_multiple_of")
-"""Options that have no effect on models in memory."""
-
 FUSION_BENCH = "[FusionBench](https://github.com/tanganke/fusion_bench)"
 """How cards credit it."""
-
-
-def load_model(like: PoolModel, folder: Path) -> nn.Module:
-    """Loads the merged model from its folder with the arguments that the pool has for its models."""
-    return AutoModelForCausalLM.from_pretrained(folder, **like.load_kwargs)
-
-
-def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, Tensor]) -> nn.Module:
-    """Builds the model of a merge into memory.
-
-    Takes the way of transformers' own loading, with its renaming and fusing of weights.
-
-    Args:
-        a: The pool's first model, with the arguments for loading.
-        plan: What was merged; gives the config and generation config.
-        state_dict: The merged tensors under the names of the files.
-    """
-    kwargs = dict(a.load_kwargs)
-    # False unless the user says so: without it, transformers would ask on the terminal.
-    trust = {"trust_remote_code": bool(kwargs.pop("trust_remote_code", False))}
-    with TemporaryDirectory() as folder:  # transformers reads configs, and the code they name, from files
-        write_side_files(
-            side_files(next(iter(plan.parents.values())), plan.tokenizer, plan.configs), Path(folder)
-        )
-        config = AutoConfig.from_pretrained(folder, **trust)
-        with torch.device("meta"):
-            model_class = type(AutoModelForCausalLM.from_config(config, **trust))
-        model = model_class.from_pretrained(None, config=config, state_dict=state_dict, **kwargs)
-        if GENERATION_CONFIG in plan.configs:
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-    if not plan.tokenizer.written:  # where an evaluation finds the tokenizer
-        model.config._name_or_path = str(plan.tokenizer.folder)
-    return model
 
 
 def merge_loaded(
@@ -83,54 +56,48 @@ def merge_loaded(
     A model that the pool holds as an instance is left unchanged.
 
     Raises:
-        MismatchError: The models are of different classes, names, shapes or types.
-        SettingsError: `save_path` is given and the model has no `save_pretrained`, or a setting needs
-            checkpoints.
+        MismatchError: The models are of different classes, names, shapes or types; or their configs or
+            tokens differ.
+        SettingsError: `save_path` is given and the model has no `save_pretrained`, a setting needs
+            checkpoints, or a model has adapters.
     """
-    _check_settings(settings)
+    check_settings(settings)
     loaded = {label: _load(pool, model, settings.follow_links) for label, model in models.items()}
-    _check_classes({models[label].name: model for label, model in loaded.items()})
+    tokens = _check(loaded, {label: model.name for label, model in models.items()}, pool, settings)
     inputs = {model.source: f"model {model.name}" for model in models.values() if model.source}
     if tokenizer := tokenizer_source(pool):
         inputs.setdefault(tokenizer, "the tokenizer")
     label, first = next(iter(loaded.items()))
     target = _check_save_path(first, inputs, save_path, settings)
-    report, merged = merge_state_dicts({label: m.state_dict() for label, m in loaded.items()}, settings)
+    tensors = {label: each.state_dict() for label, each in loaded.items()}
+    report, merged = merge_state_dicts(tensors, settings, boxes_of(first, tensors[label]))
     child = deepcopy(first) if isinstance(pool._models[models[label].name], nn.Module) else first
     if settings.dtype is not None:
         child.to(getattr(torch, settings.dtype))
     child.load_state_dict(merged)
+    name_origin(child, "")
+    if tokens is not None:
+        with_tokenizer_of(child, tokens)
     if target is not None:
         _save(child, target, pool, models, settings, report)
     return child
 
 
-def _check_classes(models: Mapping[str, nn.Module]) -> None:
-    classes = {name: type(model) for name, model in models.items()}
-    if len(set(classes.values())) > 1:
-        fields = tuple((name, each.__qualname__) for name, each in classes.items())
-        fix = "merge models of one class"
-        raise Problem(MismatchError, "the models' classes differ", fields, fix).error()
-
-
-def _check_settings(settings: MergeSettings) -> None:
-    """Refuses what only a merge of checkpoints can do."""
-    known = option_fields()
-    for name in NEED_CHECKPOINTS:
-        value = settings.options.get(name, known[name].default)
-        if value != known[name].default:
-            fields = (
-                ("found", f"{value!r}"),
-                ("needed", "checkpoints, not models that are built"),
-            )
-            fix = "name the folders or hub ids of the models, or leave the setting out"
-            raise Problem(SettingsError, f"{name} needs checkpoints", fields, fix).error()
+def _check(
+    loaded: Mapping[str, nn.Module], names: Mapping[str, str], pool: BaseModelPool, settings: MergeSettings
+) -> Path | None:
+    """Checks models, by label, with their names; returns the folder of the first one's tokens, if known."""
+    by_name = {names[label]: model for label, model in loaded.items()}
+    check_adapters(by_name)
+    check_classes(by_name)
+    check_configs(loaded, names, settings)
+    return check_tokens(by_name, tokenizer_source(pool))
 
 
 def _load(pool: BaseModelPool, model: PoolModel, follow_links: bool) -> nn.Module:
-    if model.source is not None and not isinstance(pool._models[model.name], nn.Module):
+    if model.source is not None:
         folder, _ = resolve(model.source, follow_links=follow_links)
-        return AutoModelForCausalLM.from_pretrained(folder, **model.load_kwargs)
+        return model.loader.from_pretrained(folder, **model.load_kwargs)
     eager = copy(pool)  # FusionBench's lazy loading cannot build a model
     eager.enable_lazy_loading = False  # type: ignore[attr-defined]
     return eager.load_model(model.name)
@@ -145,10 +112,10 @@ def _check_save_path(
         fields = (("model_save_path", save_path), ("found", f"a {type(model).__qualname__}"))
         fix = "set model_save_path: null and save the returned model yourself"
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
-    target = Path(save_path).expanduser().resolve()
+    target = real_path(save_path, OutputError)
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
     folders = {_folder(source, settings): what for source, what in inputs.items()}
-    problems = check_apart(target, folders) + check_target(target, settings.overwrite)
+    problems = check_apart(target, folders) + check_target(target, settings.overwrite, save_path)
     raise_all(problems + check_disk_space(target, nbytes))
     return target
 
@@ -159,25 +126,53 @@ def _folder(source: str, settings: MergeSettings) -> Path:
 
 
 def merge_state_dicts(
-    models: Mapping[str, Mapping[str, Tensor]], settings: MergeSettings
+    models: Mapping[str, Mapping[str, Tensor]],
+    settings: MergeSettings,
+    boxes: Mapping[str, Sequence[Box]],
 ) -> tuple[list[TensorReport], dict[str, Tensor]]:
     """Merges state dicts, by label, in the order of the first one's names; also reports.
+
+    Args:
+        models: The state dicts.
+        settings: The options.
+        boxes: The matrices in the tensors of all experts.
 
     Raises:
         FusionSlerpError: Names, shapes or types differ; integers do; or as `combine_tensors`.
     """
     raise_all(_differences(models))
-    report, merged = [], {}
     first = next(iter(models.values()))
     values = values_by_name(first, settings, list(models))
-    for name, tensor in first.items():
+
+    def made(name: str) -> tuple[Tensor, list[TensorReport]]:
         tensors = {label: each[name] for label, each in models.items()}
-        if BY_NAME[_dtype_name(tensor)].is_mergeable:
-            merged[name], row = combine_tensors(tensors, settings, name, values[name])
-        else:
-            merged[name], row = _copied(name, tensors, settings, values[name])
-        report.append(row)
+        is_mergeable = BY_NAME[_dtype_name(first[name])].is_mergeable
+        if is_mergeable and name in boxes:
+            return combine_experts(tensors, settings, boxes[name], values[name])
+        combine = combine_tensors if is_mergeable else _copied
+        tensor, row = combine(tensors, settings, name, values[name])
+        return tensor, [row]
+
+    merged, report = {}, list[TensorReport]()
+    total = sum(tensor.nbytes for tensor in first.values())
+    with ThreadPoolExecutor(settings.n_threads) as threads, _progress(total, settings) as advance:
+        for name, (tensor, rows) in zip(first, threads.map(made, first), strict=True):
+            merged[name] = tensor
+            report += rows
+            advance(first[name].nbytes)
     return report, merged
+
+
+@contextmanager
+def _progress(nbytes: int, settings: MergeSettings) -> Iterator[Callable[[int], object]]:
+    """Shows the bytes of the first model that are done on standard error, if `show_pbar` is set."""
+    if not settings.show_pbar:
+        yield lambda nbytes: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="merging", mininterval=0.2) as bar:
+        yield bar.update
 
 
 def _differences(models: Mapping[str, Mapping[str, Tensor]]) -> list[Problem]:
@@ -210,7 +205,7 @@ def _dtype_name(tensor: Tensor) -> str:
 
 
 def _copied(
-    name: str, tensors: Mapping[str, Tensor], settings: MergeSettings, values: Mapping[str, Any]
+    tensors: Mapping[str, Tensor], settings: MergeSettings, name: str, values: Mapping[str, Any]
 ) -> tuple[Tensor, TensorReport]:
     """What is never interpolated: of the one model that the values ask for, or equal in all."""
     first = next(iter(tensors.values()))

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.modelpool.base_pool import BaseModelPool
-from lightning_utilities.core.rank_zero import rank_zero_only
 from omegaconf import OmegaConf
 from torch import nn
 
-from fusion_slerp.api import plan_merge, prepare_merge, run_in_memory, run_merge
 from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
-from fusion_slerp.fusion_bench_plugin.loaded_models import (
-    FUSION_BENCH,
-    load_model,
-    merge_loaded,
-    model_from_state_dict,
-)
-from fusion_slerp.fusion_bench_plugin.pool_models import (
-    HOST_ARGUMENTS,
-    PoolModel,
-    pool_models,
-    tokenizer_source,
+from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
+from fusion_slerp.fusion_bench_plugin.merged_models import load_model, name_origin
+from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, PoolModel, pool_models
+from fusion_slerp.fusion_bench_plugin.ranks import Ranks
+from fusion_slerp.fusion_bench_plugin.streamed_models import (
+    merge_into_model,
+    merge_options,
+    merge_to_folder,
 )
 from fusion_slerp.methods import METHODS
 from fusion_slerp.options import declared
@@ -58,7 +55,10 @@ class MergeForCausalLM(BaseAlgorithm):
         missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
         strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
         follow_links: Read files that are links out of a checkpoint's folder, and copy what they lead to.
-        overwrite: Replace an existing folder at `model_save_path`.
+        hash_inputs: Compute the SHA-256 of the checkpoints' files while they are read, for the manifest, and
+            compare those in the Hub's cache with what the Hub lists.
+        overwrite: Replace an existing folder at `model_save_path`: True if it is an earlier merge, or holds
+            nothing but a model's files; `"any"` whatever it holds.
         threads: Threads that compute; None uses all CPUs that this process may use.
         memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
         direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
@@ -116,26 +116,50 @@ class MergeForCausalLM(BaseAlgorithm):
             return self._run(modelpool)
 
     def _run(self, modelpool: BaseModelPool) -> nn.Module | None:
-        settings = self.settings
-        models = pool_models(modelpool, settings.how)
+        ranks = Ranks(getattr(self._program, "fabric", None))
+        with ranks.quiet():
+            settings = self.settings
+            models = ranks.on_all(lambda: pool_models(modelpool, settings.how))
+            self._announce(settings, models)
+            if any(model.source is None for model in models.values()):
+                return self._merge_loaded(modelpool, models, settings, ranks)
+            if self.model_save_path is None:
+                options = merge_options(modelpool, models, ranks.share_of(settings))
+                return ranks.on_all(lambda: merge_into_model(models, options))
+            options = merge_options(modelpool, models, settings)
+            folder = ranks.on_first(lambda: self._merge_to_folder(models, options))
+            if not self._child_is_used():
+                return None
+            return ranks.on_all(lambda: load_model(next(iter(models.values())), Path(folder)))
+
+    def _announce(self, settings: MergeSettings, models: Mapping[str, PoolModel]) -> None:
         values = ", ".join(f"{name} = {getattr(settings.parameters, name)}" for name in settings.schedules)
         named = ", ".join(f"{label} = {model.name}" for label, model in models.items())
         log.info("%s of %s; %s", self.merge_method, named, values)
-        sources = [model.source for model in models.values() if model.source is not None]
-        if len(sources) < len(models):
-            return merge_loaded(modelpool, models, settings, self.model_save_path)
-        options: dict[str, Any] = settings.options | {"tokenizer": _tokenizer(modelpool, models)}
-        first = next(iter(models.values()))
-        if self.model_save_path is None:
-            plan = plan_merge(*sources, **options)
-            state_dict, _ = run_in_memory(plan)
-            return model_from_state_dict(first, plan, state_dict)
-        result = run_merge(prepare_merge(sources, self.model_save_path, **options), made_with=FUSION_BENCH)
+        for model in models.values():
+            if model.remark:
+                log.log(logging.INFO if model.source is None else logging.WARNING, "%s", model.remark)
+
+    def _merge_to_folder(self, models: Mapping[str, PoolModel], options: Mapping[str, Any]) -> str:
+        """Streams the merge to `model_save_path`; returns the absolute path, which other ranks may lack."""
+        result = merge_to_folder(models, options, str(self.model_save_path))
         if self._program is None:
             log.info("%s", result)
         else:
-            rank_zero_only(show_last)(lambda: print(f"Merged model: {result}"))
-        return load_model(first, result.out) if self._child_is_used() else None
+            show_last(lambda: print(f"Merged model: {result}"))
+            log.info("the merged model is in %s", result.out)
+        return str(result.out)
+
+    def _merge_loaded(
+        self, pool: BaseModelPool, models: Mapping[str, PoolModel], settings: MergeSettings, ranks: Ranks
+    ) -> nn.Module:
+        """Each rank merges the models that it has loaded; rank 0 saves the result."""
+        path = ranks.on_first(lambda: self.model_save_path)
+        settings = ranks.share_of(settings)
+        child = ranks.on_all(lambda: merge_loaded(pool, models, settings, path if ranks.is_first else None))
+        if path is not None:
+            name_origin(child, str(Path(path).expanduser().resolve()))
+        return child
 
     def _child_is_used(self) -> bool:
         """Whether the program evaluates or saves what `run` returns; alone, the caller does."""
@@ -143,11 +167,3 @@ class MergeForCausalLM(BaseAlgorithm):
             return True
         used_for = ("_taskpool", "merged_model_save_path")
         return any(getattr(self._program, name, None) is not None for name in used_for)
-
-
-def _tokenizer(pool: BaseModelPool, models: dict[str, PoolModel]) -> str:
-    """The pool's tokenizer, by the label of the model that it belongs to."""
-    source = tokenizer_source(pool)
-    if source is None:
-        return "union"
-    return next((label for label, model in models.items() if model.source == source), source)

@@ -20,6 +20,7 @@ from fusion_slerp.evaluation.models import (
     load_baseline,
     load_config,
     own_tokenizer,
+    weights_dtype,
 )
 from fusion_slerp.evaluation.settings import (
     MERGED,
@@ -44,6 +45,7 @@ from fusion_slerp.fusion_bench_plugin.host_values import (
     source_of,
 )
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last
+from fusion_slerp.fusion_bench_plugin.merged_models import tokenizer_of
 from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
 
 log = logging.getLogger(__name__)
@@ -55,8 +57,9 @@ class PerplexityTaskPool(BaseTaskPool):
 
     The windows are those of transformers' documentation ("Perplexity of fixed-length models"), each token
     is scored once, and the mean is exact: see `fusion_slerp.evaluation.losses`. A model reads about
-    `context_length / stride` times the tokens of the texts. Weights are not widened: a bfloat16 model runs
-    in bfloat16, with log-softmax in float32 and sums in float64.
+    `context_length / stride` times the tokens of the texts. All models run in one type, that of most weights
+    of the merged model as it was loaded: baselines are rounded or widened to it. The log-softmax is in
+    float32, sums are in float64.
 
     Losses per token compare only where the tokens are the same. A baseline with a tokenizer of its own is
     evaluated with that; if it cuts a text in another way, the table marks the baseline and leaves it out
@@ -69,7 +72,8 @@ class PerplexityTaskPool(BaseTaskPool):
         tokenizer: Folder, hub id, mapping with `_target_`, or tokenizer. None takes the model pool's, or
             without one that in the folder that the model was loaded from.
         baselines: Name -> folder or hub id of a model to evaluate as well, or a mapping of which only
-            `pretrained_model_name_or_path` is read. Each is loaded in its own dtype, in turn, and freed.
+            `pretrained_model_name_or_path` is read. Each is loaded in the merged model's type, in turn, and
+            freed.
         context_length: Positions that a model sees at once, at least 2 and at most what each model was
             made for. None takes the smallest such limit, but at most 1024.
         stride: Positions from one window to the next, from 1 to `context_length - 1`; less gives tokens
@@ -150,10 +154,17 @@ class PerplexityTaskPool(BaseTaskPool):
     def _evaluate(self, model: Any) -> dict[str, Any]:
         subjects = self._open(model)
         context_length, stride = self._check(subjects)
+        dtype = weights_dtype(model)
+        if self._baselines and dtype is not None:
+            _inform(
+                "evaluating all models in %s, the type of the merged model", str(dtype).removeprefix("torch.")
+            )
         scores = {MERGED: self._score(model, subjects[MERGED], context_length, stride)}
         for name, source in self._baselines.items():
-            log.info("evaluating baseline %s from %s", name, source)
-            scores[name] = self._score(load_baseline(name, source), subjects[name], context_length, stride)
+            _inform("evaluating baseline %s from %s", name, source)
+            baseline = load_baseline(name, source, dtype)
+            scores[name] = self._score(baseline, subjects[name], context_length, stride)
+            del baseline
             gc.collect()  # models hold reference cycles, and the next one needs the memory
         tokens = subjects[MERGED].tokens
         others = {name for name in subjects if subjects[name].tokens != tokens}
@@ -197,6 +208,8 @@ class PerplexityTaskPool(BaseTaskPool):
         if pool is not None and getattr(pool, "tokenizer", None) is not None:
             named = isinstance(pool.tokenizer, str)  # FusionBench would not take an `id@revision`
             return load_tokenizer(pool.tokenizer) if named else pool.load_tokenizer()
+        if (tokenizer := tokenizer_of(model)) is not None:
+            return tokenizer
         folder = getattr(model.config, "_name_or_path", None)
         if folder and os.path.isdir(folder):
             return AutoTokenizer.from_pretrained(folder)
@@ -239,3 +252,8 @@ class PerplexityTaskPool(BaseTaskPool):
                 )
                 scores[text] = asdict(perplexity.summary(losses))
         return {**scores, "average": perplexity.average(scores)}
+
+
+@rank_zero_only
+def _inform(message: str, *values: object) -> None:
+    log.info(message, *values)

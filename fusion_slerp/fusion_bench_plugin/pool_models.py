@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from fusion_bench.modelpool.causal_lm.causal_lm import CausalLMPool
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from fusion_slerp.errors import Problem, SettingsError, setting
+from fusion_slerp.fusion_bench_plugin.loaders import (
+    HOW_IT_DOWNLOADS,
+    INSTANTIATION,
+    PATH,
+    Loading,
+    loading_of,
+)
 from fusion_slerp.methods import METHODS, Method
 from fusion_slerp.settings.labels import labels
 
 HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
 """Metadata that FusionBench's own configurations carry for every class."""
-
-PLAIN_LOADERS = frozenset(
-    f"transformers.{cls}{call}"
-    for cls in ("AutoModelForCausalLM", "AutoModel")
-    for call in ("", ".from_pretrained")
-)
-"""`_target_`s that only load the checkpoint they are given."""
-
-LOADING_ONLY = frozenset(
-    "_target_ _recursive_ _convert_ pretrained_model_name_or_path revision torch_dtype dtype device_map "
-    "low_cpu_mem_usage attn_implementation trust_remote_code token cache_dir use_safetensors "
-    "local_files_only max_memory offload_folder".split()
-)
-"""Arguments of a plain loader that do not change what the checkpoint's files say."""
-
-NAMES_THE_CHECKPOINT = frozenset({"_target_", "_recursive_", "_convert_", "pretrained_model_name_or_path"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +36,24 @@ class PoolModel:
         name: Its name in the pool.
         source: The folder or hub id (with `@revision`) to stream from; None if the entry builds a
             model, so that it must be loaded.
-        load_kwargs: Arguments of `from_pretrained` for loading it, or the child in its place.
+        load_kwargs: Arguments for loading it, or the merged model in its place.
+        loader: The class that loads it, or the merged model in its place.
+        remark: A word on what of the entry a merge does differently from the pool; empty if nothing.
     """
 
     name: str
     source: str | None
-    load_kwargs: dict[str, Any]
+    load_kwargs: dict[str, Any] = field(default_factory=dict)
+    loader: Any = AutoModelForCausalLM
+    remark: str = ""
 
 
 def pool_models(pool: BaseModelPool, method: Method) -> dict[str, PoolModel]:
     """Returns the pool's models in its order, by label.
 
     Raises:
-        SettingsError: The pool holds another number of models than the method merges.
+        SettingsError: The pool holds another number of models than the method merges, or one that cannot be
+            merged.
     """
     names = list(pool.all_model_names)
     if not method.takes(len(names)):
@@ -70,31 +70,67 @@ def pool_models(pool: BaseModelPool, method: Method) -> dict[str, PoolModel]:
 
 
 def tokenizer_source(pool: BaseModelPool) -> str | None:
-    """The folder or hub id of the pool's tokenizer; None where it has none that is named so."""
+    """The folder or hub id (with `@revision`) of the pool's tokenizer; None if it has none of that kind."""
     tokenizer = getattr(pool, "tokenizer", None)
-    return tokenizer if tokenizer is None else _path_of(tokenizer)
+    if tokenizer is None or isinstance(tokenizer, str):
+        return tokenizer
+    if not isinstance(tokenizer, (DictConfig, Mapping)):
+        return None
+    entry = _plain(tokenizer)
+    path, revision, subfolder = entry.get(PATH), entry.get("revision"), entry.get("subfolder")
+    if path is None or not (revision or subfolder):
+        return path
+    is_local = os.path.isdir(os.path.expanduser(path))
+    if subfolder:
+        return os.path.join(path, subfolder) if is_local else None
+    return path if is_local or "@" in path else f"{path}@{revision}"
 
 
-def _pool_model(name: str, entry: Any, common: dict[str, Any]) -> PoolModel:
+def _pool_model(name: str, entry: Any, common: Mapping[str, Any]) -> PoolModel:
     """Reads one entry; `common` are the arguments the pool gives every model."""
-    kwargs = dict(common)
-    if isinstance(entry, (DictConfig, dict)):
+    if isinstance(entry, nn.Module):
+        return PoolModel(name, None)
+    target = None
+    arguments: dict[str, Any] = {**common}
+    if isinstance(entry, (DictConfig, Mapping)):
         entry = _plain(entry)
-        if entry.get("_target_") not in PLAIN_LOADERS or set(entry) - LOADING_ONLY:
-            return PoolModel(name, None, kwargs)
-        kwargs |= {key: value for key, value in entry.items() if key not in NAMES_THE_CHECKPOINT}
-        kwargs["revision"] = entry.get("revision", common.get("revision"))
-    path, revision = _path_of(entry), kwargs.pop("revision", None)
-    source = f"{path}@{revision}" if path and revision and "@" not in path else path
-    return PoolModel(name, source, kwargs)
+        target = entry.get("_target_")
+        if _leaves_adapters(entry):
+            raise _with_adapters(name).error()
+        arguments |= {key: value for key, value in entry.items() if key not in INSTANTIATION}
+        path = arguments.pop(PATH, None)
+    else:
+        path = os.fspath(entry) if isinstance(entry, os.PathLike) else entry
+    if not isinstance(path, str):
+        return PoolModel(
+            name, None, remark=f"the pool builds {name} ({target}), so it is loaded, not streamed"
+        )
+    loading = loading_of(name, path, arguments, target)
+    return PoolModel(name, loading.source, dict(loading.kwargs or {}), loading.loader, _remark(name, loading))
 
 
-def _path_of(entry: Any) -> str | None:
-    if isinstance(entry, str):
-        return entry
-    if isinstance(entry, (DictConfig, dict)):
-        return _plain(entry).get("pretrained_model_name_or_path")
-    return None
+def _remark(name: str, loading: Loading) -> str:
+    if loading.source is None:
+        return f"{name} is loaded, not streamed, because of {loading.why_loaded}"
+    if not loading.not_heeded:
+        return ""
+    variables = " ".join(dict.fromkeys(HOW_IT_DOWNLOADS[key] for key in loading.not_heeded))
+    return (
+        f"{name}: a merge that streams does not heed {', '.join(loading.not_heeded)}; "
+        f"set in the environment: {variables}"
+    )
+
+
+def _leaves_adapters(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry calls FusionBench's loader of adapters such that they stay apart from the weights."""
+    loader = str(entry.get("_target_")).rpartition(".")[2]
+    return loader == "load_peft_causal_lm" and not entry.get("merge_and_unload", False)
+
+
+def _with_adapters(name: str) -> Problem:
+    fields = (("model", name), ("found", "load_peft_causal_lm without merge_and_unload"))
+    fix = f"use ++modelpool.models.{name}.merge_and_unload=true"
+    return Problem(SettingsError, "adapters must be merged into their model first", fields, fix)
 
 
 def _plain(config: Any) -> dict[str, Any]:

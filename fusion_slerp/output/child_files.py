@@ -16,10 +16,12 @@ from fusion_slerp.output.manifest import Row, manifest_text, row_of
 from fusion_slerp.output.merge_report import REPORT, report_text
 from fusion_slerp.output.model_card import CardParent, model_card
 from fusion_slerp.output.shard_writer import ShardWriter, index_json
-from fusion_slerp.output.side_files import SideFile, write_side_files
+from fusion_slerp.output.side_files import write_side_files
 from fusion_slerp.output.staging import Staging
 from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.paths import utf8
 from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import INDEX
 from fusion_slerp.sources.open_files import changed
@@ -63,7 +65,7 @@ def write_beside(
         OSError: The disk is full or failing.
     """
     if len(plan.shards) > 1:
-        (folder / INDEX).write_text(index_json(plan.slots, plan.shards), encoding="utf-8")
+        (folder / INDEX).write_text(index_json(plan.stored, plan.shards), encoding="utf-8")
     write_side_files(files, folder)
     raise_all(
         [
@@ -85,7 +87,7 @@ def write_records(
     """Writes the card and the report: how the merged model was made, for people and for machines."""
     (folder / REPORT).write_text(report_text(reports), encoding="utf-8")
     card = model_card(parents, settings, reports, name, made_with, has_tokenizer(folder))
-    (folder / CARD).write_text(card, encoding="utf-8")
+    (folder / CARD).write_bytes(utf8(card))
 
 
 def write_manifest(

@@ -12,15 +12,16 @@ from fusion_slerp.hashes import BESIDE, digest_of, file_digest
 from fusion_slerp.output.child_settings import child_settings
 from fusion_slerp.output.journal import Identity
 from fusion_slerp.output.manifest import row_of
-from fusion_slerp.output.side_files import SideFile
 from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.rules import RULES
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.sources.header import TensorEntry
+from fusion_slerp.sources.hub_cache import listed_sha256
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
-BLOBS = "blobs"
-"""The folder of the Hub's cache whose files are named by their content."""
+HUB_SHA256 = "hub_sha256"
+"""The key of the SHA-256 that the Hub lists for a weight file; `sha256` is one that was computed."""
 
 
 def merge_identity(
@@ -62,7 +63,7 @@ def fingerprint(parent: Checkpoint) -> dict[str, Any]:
 
     Digests of its config and tokenizer files, which determine the rows that belong together. For each weight
     file, its size and a digest over the names, types, shapes and offsets of its tensors; for files in the
-    Hub's cache also their SHA-256, by which the cache names them.
+    Hub's cache also the SHA-256 that the Hub lists for them, by which the cache names them.
     """
     tables: dict[Path, list[TensorEntry]] = {file: [] for file in parent.files}
     for entry in parent.tensors.values():
@@ -71,7 +72,7 @@ def fingerprint(parent: Checkpoint) -> dict[str, Any]:
         file.name: {
             "nbytes": parent.files[file].nbytes,
             "tensors": _table_digest(entries),
-            **_content_of(file),
+            **_listed(file),
         }
         for file, entries in sorted(tables.items())
     }
@@ -94,7 +95,6 @@ def _table_digest(entries: list[TensorEntry]) -> str:
     return digest_of("\n".join(sorted(rows)).encode(), BESIDE)
 
 
-def _content_of(file: Path) -> dict[str, str]:
-    real = file.resolve()
-    is_sha256 = len(real.name) == 64 and set(real.name) <= set("0123456789abcdef")
-    return {"sha256": real.name} if real.parent.name == BLOBS and is_sha256 else {}
+def _listed(file: Path) -> dict[str, str]:
+    sha256 = listed_sha256(file)
+    return {HUB_SHA256: sha256} if sha256 else {}

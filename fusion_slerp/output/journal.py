@@ -20,6 +20,7 @@ from typing import Any
 
 from fusion_slerp.engine.report import WeightFile, from_fields
 from fusion_slerp.output.lock import NOFOLLOW
+from fusion_slerp.paths import utf8
 
 FORMAT = 2
 
@@ -140,7 +141,7 @@ class Journal:
         os.close(self._descriptor)
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = memoryview((json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n").encode())
+        line = memoryview(utf8(json.dumps(entry, ensure_ascii=False, separators=(",", ":")) + "\n"))
         with self._writing:
             os.lseek(self._descriptor, self._end, os.SEEK_SET)  # a failure may have left half a line
             rest = line

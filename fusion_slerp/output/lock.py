@@ -60,8 +60,9 @@ class FolderLock:
                 if self._descriptor is None:
                     os.close(descriptor)
         with suppress(OSError):  # a full disk: the lock holds without the name of its owner
-            os.ftruncate(self._descriptor, 0)
-            os.write(self._descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+            owner = f"process {os.getpid()} on {platform.node()}".encode()
+            os.ftruncate(self._descriptor, os.write(self._descriptor, owner))
+            os.fsync(self._descriptor)  # after a power cut it still shows who made the folder
 
     def release(self) -> None:
         """Releases the lock; its file stays."""

@@ -20,6 +20,7 @@ from fusion_slerp.hashes import BESIDE, TENSOR_HASH, Checksum, digest_of, file_d
 from fusion_slerp.methods.slerp import SLERP
 from fusion_slerp.output.child_settings import child_settings
 from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.paths import utf8
 from fusion_slerp.planning.layout import Shard, Slot
 from fusion_slerp.planning.rules import RULES
 from fusion_slerp.settings.labels import is_label
@@ -96,7 +97,7 @@ def _version(package: str) -> str:
 
 def _sealed(content: Mapping[str, Any]) -> str:
     """The text, ending with the digest of everything before it."""
-    body = _laid_out(content).removesuffix("\n}")
+    body = utf8(_laid_out(content)).decode().removesuffix("\n}")
     return f'{body},\n "{SELF}": "{digest_of(body.encode(), SELF)}"\n}}\n'
 
 

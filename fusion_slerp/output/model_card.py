@@ -245,7 +245,7 @@ def _arguments(settings: MergeSettings) -> list[str]:
     shown = {
         name: value
         for name, value in child_settings(settings).items()
-        if name in settings.schedules or value != (DEFAULT if name == "method" else defaults[name])
+        if name in settings.schedules or value != (DEFAULT if name == "method" else defaults.get(name))
     }
     return [f"{name}={value!r}" for name, value in shown.items()]
 

@@ -28,21 +28,28 @@ from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_al
 from fusion_slerp.hashes import Checksum, file_digest
 from fusion_slerp.output.journal import Content, Identity, Journal, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError
-from fusion_slerp.output.renames import exchange, rename_new
-from fusion_slerp.output.syncing import flush, sync_folder
-from fusion_slerp.output.unfinished import (
+from fusion_slerp.output.partial_folder import (
     FILES,
     JOURNAL,
     LOCK,
     REPLACED,
+    check_partial_folder,
+    remove,
+    staging_folder,
+)
+from fusion_slerp.output.renames import exchange, rename_new
+from fusion_slerp.output.syncing import flush, sync_folder
+from fusion_slerp.output.target import check_target
+from fusion_slerp.output.unfinished import (
     clean_command,
     find_unfinished,
     is_published,
     locked,
     other_merge,
     put_back,
-    staging_folder,
+    warn_of_rest,
 )
+from fusion_slerp.settings.merge_settings import Overwrite
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +86,7 @@ class Staging:
         self._journal.add(file)
         self.finished[file.name] = file
 
-    def publish(self, manifest_digest: str, overwrite: bool) -> None:
+    def publish(self, manifest_digest: str, overwrite: Overwrite) -> None:
         """Publishes the merged model at the target.
 
         Args:
@@ -87,11 +94,14 @@ class Staging:
             overwrite: Whether to replace what is there; if not, nothing may be there.
 
         Raises:
+            OutputError: What is there has become something that is not replaced.
             OSError: The disk is failing, or another process has created the target in the meantime.
         """
         flush(self.files, self.finished)
         self._journal.publish(manifest_digest)
         if overwrite and os.path.lexists(self.target):
+            for problem in check_target(self.target, overwrite, self.target):  # the merge took a while
+                raise problem.error() from FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             _replace(self.files, self.target)
         else:
             rename_new(self.files, self.target)
@@ -104,7 +114,7 @@ class Staging:
         """Releases the folder, and removes it unless it is kept."""
         self._journal.close()
         if not keep:
-            _remove(staging_folder(self.target))
+            _remove_made(staging_folder(self.target))
         self._lock.release()
 
 
@@ -163,7 +173,7 @@ def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
         raise
     except BaseException:
         if not finished:
-            _remove(folder)
+            _remove_made(folder)
         lock.release()
         raise
     return Staging(target, finished, journal, lock)
@@ -172,9 +182,8 @@ def _open(target: Path, identity: Identity, checksum: Checksum) -> Staging:
 def _locked(target: Path, folder: Path) -> FolderLock:
     lock = FolderLock(folder / LOCK)
     while True:
+        raise_all(check_partial_folder(target))
         folder.mkdir(parents=True, exist_ok=True)
-        if folder.is_symlink():
-            raise OSError(errno.ELOOP, "a link in place of the staging folder", str(folder))
         try:
             lock.acquire()
         except LockedError as error:
@@ -206,22 +215,21 @@ def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[st
 
 
 def _clear(folder: Path, finished: Mapping[str, WeightFile]) -> None:
-    """Removes all but finished files; links are removed, never followed."""
+    """Removes what a merge made, except finished files; links are removed, never followed."""
     kept = {folder / LOCK, folder / JOURNAL, folder / FILES, *(folder / FILES / name for name in finished)}
     inside = [] if (folder / FILES).is_symlink() else (folder / FILES).glob("*")
-    for path in [*inside, *folder.iterdir()]:
+    for path in [*inside, *(folder / name for name in (JOURNAL, FILES, REPLACED))]:
         if path in kept and not path.is_symlink():
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
-        else:
+        elif os.path.lexists(path):
             path.unlink()
 
 
-def _remove(folder: Path) -> None:
-    """Removes a folder as far as possible; leftovers are no failure: the model may be published by then."""
-    with suppress(OSError):  # not all of them are ignored otherwise
-        shutil.rmtree(folder, ignore_errors=True)
+def _remove_made(folder: Path) -> None:
+    """Removes what a merge made as far as possible: the model may be published by then."""
+    warn_of_rest(folder, remove(folder, ignore_errors=True))
 
 
 def _may_succeed_later(error: BaseException, target: Path) -> bool:

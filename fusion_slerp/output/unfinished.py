@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
-import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +13,23 @@ from reprlib import repr as shortened
 from typing import Any
 
 from fusion_slerp._version import __version__
-from fusion_slerp.errors import OutputError, Problem, listed, setting
+from fusion_slerp.errors import OutputError, Problem, listed, printable, setting
 from fusion_slerp.hashes import BESIDE, file_digest
 from fusion_slerp.output.journal import FORMAT, Content, Identity, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError, holder
+from fusion_slerp.output.partial_folder import (
+    JOURNAL,
+    LOCK,
+    REPLACED,
+    check_partial_folder,
+    remove,
+    staging_folder,
+    stranger,
+)
+from fusion_slerp.paths import Named, real_path
+from fusion_slerp.settings.merge_settings import Overwrite
 
-LOCK, JOURNAL, FILES, REPLACED = "lock", "journal.jsonl", "files", "replaced"
-"""The content of a staging folder; see `staging`."""
+log = logging.getLogger(__name__)
 
 MANIFEST = "merge_manifest.json"
 
@@ -41,12 +51,7 @@ class Unfinished:
     nbytes: int
 
     def __str__(self) -> str:
-        return f"{len(self.finished)} of {self.n_files} weight files, in {self.folder}"
-
-
-def staging_folder(target: Path) -> Path:
-    """The folder in which the merged model is made: next to the target, on the same disk."""
-    return target.with_name(f".{target.name}.partial")
+        return f"{len(self.finished)} of {self.n_files} weight files, in {printable(self.folder)}"
 
 
 def clean_command(target: Path) -> str:
@@ -56,9 +61,11 @@ def clean_command(target: Path) -> str:
 
 def find_unfinished(target: Path) -> Unfinished | None:
     """Returns the leftovers of an interrupted merge to a target; None if there are none."""
-    if not target.name or not staging_folder(target).is_dir():
+    if not target.name:  # the root of a file system has nothing next to it
         return None
     folder = staging_folder(target)
+    if not os.path.isdir(folder) or stranger(folder) is not None:
+        return None
     content = read_journal(folder / JOURNAL)
     if content is None:
         return Unfinished(folder, (), 0, _nbytes_in(folder))
@@ -77,23 +84,26 @@ def _nbytes_in(folder: Path) -> int:
     return total
 
 
-def check_unfinished(target: Path, identity: Identity, overwrite: bool) -> list[Problem]:
-    """Returns the problems with a merge if another is running there, or was interrupted.
+def check_unfinished(target: Path, identity: Identity, overwrite: Overwrite) -> list[Problem]:
+    """Returns the problems with a merge if another is running there or was interrupted, or its partial folder
+    is somebody else's.
 
     Args:
         target: The merged model's folder, an absolute real path.
         identity: The identity of the new merge.
         overwrite: Whether it may replace an earlier output.
     """
-    if not target.name:  # the root of a file system has nothing next to it
+    if not target.name:
         return []
+    if problems := check_partial_folder(target):
+        return problems
     folder = staging_folder(target)
     owner = holder(folder / LOCK)
     if owner is not None:
         return [locked(target, owner)]
     content = read_journal(folder / JOURNAL)
     problems = [] if content is None else other_merge(target, content, identity)
-    if (folder / REPLACED).is_dir() and not os.path.lexists(target) and not overwrite:
+    if os.path.isdir(folder / REPLACED) and not os.path.lexists(target) and not overwrite:
         fields = (("out", target), ("found", f"an earlier output that was being replaced, in {folder}"))
         fix = f"use {setting('overwrite', True)} to replace it, or restore it: {clean_command(target)}"
         problems.append(Problem(OutputError, "the output exists", fields, fix))
@@ -162,8 +172,10 @@ def differences(before: Any, now: Any, name: str = "") -> list[str]:
     return [f"{name}: {shortened(before)} before, {shortened(now)} now"]
 
 
-def clean(out: str | os.PathLike[str]) -> Unfinished | None:
+def clean(out: Named) -> Unfinished | None:
     """Removes the leftovers of an interrupted merge; an earlier output that was being replaced is restored.
+
+    Nothing is removed that no merge made: a warning names it.
 
     Args:
         out: The folder that the merge was to create; neither it nor the models are touched.
@@ -174,15 +186,16 @@ def clean(out: str | os.PathLike[str]) -> Unfinished | None:
     Raises:
         OutputError: A process is merging there, or the folder cannot be removed.
     """
-    target = Path(out).expanduser().resolve()
+    target = real_path(out, OutputError)
     left = find_unfinished(target)
     if left is None:
+        _warn_of_stranger(target)
         return None
     lock = FolderLock(left.folder / LOCK)
     try:
         lock.acquire()
         put_back(target)
-        shutil.rmtree(left.folder)
+        warn_of_rest(left.folder, remove(left.folder))
     except LockedError as error:
         raise locked(target, str(error)).error() from None
     except OSError as error:
@@ -194,8 +207,22 @@ def clean(out: str | os.PathLike[str]) -> Unfinished | None:
     return left
 
 
+def _warn_of_stranger(target: Path) -> None:
+    for problem in check_partial_folder(target):
+        found = dict(problem.fields)["found"]
+        log.warning(
+            "%s was left alone: no merge made it (found: %s)", printable(staging_folder(target)), found
+        )
+
+
+def warn_of_rest(folder: Path, names: Sequence[str]) -> None:
+    """Warns of what is left in a partial folder because no merge made it."""
+    if names:
+        log.warning("%s was kept: no merge made what is in it (%s)", printable(folder), listed(names, 5))
+
+
 def put_back(target: Path) -> None:
     """Restores an earlier output, if a merge died between the two renames that replace it."""
     replaced = staging_folder(target) / REPLACED
-    if replaced.is_dir() and not os.path.lexists(target):
+    if os.path.isdir(replaced) and not os.path.islink(replaced) and not os.path.lexists(target):
         replaced.rename(target)

@@ -81,6 +81,13 @@ def _in_range(sums: np.ndarray) -> GramMatrix:
     return next((gram for gram in finite if min(gram.measured_norms) > SMALL), (finite or by_scale)[0])
 
 
+def together(units: Sequence[Made], name: str) -> Made:
+    """Returns several units as one, for a report: the most frequent rule, and norms and angle of all."""
+    tally = _Tally()
+    tally.add(units)
+    return tally.summary(units[0], name)
+
+
 def by_row(method: Callable[[], Steps], width: int) -> Steps:
     """Applies a method to every row; `method` returns a new generator for each."""
     yield from ()

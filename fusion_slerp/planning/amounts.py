@@ -51,7 +51,8 @@ def _units(
     if not tensor.is_merged:
         return
     groups = None if tensor.rows is None or is_dense else tensor.rows.groups()
-    boundary = sum(count for _, count in tensor.chunks[:kept_chunks]) if len(work.units) == 1 else 0
+    is_kept = len(work.units) == 1 and work.granularity != "box"  # boxes are measured in another order
+    boundary = sum(count for _, count in tensor.chunks[:kept_chunks]) if is_kept else 0
     for owners, parameters in work.units.items():
         itemsize = sum(tensor.sources[label].words.itemsize for label in owners)
         n, n_kept = tensor.out.n_elements, min(boundary, tensor.out.n_elements)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+from types import MappingProxyType
 from typing import Any
 
+from fusion_slerp.errors import SHOWN_NAME, Problem, SettingsError, listed, printable, setting
+from fusion_slerp.planning.config_paths import Path, text_part, text_path, value_at, with_value
+from fusion_slerp.planning.heads import TIED
+from fusion_slerp.planning.tied_defaults import tying_paths
+from fusion_slerp.planning.turn_ends import ends_of, with_turn_ends
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.vocabulary.alignment import Alignment
 from fusion_slerp.vocabulary.special_tokens import check_special_tokens, translator, with_ids_of_child
@@ -17,18 +23,23 @@ GENERATION_CONFIG = "generation_config.json"
 def child_configs(
     files: Mapping[str, Checkpoint],
     configs: Mapping[str, Mapping[str, Any]],
-    changes: Mapping[str, Any],
+    changes: Mapping[str, object] | Mapping[Path, object],
     alignment: Alignment,
-) -> tuple[dict[str, Path | bytes], list[str]]:
+    overrides: Mapping[Path, object] = MappingProxyType({}),
+) -> tuple[dict[str, FilePath | bytes], list[str]]:
     """Returns both files (each as the path to copy, or as content), and remarks.
 
     Args:
         files: The models by label, as stored; model a first.
         configs: Their configs, by label, restricted to the layers that are used. The merged model gets model
             a's, with the special ids of the model whose tokenizer it gets.
-        changes: New values. `dtype` replaces either of its spellings; each key is replaced
-            wherever the config has it, nested configs included, or added at the top.
+        changes: New values, as `with_changes` takes them. `dtype` replaces either of its spellings wherever
+            it stands.
         alignment: The aligned vocabularies.
+        overrides: Values of the setting `config_overrides` by path, which are written last.
+
+    Raises:
+        SettingsError: An override is for a part that the config lacks.
     """
     first = next(iter(files))
     giver = alignment.tokenizer.giver or first
@@ -39,12 +50,16 @@ def child_configs(
         label: translator(alignment.vocabularies[label], alignment.child)
         for label in {first, giver, generation_from}
     }
-    of_giver = configs[giver] if giver != first else None
+    of_giver = _placed_as(configs[first], configs[giver]) if giver != first else None
     config, lost = with_ids_of_child(configs[first], translate[first], of_giver, translate[giver])
     generation, more = with_ids_of_child(old_generation, translate[generation_from])
     remarks = list(dict.fromkeys([*lost, *more]))
-    for key, value in changes.items():
-        _set(config, key, value)
+    stops = generation if source.is_file() else config
+    stops, more = with_turn_ends(stops, config, alignment.tokenizer, _ends(files, alignment))
+    config, generation = (config, stops) if source.is_file() else (stops, generation)
+    remarks += more
+    config = with_changes(config, changes)
+    config = _with_overrides(config, overrides)
     written = {CONFIG: _file(files[first].folder / CONFIG, config, files[first].config)}
     if source.is_file():
         written[GENERATION_CONFIG] = _file(source, generation, old_generation)
@@ -53,32 +68,98 @@ def child_configs(
     return written, remarks
 
 
+def _placed_as(config: Mapping[str, Any], giver: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A config whose language model is described where another config describes its own."""
+    path, part = text_path(config), text_part(giver)
+    if text_path(giver) == path:
+        return giver
+    return with_value({key: part[key] for key in part if key in config}, path, part) if path else part
+
+
+def _ends(files: Mapping[str, Checkpoint], alignment: Alignment) -> set[str]:
+    """The tokens at which any model's generation stops, if the merged model has a chat template."""
+    if not alignment.tokenizer.chat_templates:
+        return set()
+    generation = {label: read_object(each.folder / GENERATION_CONFIG) for label, each in files.items()}
+    ends = (ends_of(files[at].config, generation[at], alignment.vocabularies[at]) for at in files)
+    return set().union(*ends)
+
+
 def _first_with_generation_config(files: Mapping[str, Checkpoint], giver: str) -> str:
     """The tokenizer's model if it has the file, else the first model that has it, else the tokenizer's."""
     having = (label for label in (giver, *files) if (files[label].folder / GENERATION_CONFIG).is_file())
     return next(having, giver)
 
 
-def _file(source: Path, content: Mapping[str, Any], original: Mapping[str, Any]) -> Path | bytes:
+def _file(source: FilePath, content: Mapping[str, Any], original: Mapping[str, Any]) -> FilePath | bytes:
     if content == original:
         return source
     return dump(content)
 
 
-def _set(config: dict[str, Any], key: str, value: object) -> None:
-    spellings = ("torch_dtype", "dtype") if key == "dtype" else (key,)
-    if not _replace(config, spellings, value):
-        config[spellings[0]] = value  # for dtype: the spelling that older and newer transformers read
+def by_path(overrides: Mapping[str, object]) -> dict[Path, object]:
+    """Returns the values of the setting `config_overrides` by path."""
+    return {tuple(name.split(".")): value for name, value in overrides.items()}
 
 
-def _replace(config: dict[str, Any], keys: Sequence[str], value: object) -> bool:
-    """Sets the keys wherever the config has one; returns whether it had any."""
-    is_replaced = False
-    for key, old in config.items():
+def _with_overrides(config: dict[str, Any], overrides: Mapping[Path, object]) -> dict[str, Any]:
+    for path, value in overrides.items():
+        part = value_at(config, path[:-1])
+        if not isinstance(part, Mapping):
+            raise _no_part(config, path).error()
+        kept = {key: each for key, each in part.items() if key != path[-1]}
+        if value is not None:
+            config = with_value(config, path, value)
+        else:
+            config = with_value(config, path[:-1], kept) if path[1:] else kept
+    return config
+
+
+def _no_part(config: Mapping[str, Any], path: Path) -> Problem:
+    name = ".".join(path)
+    parts = [key for key, value in config.items() if isinstance(value, Mapping)]
+    known = f"; the config has {listed(parts, 5)}" if parts else ""
+    fields = (("found", printable(name, SHOWN_NAME)), ("needed", f"a key of a part that is there{known}"))
+    fix = f"use {setting('config_overrides', {path[-1]: None})} for a key at the top, or leave it out"
+    return Problem(SettingsError, "config_overrides names a part that config.json lacks", fields, fix)
+
+
+DTYPES = ("torch_dtype", "dtype")
+"""Spellings of the type, that of older releases first: all releases of transformers read it."""
+
+
+def with_changes(
+    config: Mapping[str, Any], changes: Mapping[str, object] | Mapping[Path, object]
+) -> dict[str, Any]:
+    """Returns a config with new values: by path exactly there, by key where a model of its kind has it.
+
+    A key belongs to the language model: it is set in the part that describes it, and at the top as well if
+    the config repeats it there. Parts for images or sound keep values of the same name.
+    """
+    changed = dict(config)
+    for key, value in changes.items():
+        places = [key] if isinstance(key, tuple) else _places(changed, key)
+        for place in places:
+            changed = with_value(changed, place, value)
+    return changed
+
+
+def _places(config: Mapping[str, Any], key: str) -> Sequence[Path]:
+    """Where a config has a key of the language model, or transformers looks for it."""
+    if key == "dtype":
+        return [*_everywhere(config, DTYPES)] or [(DTYPES[0],)]
+    if key == TIED:
+        return tying_paths(config)
+    own = (*text_path(config), key)
+    if own == (key,) or key not in config:
+        return [own]
+    repeated = value_at(config, own) in (None, config[key])
+    return [own, (key,)] if repeated else [own]
+
+
+def _everywhere(config: Mapping[str, Any], keys: Sequence[str], prefix: Path = ()) -> Iterator[Path]:
+    for key, value in config.items():
         if key in keys:
-            config[key] = value
-            is_replaced = True
-        elif isinstance(old, dict):
-            config[key] = inner = dict(old)
-            is_replaced = _replace(inner, keys, value) or is_replaced
-    return is_replaced
+            yield (*prefix, key)
+        elif isinstance(value, Mapping):
+            yield from _everywhere(value, keys, (*prefix, key))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 from fusion_slerp.dtypes import EXACT_COPY_CODES
@@ -11,6 +11,8 @@ from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.view import View
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.sources.source import Source
+from fusion_slerp.vocabulary.special_tokens import is_id_key, mean_the_same
+from fusion_slerp.vocabulary.tokens import Vocabulary
 
 Labelled = tuple[str, Source]
 Pairs = Sequence[tuple[Labelled, Labelled]]
@@ -30,7 +32,8 @@ MAY_DIFFER = frozenset(
     "attention_dropout hidden_dropout resid_pdrop embd_pdrop attn_pdrop initializer_range "
     "gradient_checkpointing pretraining_tp output_router_logits router_aux_loss_coef "
     "router_jitter_noise task_specific_params id2label label2id vocab_size is_decoder "
-    "use_return_dict torchscript unsloth_version unsloth_fixed tie_word_embeddings".split()
+    "use_return_dict torchscript unsloth_version unsloth_fixed tie_word_embeddings "
+    "transformers_weights".split()
 )
 """Config keys that do not affect a weight's meaning (vocab_size shows in the shapes, tying in the names)."""
 
@@ -45,7 +48,10 @@ SHOWN_KEYS = 100
 
 
 def compare_configs(views: Mapping[str, View]) -> tuple[list[Problem], list[str]]:
-    """Compares each model with the first; returns the problems that rule out a merge, and the warnings."""
+    """Compares each model with the first; returns the problems that rule out a merge, and the warnings.
+
+    Ids of tokens are left to `compare_ids`.
+    """
     first, *others = views.values()
     flat = _flattened(first.config)
     problems, warnings = [], []
@@ -58,13 +64,35 @@ def compare_configs(views: Mapping[str, View]) -> tuple[list[Problem], list[str]
     return problems, warnings
 
 
+def compare_ids(views: Mapping[str, View], vocabularies: Mapping[str, Vocabulary]) -> list[str]:
+    """Returns warnings about ids in the configs that stand for other tokens than in the first model's.
+
+    Args:
+        views: The models by label.
+        vocabularies: Their tokens, by label; empty if no model's are known.
+    """
+    (label, first), *others = views.items()
+    flat, known = _flattened(first.config), vocabularies.get(label, {})
+    warnings = []
+    for other_label, other in others:
+        flattened, tokens = _flattened(other.config), vocabularies.get(other_label, {})
+        for key in sorted(flat.keys() & flattened.keys()):
+            name = key.rpartition(".")[2]
+            one, two = flat[key], flattened[key]
+            if (one == two and known is tokens) or name in MAY_DIFFER or not is_id_key(name):
+                continue
+            if not mean_the_same(name, (one, known), (two, tokens)):
+                warnings.append(_differ((first, flat), (other, flattened), key))
+    return warnings[:SHOWN_KEYS]
+
+
 def _compared(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The differing keys that change a tensor's meaning, and those that may change a weight's."""
     grave, soft = [], []
     for key in sorted(first.keys() | other.keys()):
         name = key.rpartition(".")[2]
         values = first.get(key), other.get(key)
-        if values[0] == values[1] or name in MAY_DIFFER:
+        if values[0] == values[1] or name in MAY_DIFFER or is_id_key(name):
             continue
         if None in values and name not in ABSENT_IS_OFF:
             continue  # written by another release, which states more or fewer defaults
@@ -113,8 +141,16 @@ def _other_meaning(first: Configured, other: Configured, key: str) -> Problem:
     return Problem(MismatchError, f"the models differ in {printable(key, SHOWN_NAME)}", fields, fix)
 
 
-def compare_tensors(views: Mapping[str, View], matches: Sequence[Match]) -> list[Problem]:
-    """Returns the problems with shapes and types of matching tensors."""
+def compare_tensors(
+    views: Mapping[str, View], matches: Sequence[Match], following: Container[str]
+) -> list[Problem]:
+    """Returns the problems with shapes and types of matching tensors.
+
+    Args:
+        views: The models by label.
+        matches: Their tensors.
+        following: The names of those with a row for each token, whose numbers of rows may differ.
+    """
     unmergeable = [(view, names) for view in views.values() if (names := _unmergeable_names(view))]
     problems = [_unmergeable(view, names) for view, names in unmergeable]
     reshaped, retyped = [], []
@@ -122,7 +158,9 @@ def compare_tensors(views: Mapping[str, View], matches: Sequence[Match]) -> list
         (label, first), *others = match.of.items()
         for other_label, other in others:
             both = (label, first), (other_label, other)
-            if first.shape != other.shape and not _rows_may_differ(first, other, match):
+            if first.shape != other.shape and not (
+                match.name in following and _only_rows_differ(first, other)
+            ):
                 reshaped.append(both)
             if first.dtype != other.dtype and not (first.dtype.is_mergeable and other.dtype.is_mergeable):
                 retyped.append(both)
@@ -147,8 +185,8 @@ def _unmergeable(view: View, names: Sequence[str]) -> Problem:
     return Problem(CheckpointError, "tensors of a type that cannot be interpolated", fields, fix)
 
 
-def _rows_may_differ(one: Source, other: Source, match: Match) -> bool:
-    return bool(match.follows_vocabulary and one.shape and other.shape) and one.shape[1:] == other.shape[1:]
+def _only_rows_differ(one: Source, other: Source) -> bool:
+    return bool(one.shape and other.shape) and one.shape[1:] == other.shape[1:]
 
 
 def _shapes_differ(pairs: Pairs) -> Problem:

@@ -10,7 +10,7 @@ those of transformers' save_pretrained.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
@@ -68,11 +68,13 @@ class Shard:
         header: Everything before the data section; padded to whole pages with spaces, as the format
             allows. So tensors of whole pages can be written past the page cache, and mapped.
         data_nbytes: Length of the data section.
+        tensors: The tensors that the header lists.
     """
 
     file_name: str
     header: bytes
     data_nbytes: int
+    tensors: tuple[Slot, ...]
 
     @property
     def nbytes(self) -> int:
@@ -80,13 +82,29 @@ class Shard:
         return len(self.header) + self.data_nbytes
 
 
+class Whole(NamedTuple):
+    """A tensor of the file that is laid out, and made, in several parts, one after the other."""
+
+    name: str
+    shape: tuple[int, ...]
+
+
 class Tensor(NamedTuple):
-    """A tensor to be laid out: its name, element type, shape and size in bytes."""
+    """A tensor to be laid out.
+
+    Attributes:
+        name: Its name.
+        dtype: Its element type.
+        shape: Its dimensions.
+        nbytes: Its size.
+        whole: The tensor that it is a part of, with its neighbours; None if it is one of its own.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     nbytes: int
+    whole: Whole | None = None
 
 
 def lay_out(tensors: Sequence[Tensor], max_shard_nbytes: int) -> tuple[list[Slot], list[Shard]]:
@@ -98,18 +116,47 @@ def lay_out(tensors: Sequence[Tensor], max_shard_nbytes: int) -> tuple[list[Slot
     Returns:
         The slots, file by file in the order of their offsets, and the files.
     """
-    groups = _groups(tensors, max_shard_nbytes)
+    wholes, parts = _joined(tensors)
+    groups = _groups(wholes, max_shard_nbytes)
     slots: list[Slot] = []
     shards: list[Shard] = []
     for index, group in enumerate(groups):
-        offset = 0
+        offset, listed = 0, list[Slot]()
         for tensor in sorted(group, key=lambda tensor: -tensor.dtype.itemsize):
-            name, dtype, shape, nbytes = tensor
-            slots.append(Slot(name, dtype, shape, index, offset, nbytes, nbytes // dtype.itemsize))
-            offset += tensor.nbytes
-        header = _header(slots[len(slots) - len(group) :])
-        shards.append(Shard(_file_name(index, len(groups)), header, offset))
+            name, dtype, shape, nbytes, _ = tensor
+            slot = Slot(name, dtype, shape, index, offset, nbytes, nbytes // dtype.itemsize)
+            listed.append(slot)
+            if name in parts:
+                slots += _in_turn(parts[name], slot)
+            else:
+                slots.append(slot)
+            offset += nbytes
+        shards.append(Shard(_file_name(index, len(groups)), _header(listed), offset, tuple(listed)))
     return slots, shards
+
+
+def _joined(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], dict[str, list[Tensor]]]:
+    """The tensors as the files list them, and the parts of those that have some."""
+    if all(tensor.whole is None for tensor in tensors):
+        return tensors, {}
+    wholes, parts = dict[str, Tensor](), dict[str, list[Tensor]]()
+    for tensor in tensors:
+        if tensor.whole is None:
+            wholes[tensor.name] = tensor
+            continue
+        name, shape = tensor.whole
+        nbytes = wholes[name].nbytes if name in wholes else 0
+        wholes[name] = Tensor(name, tensor.dtype, shape, nbytes + tensor.nbytes)
+        parts.setdefault(name, []).append(tensor)
+    return list(wholes.values()), parts
+
+
+def _in_turn(parts: Sequence[Tensor], whole: Slot) -> Iterator[Slot]:
+    """The slots of a tensor's parts, one after the other."""
+    offset = whole.offset
+    for name, dtype, shape, nbytes, _ in parts:
+        yield Slot(name, dtype, shape, whole.shard, offset, nbytes, nbytes // dtype.itemsize)
+        offset += nbytes
 
 
 def _groups(tensors: Sequence[Tensor], max_nbytes: int) -> list[list[Tensor]]:

@@ -1,23 +1,28 @@
 """Matches the tensors of the models by name.
 
-Names may differ in three ways: a prefix that transformers accepts with and without (`model.`,
-`transformer.`); a head that one model stores and another ties to its embedding, which then serves as its
-head, while the merged model stores one; and a tensor that some models lack, with `missing: copy`.
+Names may differ in these ways: wrappers that were saved with a model; the prefix of the language model, which
+depends on the class and the release that saved it; a head that one model stores and another ties to its
+embedding; buffers that only older releases store; layers for multi-token prediction; the parts of a larger
+model next to its language model; and a tensor that some models lack, with `missing: copy`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from fusion_slerp.errors import MismatchError, Problem, listed, nearest, printable, setting
+from fusion_slerp.errors import CheckpointError, Problem, listed
+from fusion_slerp.planning.experts import layouts_differ, read_experts
+from fusion_slerp.planning.heads import resolve_heads
+from fusion_slerp.planning.language_part import other_parts
+from fusion_slerp.planning.layout import Whole
+from fusion_slerp.planning.restored_experts import restored
+from fusion_slerp.planning.unmatched import by_owners, copied, names_differ
 from fusion_slerp.planning.view import View
 from fusion_slerp.sources.source import Source
-from fusion_slerp.sources.stored_bytes import equal_bytes
-from fusion_slerp.tensor_names import PREFIXES, embedding_of, follows_vocabulary, head_of
-
-TIED = "tie_word_embeddings"
+from fusion_slerp.tensor_names import is_old_buffer
+from fusion_slerp.tensor_names.prefixes import adapter_parts, beginnings, renamed_like, without_wrappers
 
 Tensors = dict[str, Source]
 
@@ -38,11 +43,6 @@ class Match(NamedTuple):
         """The tensor of the first model that has it: the merged model inherits its type."""
         return next(iter(self.of.values()))
 
-    @property
-    def follows_vocabulary(self) -> bool:
-        """Whether each of its rows belongs to a token."""
-        return follows_vocabulary(self.name)
-
 
 @dataclass(frozen=True, slots=True)
 class Matching:
@@ -53,12 +53,14 @@ class Matching:
         tied: Whether the merged model's head is its embedding; None if no config states it.
         remarks: Differences that were resolved, one line each.
         problems: Tensors without a counterpart.
+        wholes: By the names of matches that are a part of a tensor of all experts: that tensor.
     """
 
     matches: tuple[Match, ...]
     tied: bool | None
     remarks: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    wholes: Mapping[str, Whole] = field(default_factory=dict)
 
 
 def match_tensors(views: Mapping[str, View], missing: str = "error", configs_fit: bool = True) -> Matching:
@@ -72,118 +74,85 @@ def match_tensors(views: Mapping[str, View], missing: str = "error", configs_fit
     by_label: dict[str, Tensors] = {}
     remarks: list[str] = []
     for label, view in views.items():
-        by_label[label], more = _without_tied_head(view)
+        by_label[label], more = _unwrapped(view)
         remarks += more
+    problems = _with_adapters(views, by_label)
+    readings = read_experts(views, by_label)
+    by_label = {label: reading.tensors for label, reading in readings.items()}
     first, *others = by_label
     for label in others:
-        by_label[label], more = _with_prefixes_of(by_label[first], by_label[label], views[label])
+        by_label[label], more = _renamed(by_label[first], by_label[label], views[label])
         remarks += more
-    remarks += _share_embeddings(views, by_label)
+    tied, more = resolve_heads(views, by_label)
+    remarks += [*more, *_without_old_buffers(views, by_label)]
+    alone, more = other_parts(views, by_label)
+    remarks += more
+    only = by_owners(by_label, alone)
+    if clashes := layouts_differ(views, readings, only):
+        problems += clashes
+    elif missing == "copy":
+        remarks += copied(views, only)
+    elif only:
+        problems.append(names_differ(views, only, configs_fit))
     names = dict.fromkeys(name for tensors in by_label.values() for name in tensors)
-    problems = []
-    if missing == "copy":
-        remarks += _copied(views, by_label)
-    elif any(len(tensors) < len(names) for tensors in by_label.values()):
-        problems = [_names_differ(views, by_label, configs_fit)]
-    matches = tuple(
+    matches = [
         Match(name, {label: tensors[name] for label, tensors in by_label.items() if name in tensors})
         for name in names
-    )
-    return Matching(matches, _tied(views, names), tuple(remarks), tuple(problems))
-
-
-def _copied(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[str]:
-    """A remark for each set of models that have tensors which others lack."""
-    return [
-        f"only in {' and '.join(views[label].source for label in owners)}, "
-        f"{'copied' if len(owners) == 1 else 'merged'}: {listed(names, 3)}"
-        for owners, names in _by_owners(by_label).items()
     ]
+    matches, wholes, uneven = restored(matches, readings)
+    return Matching(tuple(matches), tied, tuple(remarks), (*problems, *uneven), wholes)
 
 
-def _share_embeddings(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[str]:
-    """Uses a tied model's embedding as its head, if another model stores a head."""
-    remarks = []
-    head = next((head for tensors in by_label.values() if (head := head_of(tensors))), None)
+def _unwrapped(view: View) -> tuple[Tensors, list[str]]:
+    """A model's tensors under the names that the model itself gives them."""
+    names = without_wrappers(view.tensors.keys())
+    if not names:
+        return dict(view.tensors), []
+    old, new = next(iter(names.items()))
+    remark = f"{view.source}: {len(names)} tensors have the names that a wrapper gave them"
+    remark += f"; {old} is read as {new}"
+    return {names.get(n, n): source for n, source in view.tensors.items()}, [remark]
+
+
+def _with_adapters(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[Problem]:
+    """A problem for each model with LoRA layers, whose factors must not be merged one by one."""
+    problems = []
     for label, tensors in by_label.items():
-        view, embedding = views[label], embedding_of(tensors)
-        if head and embedding and not head_of(tensors) and tied_flag(view.config) is not False:
-            tensors[head] = tensors[embedding]
-            tied = f"ties {head} to {printable(embedding, 200)}"
-            other = "the other model does not" if len(by_label) == 2 else "not all others do"
-            remarks.append(f"{view.source} {tied}, {other}; the merged model stores both")
+        if names := adapter_parts(tensors):
+            fields = (("folder", views[label].folder), ("found", f"{len(names)}: {listed(names, 3)}"))
+            fix = "load it with peft, and save the result of merge_and_unload()"
+            problems.append(Problem(CheckpointError, "the weights have LoRA layers in them", fields, fix))
+    return problems
+
+
+def _renamed(of_first: Tensors, tensors: Tensors, view: View) -> tuple[Tensors, list[str]]:
+    """A model's tensors under the first model's names, if they differ only in how they begin."""
+    new = renamed_like(of_first.keys(), tensors.keys())
+    if not new:
+        return tensors, []
+    theirs, ours = beginnings(new)
+    if theirs.endswith(ours):
+        change = f"with {theirs.removesuffix(ours)!r} before"
+    elif ours.endswith(theirs):
+        change = f"without {ours.removesuffix(theirs)!r} before"
+    else:
+        change = f"with {theirs!r} for {ours!r} in"
+    remark = f"{view.source} names {len(new)} tensors {change} the names of the first; matched"
+    return {new.get(name, name): source for name, source in tensors.items()}, [remark]
+
+
+def _without_old_buffers(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> list[str]:
+    """Leaves out buffers that only some models store: today's releases compute them on loading."""
+    remarks = []
+    everywhere = set.intersection(*(set(tensors) for tensors in by_label.values()))
+    for label, tensors in by_label.items():
+        lonely = tensors.keys() - everywhere if len(tensors) > len(everywhere) else ()
+        old = sorted(name for name in lonely if is_old_buffer(name, tensors[name].shape))
+        for name in old:
+            del tensors[name]
+        if old:
+            remark = (
+                f"{views[label].source}: left out, because not all models store them and they are computed"
+            )
+            remarks.append(f"{remark} when a model is loaded: {listed(old, 3)}")
     return remarks
-
-
-def _tied(views: Mapping[str, View], names: Mapping[str, None]) -> bool | None:
-    flags = [flag for view in views.values() if (flag := tied_flag(view.config)) is not None]
-    if head_of(names):
-        first = next(iter(views.values()))
-        return False if any(flags) or not head_of(first.tensors) else None
-    return True if any(flags) else None
-
-
-def tied_flag(config: Mapping[str, Any]) -> bool | None:
-    """Returns `tie_word_embeddings` of a config, from its text part if it has one; None if it is not set."""
-    of_text = config.get("text_config")
-    for part in (of_text if isinstance(of_text, Mapping) else {}, config):
-        if isinstance(part.get(TIED), bool):
-            return part[TIED]
-    return None
-
-
-def _without_tied_head(view: View) -> tuple[Tensors, list[str]]:
-    """The tensors without a head that is a copy of the embedding, if the config ties them."""
-    tensors = dict(view.tensors)
-    head, embedding = head_of(tensors), embedding_of(tensors)
-    if not (tied_flag(view.config) and head and embedding):
-        return tensors, []
-    (one,), (other,) = tensors[head].entries, tensors[embedding].entries
-    if equal_bytes(one, other):
-        del tensors[head]
-        return tensors, []
-    remark = f"{view.source}: {TIED} is true, but {head} is not the embedding; both are merged as stored"
-    return tensors, [remark]
-
-
-def _with_prefixes_of(of_first: Tensors, tensors: Tensors, view: View) -> tuple[Tensors, list[str]]:
-    """A model's tensors under the first model's names, if they differ only in a prefix."""
-    lonely = {name for name in tensors if name not in of_first}
-    free = {name for name in of_first if name not in tensors}
-    for prefix in PREFIXES:
-        for change, renamed in (
-            (f"without {prefix!r} before", {name: prefix + name for name in lonely}),
-            (f"with {prefix!r} before", {n: n.removeprefix(prefix) for n in lonely if n.startswith(prefix)}),
-        ):
-            fitting = {name: new for name, new in renamed.items() if new in free}
-            if fitting and len(fitting) >= len(free) / 2:
-                remark = (
-                    f"{view.source} names {len(fitting)} tensors {change} the names of the first; matched"
-                )
-                return {fitting.get(name, name): entry for name, entry in tensors.items()}, [remark]
-    return tensors, []
-
-
-def _names_differ(views: Mapping[str, View], by_label: Mapping[str, Tensors], configs_fit: bool) -> Problem:
-    """Lists the tensors that some models lack, by the models that have them."""
-    only = _by_owners(by_label)
-    fields: list[tuple[str, object]] = []
-    for owners, names in only.items():
-        near = [name for others, more in only.items() if others != owners for name in more][:1000]
-        shown = [f"{name}{nearest(name, near)}" for name in names[:3]]
-        fields.append((f"only in {', '.join(owners)}", f"{len(names)}: {listed([*shown, *names[3:]], 3)}"))
-        fields.append(("folder", ", ".join(str(views[label].folder) for label in owners)))
-    fix = "merge models of one architecture and depth, saved by the same library"
-    if len(only) == 1 and configs_fit:
-        fix += f", or use {setting('missing', 'copy')} to copy tensors from the only model that has them"
-    return Problem(MismatchError, "the tensor names differ", tuple(fields), fix)
-
-
-def _by_owners(by_label: Mapping[str, Tensors]) -> dict[tuple[str, ...], list[str]]:
-    """The names that some models lack, by the labels of those that have them."""
-    by_owners: dict[tuple[str, ...], list[str]] = {}
-    for name in dict.fromkeys(name for tensors in by_label.values() for name in tensors):
-        owners = tuple(label for label, tensors in by_label.items() if name in tensors)
-        if len(owners) < len(by_label):
-            by_owners.setdefault(owners, []).append(name)
-    return by_owners

@@ -41,6 +41,12 @@ TORCH_NBYTES = 200_000_000
 """Added by torch, which reads a parent stored in its format (measured with torch 2.13: 201 MB)."""
 
 
+ORDER_NBYTES = 12_000_000
+"""Added for each worker by sources whose elements have to be put in order: a window of the file, and a chunk
+of each matrix of an expert (measured with two threads: 30 MB).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """The buffers of a merge; memory that a small merge does not need is never touched.

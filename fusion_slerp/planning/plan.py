@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of, chunks_of_rows
 from fusion_slerp.planning.amounts import nbytes_read
 from fusion_slerp.planning.layout import Shard, Slot
-from fusion_slerp.planning.memory import PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
+from fusion_slerp.planning.memory import ORDER_NBYTES, PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.rows import Owners, RowMap
@@ -50,7 +51,8 @@ class Merge:
     Attributes:
         units: The method's parameters by the labels of the sources: one unit for a tensor, or one for each
             set of owners of its rows.
-        granularity: The method's unit within each of these: the tensor, each of its rows, or each column.
+        granularity: The method's unit within each of these: the tensor, each of its rows, each column, or
+            each `BOX` of a block.
     """
 
     units: Mapping[Owners, Any]
@@ -59,6 +61,9 @@ class Merge:
     def __str__(self) -> str:
         return "merge"
 
+
+BOX = "box"
+"""The granularity of a `Block`: each matrix is a unit."""
 
 Work = Copy | CopyIfEqual | Merge
 
@@ -94,10 +99,18 @@ class TensorPlan(NamedTuple):
 
     @property
     def chunks(self) -> list[Chunk]:
-        """The pieces that are processed one at a time: of whole rows, if rows or columns are units."""
+        """The pieces that are written one at a time: of whole rows, if rows or columns are units."""
         if isinstance(self.work, Merge) and self.work.granularity != "tensor":
-            return chunks_of_rows(self.out.n_elements, self.width)
+            width = self.period if self.work.granularity == BOX else self.width
+            return chunks_of_rows(self.out.n_elements, width)
         return chunks_of(self.out.n_elements)
+
+    @property
+    def period(self) -> int:
+        """In a block, the elements after which it returns to its first matrix: 1 if it has only one."""
+        source = next(iter(self.sources.values()))
+        assert isinstance(source, Block), self.out.name
+        return source.period if len(source.boxes) > 1 else 1
 
     @property
     def is_large(self) -> bool:
@@ -122,6 +135,11 @@ class TensorPlan(NamedTuple):
         )
 
 
+def _is_in_another_order(tensor: TensorPlan) -> bool:
+    """Whether elements of a source are not neighbours in its file, in the order in which they are needed."""
+    return any(getattr(s, "strides", None) or isinstance(s, Block) for s in tensor.sources.values())
+
+
 @dataclass(frozen=True)
 class MergePlan:
     """A complete merge, decided before any weight is read.
@@ -129,7 +147,8 @@ class MergePlan:
     Attributes:
         settings: The options.
         parents: The models, by label, as stored.
-        tensors: Every tensor of the merged model, file by file in the order of their offsets.
+        tensors: Every tensor of the merged model, file by file in the order of their offsets; a tensor of all
+            experts matrix by matrix, or expert by expert.
         shards: The merged model's weight files.
         configs: config.json and generation_config.json: the path to copy, or the content.
         tokenizer: The merged model's tokenizer files.
@@ -151,8 +170,20 @@ class MergePlan:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The position of every tensor of the merged model."""
+        """The position of everything that `tensors` lists."""
         return tuple(tensor.out for tensor in self.tensors)
+
+    @property
+    def stored(self) -> tuple[Slot, ...]:
+        """The position of every tensor of the merged model's files: of experts, several entries of `tensors`
+        make up one.
+        """
+        return tuple(slot for shard in self.shards for slot in shard.tensors)
+
+    @cached_property
+    def parts(self) -> frozenset[str]:
+        """The names in `tensors` that are a part of a stored tensor."""
+        return frozenset(slot.name for slot in self.slots).difference(slot.name for slot in self.stored)
 
     @property
     def nbytes_in(self) -> int:
@@ -173,7 +204,8 @@ class MergePlan:
     def peak_nbytes(self) -> int:
         """Estimated peak of resident memory of a process that runs only this merge."""
         of_torch = any(file.suffix == ".bin" for parent in self.parents.values() for file in parent.files)
-        return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0)
+        of_order = self.memory.workers * ORDER_NBYTES if any(map(_is_in_another_order, self.tensors)) else 0
+        return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0) + of_order
 
     @property
     def nbytes_written(self) -> int:

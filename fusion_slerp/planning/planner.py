@@ -11,25 +11,35 @@ from math import prod
 from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.dtypes import BY_NAME
+from fusion_slerp.dtypes import DType
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.methods.method import UnusableError
-from fusion_slerp.planning.child_config import child_configs
-from fusion_slerp.planning.compatibility import compare_configs, compare_tensors
-from fusion_slerp.planning.layout import Tensor, lay_out
-from fusion_slerp.planning.matching import Match, Matching, match_tensors, tied_flag
+from fusion_slerp.planning.child_config import by_path, child_configs
+from fusion_slerp.planning.compatibility import compare_configs, compare_ids, compare_tensors
+from fusion_slerp.planning.config_paths import text_part
+from fusion_slerp.planning.heads import TIED, is_stated
+from fusion_slerp.planning.language_part import comparable
+from fusion_slerp.planning.layout import Tensor, Whole, lay_out
+from fusion_slerp.planning.matching import Match, Matching, match_tensors
 from fusion_slerp.planning.memory import MemoryPlan, plan_memory
+from fusion_slerp.planning.output_types import OutputTypes
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.planning.rows_of_tensors import RowsOfTensors, rows_of_tensors
+from fusion_slerp.planning.side_files import check_side_files, pointers_in
 from fusion_slerp.planning.stacking import values_by_name, views_of
 from fusion_slerp.planning.view import View
+from fusion_slerp.planning.vocabulary_tensors import vocabulary_tensors
 from fusion_slerp.planning.work import NO_ENTRY, Works
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.settings.schedule import PerModel
 from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.tensor_names import mtp_layers
 from fusion_slerp.vocabulary.rows import RowMap
+
+MTP_LAYERS = "num_nextn_predict_layers"
+"""The config's key for the number of layers for multi-token prediction."""
 
 
 def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> MergePlan:
@@ -46,19 +56,27 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         CheckpointError: A model holds types that cannot be interpolated.
     """
     raise_all([*_wrong_number(parents, settings), *_unknown_labels(parents, settings)])
-    views, problems = views_of(parents, settings.layer_slices)
+    raise_all(pointers_in(parents.values()))
+    overrides = by_path(settings.config_overrides or {})
+    views, problems = views_of(parents, settings.layer_slices, overrides)
     raise_all(problems)
-    problems, warnings = compare_configs(views)
+    problems, warnings = compare_configs(comparable(views))
     if settings.strict:
         problems += [_too_different(warning) for warning in warnings]
     matching = match_tensors(views, settings.missing, configs_fit=not problems)
-    problems += [*matching.problems, *compare_tensors(views, matching.matches)]
+    vocabulary = vocabulary_tensors(views, matching.matches, settings.vocabulary_tensors or {})
+    problems += [*matching.problems, *compare_tensors(views, matching.matches, vocabulary.counts)]
     raise_all(problems)
-    rows = rows_of_tensors(views, settings, matching.matches)
-    tensors, shards, remarks = _tensors(views, settings, matching.matches, rows.by_name)
+    rows = rows_of_tensors(views, settings, matching.matches, vocabulary)
+    of_ids = compare_ids(comparable(views), rows.alignment.vocabularies)
+    raise_all([_too_different(warning) for warning in of_ids] if settings.strict else [])
+    tensors, shards, remarks = _tensors(views, settings, matching.matches, rows.by_name, matching.wholes)
     changes = _config_changes(views, settings, matching, rows)
     configs = {label: view.config for label, view in views.items()}
-    files, more = child_configs(parents, configs, changes, rows.alignment)
+    files, more = child_configs(parents, configs, changes, rows.alignment, overrides)
+    tokenizer = rows.alignment.tokenizer
+    problems, of_files = check_side_files(list(parents.values()), tokenizer, files)
+    raise_all(problems)
     of_models = [warning for parent in parents.values() for warning in parent.warnings]
     return MergePlan(
         settings=settings,
@@ -66,16 +84,18 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         tensors=tensors,
         shards=shards,
         configs=files,
-        tokenizer=rows.alignment.tokenizer,
+        tokenizer=tokenizer,
         memory=_memory(tensors, settings, len(parents)),
         warnings=(
             *of_models,
             *matching.remarks,
             *warnings,
+            *of_ids,
             *rows.remarks,
             *remarks,
             *more,
-            *_narrowed(views, settings),
+            *of_files,
+            *_narrowed(views, settings, tensors),
         ),
         notes=(*_defaults(views, settings), *rows.notes),
     )
@@ -132,34 +152,40 @@ def _too_different(warning: str) -> Problem:
     return Problem(MismatchError, warning, (), f"use {setting('strict', False)} to merge them anyway")
 
 
-def _narrowed(views: Mapping[str, View], settings: MergeSettings) -> list[str]:
+def _narrowed(views: Mapping[str, View], settings: MergeSettings, tensors: Sequence[TensorPlan]) -> list[str]:
     """A warning for each model with tensors that are wider than `dtype`."""
     if settings.dtype is None:
         return []
-    itemsize, warnings = BY_NAME[settings.dtype].itemsize, []
-    for view in views.values():
-        types = [source.dtype for source in view.tensors.values() if source.dtype.is_mergeable]
-        wider = [dtype.name for dtype in types if dtype.itemsize > itemsize]
-        if wider:
-            number = f"{len(wider)} tensor{'s' * (len(wider) > 1)}"
-            names = " and ".join(dict.fromkeys(wider))
-            warnings.append(f"{view.source}: {number} in {names} will be rounded to {settings.dtype}")
-    return warnings
+    wider: dict[str, list[str]] = {}
+    for tensor in tensors:
+        for label, source in tensor.sources.items():
+            if source.dtype.itemsize > tensor.out.dtype.itemsize:
+                wider.setdefault(label, []).append(source.dtype.name)
+    return [
+        f"{views[label].source}: {len(names)} tensor{'s' * (len(names) > 1)} in "
+        f"{' and '.join(dict.fromkeys(names))} will be rounded to {settings.dtype}"
+        for label, names in wider.items()
+    ]
 
 
 def _config_changes(
     views: Mapping[str, View], settings: MergeSettings, matching: Matching, rows: RowsOfTensors
 ) -> dict[str, object]:
-    """The keys in which the merged model's config.json differs from model a's file."""
+    """The keys in which the merged model's config.json differs from model a's for its layers."""
     first = next(iter(views.values()))
-    stored = first.checkpoint.config
     changes = {
-        **{key: value for key, value in first.config.items() if stored.get(key) != value},
         "dtype": settings.dtype,
-        "tie_word_embeddings": None if matching.tied == tied_flag(first.config) else matching.tied,
-        "vocab_size": None if rows.n_rows == first.config.get("vocab_size") else rows.n_rows,
+        TIED: None if is_stated(matching.tied, first.config) else matching.tied,
+        **rows.sizes,
+        MTP_LAYERS: _mtp_layers(first, matching.matches),
     }
     return {key: value for key, value in changes.items() if value is not None}
+
+
+def _mtp_layers(first: View, matches: Sequence[Match]) -> int | None:
+    """The number of layers for multi-token prediction, if another model's are copied; else None."""
+    stated = text_part(first.config).get(MTP_LAYERS)
+    return None if stated else len(mtp_layers(match.name for match in matches)) or None
 
 
 def _tensors(
@@ -167,17 +193,21 @@ def _tensors(
     settings: MergeSettings,
     matches: Sequence[Match],
     rows: Mapping[str, RowMap],
+    wholes: Mapping[str, Whole],
 ) -> tuple[tuple[TensorPlan, ...], tuple[Any, ...], list[str]]:
-    wanted = [_wanted(match, settings, rows.get(match.name)) for match in matches]
+    types = OutputTypes(settings.dtype, next(iter(views.values())).config)
+    wanted = [_wanted(m, types.of(m), rows.get(m.name), wholes.get(m.name)) for m in matches]
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     by_name = {match.name: match for match in matches}
-    values = values_by_name(by_name, settings, list(views))
+    stored = {name: wholes[name].name if name in wholes else name for name in by_name} if wholes else {}
+    values = values_by_name(stored.values() if stored else by_name, settings, list(views))
     works, tensors = Works(settings, len(views)), list[TensorPlan]()
     unusable: dict[tuple[str, str], list[str]] = {}
     for slot in slots:
         match = by_name[slot.name]
         try:
-            tensors.append(works.plan(match, slot, values[slot.name], rows.get(slot.name)))
+            own = values[stored[slot.name] if stored else slot.name]
+            tensors.append(works.plan(match, slot, own, rows.get(slot.name)))
         except UnusableError as error:
             unusable.setdefault((str(error), error.fix), []).append(slot.name)
     raise_all([_unusable(*reason, names) for reason, names in unusable.items()])
@@ -191,12 +221,10 @@ def _unusable(reason: str, fix: str, names: Sequence[str]) -> Problem:
     return Problem(SettingsError, reason, (("tensors", f"{len(names)}: {listed(names, 3)}"),), fix)
 
 
-def _wanted(match: Match, settings: MergeSettings, rows: RowMap | None) -> Tensor:
-    """The tensor in its output type: the first model's, unless `dtype` is set."""
-    source = match.first
-    dtype = BY_NAME[settings.dtype] if settings.dtype and source.dtype.is_mergeable else source.dtype
-    shape = source.shape if rows is None else (len(rows), *source.shape[1:])
-    return Tensor(match.name, dtype, shape, prod(shape) * dtype.itemsize)
+def _wanted(match: Match, dtype: DType, rows: RowMap | None, whole: Whole | None) -> Tensor:
+    """The tensor in its output type."""
+    shape = match.first.shape if rows is None else (len(rows), *match.first.shape[1:])
+    return Tensor(match.name, dtype, shape, prod(shape) * dtype.itemsize, whole)
 
 
 def _memory(tensors: Sequence[TensorPlan], settings: MergeSettings, n_models: int) -> MemoryPlan:

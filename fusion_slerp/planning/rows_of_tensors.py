@@ -9,16 +9,21 @@ from math import prod
 import numpy as np
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.errors import MismatchError, Problem, setting
+from fusion_slerp.errors import MismatchError, Problem, raise_all, setting
+from fusion_slerp.planning.config_paths import text_part
+from fusion_slerp.planning.heads import is_tied
 from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.view import View
+from fusion_slerp.planning.vocabulary_tensors import Counts, VocabularyTensors, lookalikes
 from fusion_slerp.settings.merge_settings import MergeSettings
-from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.alignment import Alignment, align_vocabularies
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
 
-Counts = dict[str, int]
-"""Rows of a matrix in each model, by label."""
+SIZE, SIZE_PER_LAYER = "vocab_size", "vocab_size_per_layer_input"
+"""The config's keys for the rows of an embedding, and of an embedding per layer."""
+
+ALSO = {SIZE: ("decoder_vocab_size",), SIZE_PER_LAYER: ()}
+"""Keys that repeat the size, in models that have one vocabulary twice (Marian)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,44 +33,51 @@ class RowsOfTensors:
     Attributes:
         alignment: The aligned vocabularies.
         by_name: The row maps by tensor name, without tensors whose rows are all merged in place.
-        n_rows: Number of rows of the merged model's embedding; None if it is unchanged.
+        sizes: The values that change in the config of the language model, by key: `vocab_size` and its kin.
         remarks: Warnings for the user.
         notes: How the rows are made, in numbers.
     """
 
     alignment: Alignment
     by_name: Mapping[str, RowMap]
-    n_rows: int | None
+    sizes: Mapping[str, int]
     remarks: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
 def rows_of_tensors(
-    views: Mapping[str, View], settings: MergeSettings, matches: Sequence[Match]
+    views: Mapping[str, View], settings: MergeSettings, matches: Sequence[Match], tensors: VocabularyTensors
 ) -> RowsOfTensors:
     """Returns the sources of all tensors' rows.
+
+    Args:
+        views: The models by label.
+        settings: The options.
+        matches: All tensors.
+        tensors: Those with a row for each token.
 
     Raises:
         MismatchError: Rows of different tokens would be mixed.
     """
     alignment = align_vocabularies({label: view.checkpoint for label, view in views.items()}, settings)
-    following = [match for match in matches if match.follows_vocabulary]
-    counts = [{label: _n_rows(match.of.get(label)) for label in views} for match in following]
-    usual = next((each for each in counts if all(each.values())), None)
+    usual = tensors.usual
     if usual is None:
         if not alignment.are_equal:
             raise _unknown_embedding(views).error()
-        return RowsOfTensors(alignment, {}, None, alignment.remarks)
+        return RowsOfTensors(alignment, {}, {}, alignment.remarks)
     if settings.strict and not alignment.is_certain and len(set(usual.values())) > 1:
         raise _rows_without_tokens(views, usual).error()
+    of_child, sizes = _sizes(alignment, tensors, next(iter(views.values())))
     by_name: dict[str, RowMap] = {}
     remarks, notes = dict.fromkeys(alignment.remarks), dict[str, None]()
     known: dict[tuple[int, ...], RowMap | None] = {}
-    for match, own in zip(following, counts, strict=True):
-        full = {label: n or usual[label] for label, n in own.items()}
-        key = tuple(full.values())
+    following = [match for match in matches if match.name in tensors.counts]
+    for match in following:
+        full = tensors.counts[match.name]
+        key = (of_child[match.name], *full.values())
         if key not in known:
-            known[key] = rows = alignment.rows(full)
+            rows = alignment.rows(full, of_child[match.name])
+            known[key] = rows = rows and _with_extra_rows(rows, full, usual, alignment)
             if rows is not None:
                 numbers, *odd = alignment.describe(rows, full)
                 notes[numbers] = None
@@ -74,12 +86,63 @@ def rows_of_tensors(
         if rows is not None:
             _check(match)
             by_name[match.name] = _without_absent(rows, match)
-    n_rows = alignment.n_rows(usual) if by_name else None
-    return RowsOfTensors(alignment, by_name, n_rows, tuple(remarks), tuple(notes))
+    if not by_name:
+        return RowsOfTensors(alignment, {}, {}, tuple(remarks), tuple(notes))
+    raise_all(lookalikes(matches, tensors))
+    if not tensors.has_embedding and not is_tied(next(iter(views.values())).config):
+        raise _unknown_embedding(views).error()
+    return RowsOfTensors(alignment, by_name, sizes, tuple(remarks), (*notes, *tensors.notes))
 
 
-def _n_rows(source: Source | None) -> int:
-    return source.shape[0] if source is not None and source.shape else 0
+def _sizes(
+    alignment: Alignment, tensors: VocabularyTensors, first: View
+) -> tuple[dict[str, int], dict[str, int]]:
+    """The rows of every tensor in the merged model, and the config's sizes where they change.
+
+    Tensors of one vocabulary grow by the same number of rows, so that an embedding keeps the rows that it has
+    in addition to those of the head.
+    """
+    assert tensors.usual is not None, "rows without a vocabulary"
+    longest = {label: max(each[label] for each in tensors.counts.values()) for label in tensors.usual}
+    groups = {SIZE: tensors.usual}
+    if tensors.per_layer:
+        groups[SIZE_PER_LAYER] = tensors.counts[min(tensors.per_layer)]
+    config = text_part(first.config)
+    of_child: dict[str, int] = {}
+    sizes: dict[str, int] = {}
+    for key, usual in groups.items():
+        names = [name for name in tensors.counts if (name in tensors.per_layer) == (key == SIZE_PER_LAYER)]
+        counts = {name: tensors.counts[name] for name in names}
+        base = usual[alignment.first]
+        more = max(alignment.n_rows(each, longest) - each[alignment.first] for each in counts.values())
+        n_base = alignment.padded(base + more)
+        of_child |= {name: each[alignment.first] + n_base - base for name, each in counts.items()}
+        stated = config.get(key)
+        known = [each[first.label] for each in counts.values()]
+        n_stated = stated if stated in known else usual[first.label]
+        size = n_stated + n_base - usual[first.label]
+        if size != stated:
+            sizes |= {each: size for each in (key, *ALSO[key]) if each == key or config.get(each) == stated}
+    return of_child, sizes
+
+
+def _with_extra_rows(rows: RowMap, counts: Counts, usual: Counts, alignment: Alignment) -> RowMap:
+    """The row map in which rows after the vocabulary's are those after the models' vocabularies.
+
+    Some models keep rows there that are no tokens: Moshi's start of a sequence, CPM-Ant's prompts.
+    """
+    extra = counts[alignment.first] - usual[alignment.first]
+    if extra <= 0:
+        return rows
+    start, used = len(rows) - extra, set(alignment.child.values())
+    free = [i for i in range(extra) if start + i not in used]
+    of = {label: each.copy() for label, each in rows.of.items()}
+    for label, n in counts.items():
+        with_tokens = set(alignment.vocabularies[label].values())
+        for i in free:
+            row = usual[label] + i
+            of[label][start + i] = row if row < n and row not in with_tokens else NOBODY
+    return RowMap(of)
 
 
 def _without_absent(rows: RowMap, match: Match) -> RowMap:
@@ -112,7 +175,8 @@ def _check(match: Match) -> None:
 def _unknown_embedding(views: Mapping[str, View]) -> Problem:
     folders = [(label, view.folder) for label, view in views.items()]
     fields = (*folders, ("found", "no embedding with a known name in all of them"))
-    fix = "merge models that share one tokenizer: rows of different tokens must not be mixed"
+    example = setting("vocabulary_tensors", {"model.embedding.weight": "follow"})
+    fix = f"name the tensors with a row for each token, such as {example}, or merge models with one tokenizer"
     return Problem(MismatchError, "the tokenizers differ", fields, fix)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-RULES = 2
+RULES = 3
 """The rules of this version; every manifest states its model's, and two merges by different rules are not the
 same merge.
 
     1   fusion_slerp up to format 1 of the manifest.
     2   The sums of columns, and the means that fill rows which no model has, are added in another order, so
         their last digits may differ. Everything else gives the same bytes as rules 1.
+    3   Each matrix of an expert is a unit, also where a tensor holds several. Everything else gives the same
+        bytes as rules 2.
 """
+
+EXPERTS_APART = 3
+"""From these rules on, the report of a merge lists a tensor of all experts matrix by matrix."""

@@ -2,48 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from reprlib import repr as shortened
 from typing import Any
 
-from fusion_slerp.errors import MismatchError, Problem, setting
+from fusion_slerp.errors import SHOWN_NAME, MismatchError, Problem, printable, setting
+from fusion_slerp.planning.config_paths import Path
+from fusion_slerp.planning.layer_values import Layers
+from fusion_slerp.planning.sliced_config import Unfit, sliced_config
+from fusion_slerp.planning.stacks import n_mtp_layers, other_count, stacks_of, stacks_of_view
+from fusion_slerp.planning.unlike_layers import other_tensors
 from fusion_slerp.planning.view import View, whole
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.settings.schedule import PerModel, ScheduleOf
 from fusion_slerp.settings.slices import LayerPosition, Range, Slice, positions
-from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.tensor_names import depths, is_before_layers, layer_of, renamed
-
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-"""Names of the number of layers in configs."""
+from fusion_slerp.tensor_names import depths, layer_of, renamed
+from fusion_slerp.tensor_names.vocabulary import is_before_layers
 
 
 def views_of(
-    parents: Mapping[str, Checkpoint], slices: Sequence[Slice] | None
+    parents: Mapping[str, Checkpoint], slices: Sequence[Slice] | None, overridden: Container[Path] = ()
 ) -> tuple[dict[str, View], list[Problem]]:
-    """Returns the models restricted to the layers that are merged, and problems with the slices."""
+    """Returns the models restricted to the layers that are merged, and problems with layers and slices.
+
+    Args:
+        parents: The models by label.
+        slices: The slices, if not all layers are merged in their order.
+        overridden: Paths in the config whose values the merged model gets from a setting.
+    """
     views = {label: whole(label, parent) for label, parent in parents.items()}
-    if slices is None:
-        return views, []
-    stacks = {label: _stacks(view.tensors) for label, view in views.items()}
+    stacks = {label: stacks_of_view(view) for label, view in views.items()}
+    problems = [each for label, view in views.items() for each in other_count(view, stacks[label])]
+    if slices is None or problems:
+        return views, problems
     problems = [_not_one_stack(views[label], len(each)) for label, each in stacks.items() if len(each) != 1]
     if problems:
         return views, problems
-    n_layers = {label: max(each.values()) for label, each in stacks.items()}
+    n_more = {label: n_mtp_layers(views[label], *each.items()) for label, each in stacks.items()}
+    n_layers = {label: max(each.values()) - n_more[label] for label, each in stacks.items()}
     problems = [*_labels_differ(slices, n_layers), *_out_of_range(slices, views, n_layers)]
     if problems:
         return views, problems
-    return {
-        label: _sliced(view, [part.ranges[label] for part in slices]) for label, view in views.items()
-    }, []
+    sliced = {}
+    for label, view in views.items():
+        order = _order([part.ranges[label] for part in slices])
+        layers = Layers(order, n_layers[label], n_more[label])
+        sliced[label], unfit = _sliced(view, next(iter(stacks[label])), layers, overridden)
+        problems += [_unfit(view, each, layers) for each in unfit]
+        problems += [*other_tensors(view, next(iter(stacks[label])), layers)]
+    return sliced, problems
 
 
-def _stacks(names: Iterable[str]) -> dict[str, int]:
-    """The number of layers of each stack, by the beginning of its tensors' names."""
-    stacks: dict[str, int] = {}
-    for layer in filter(None, map(layer_of, names)):
-        stacks[layer[0]] = max(stacks.get(layer[0], 0), layer[1] + 1)
-    return stacks
+def _order(ranges: Sequence[Range]) -> tuple[int, ...]:
+    return tuple(layer for start, end in ranges for layer in range(start, end))
 
 
 def _not_one_stack(view: View, n_stacks: int) -> Problem:
@@ -82,36 +95,43 @@ def _all_layers(n_layers: Mapping[str, int]) -> str:
     return f"use layers that every model has, such as {setting('slices', example)}"
 
 
-def _sliced(view: View, ranges: Sequence[Range]) -> View:
-    config = {**view.config, **config_changes(view.config, ranges)}
-    return View(view.label, view.checkpoint, dict(_renumbered(view.checkpoint.tensors, ranges)), config)
+def _sliced(view: View, stack: str, layers: Layers, overridden: Container[Path]) -> tuple[View, list[Unfit]]:
+    config, unfit = sliced_config(view.config, layers, overridden)
+    tensors = dict(_renumbered(view.checkpoint.tensors, stack, layers))
+    return View(view.label, view.checkpoint, tensors, config), unfit
 
 
 def _renumbered(
-    tensors: Mapping[str, TensorEntry], ranges: Sequence[Range]
+    tensors: Mapping[str, TensorEntry], stack: str, layers: Layers
 ) -> Iterator[tuple[str, TensorEntry]]:
     """Yields every tensor under each of its names in the merged model."""
-    order = [layer for start, end in ranges for layer in range(start, end)]
     new: dict[int, list[int]] = {}
-    for i, layer in enumerate(order):
+    for i, layer in enumerate(layers.order):
         new.setdefault(layer, []).append(i)
+    for i in range(layers.n_more):
+        new[layers.n + i] = [len(layers.order) + i]
     for name, entry in tensors.items():
         layer = layer_of(name)
-        if layer is None:
+        if layer is None or layer[0] != stack:
             yield name, entry
             continue
         for i in new.get(layer[1], []):
             yield renamed(name, i), entry
 
 
-def config_changes(config: Mapping[str, Any], ranges: Sequence[Range]) -> dict[str, Any]:
-    """Returns the config keys that change if a model is restricted to the layers of given ranges."""
-    order = [layer for start, end in ranges for layer in range(start, end)]
-    changes: dict[str, Any] = {key: len(order) for key in LAYER_COUNTS if key in config}
-    types = config.get("layer_types")
-    if isinstance(types, list) and order and max(order) < len(types):
-        changes["layer_types"] = [types[layer] for layer in order]
-    return changes
+def _unfit(view: View, each: Unfit, layers: Layers) -> Problem:
+    """The problem with a key that cannot say of the merged model's layers what it says of the model's."""
+    name = ".".join(each.path)
+    value = "its default" if each.value is None else printable(repr(each.value), SHOWN_NAME)
+    fields = (
+        ("model", view.source),
+        ("key", f"{printable(name, SHOWN_NAME)}: {value} in {view.folder / CONFIG}"),
+        ("found", f"layers {shortened(list(layers.order))} of {layers.n}"),
+        ("needed", "slices that leave each layer the kind that this key gives it"),
+    )
+    example = setting("config_overrides", {name: each.value})
+    fix = f"leave out slices, move their ends, or give the merged model a value of your own: {example}"
+    return Problem(MismatchError, f"{printable(name, SHOWN_NAME)} cannot follow the slices", fields, fix)
 
 
 Values = dict[str, Any]
@@ -154,12 +174,17 @@ def _is_one_number(schedule: ScheduleOf) -> bool:
 
 
 def _in_slices(names: Iterable[str], slices: Sequence[Slice]) -> dict[str, LayerPosition]:
+    names = list(names)
     of_layer = positions(slices)
+    stacks = stacks_of(names, len(of_layer))
     outside = LayerPosition(slices[0], 0.0), LayerPosition(slices[-1], 0.0)
     by_name = {}
     for name in names:
         layer = layer_of(name)
-        by_name[name] = outside[not is_before_layers(name)] if layer is None else of_layer[layer[1]]
+        if layer is None or layer[0] not in stacks:
+            by_name[name] = outside[layer is None and not is_before_layers(name)]
+        else:  # layers for multi-token prediction come after the last
+            by_name[name] = of_layer[min(layer[1], len(of_layer) - 1)]
     return by_name
 
 

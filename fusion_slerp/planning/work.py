@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
+from fusion_slerp.errors import setting
 from fusion_slerp.methods.method import UnusableError
 from fusion_slerp.planning.layout import Slot
 from fusion_slerp.planning.matching import Match
-from fusion_slerp.planning.plan import Copy, CopyIfEqual, Merge, TensorPlan
+from fusion_slerp.planning.plan import BOX, Copy, CopyIfEqual, Merge, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.rows import Owners, RowMap
 
 VALUES, OWNER, NO_ENTRY = "values", "owner", "no entry"
 """Why a tensor is copied; see `TensorReport`."""
+
+_SEPARATE = "give a model first that stores a tensor for each matrix of an expert"
 
 Values = Mapping[str, Any]
 
@@ -112,10 +116,22 @@ class Works:
 
     def _granularity(self, source: Source) -> str:
         """Rows and columns are units in a matrix that is not empty and whose rows fit into a chunk."""
+        if isinstance(source, Block):
+            return self._granularity_of(source)
         if self._settings.granularity == "tensor" or len(source.shape) != 2:
             return "tensor"
         fits = source.n_elements and source.shape[1] <= CHUNK_ELEMENTS
         return self._settings.granularity if fits else "tensor"
+
+    def _granularity_of(self, block: Block) -> str:
+        if len(block.boxes) > 1 and block.period > CHUNK_ELEMENTS:
+            raise UnusableError(
+                f"matrices of an expert that alternate after {block.period} elements", _SEPARATE
+            )
+        if self._settings.granularity != "tensor" and len(block.shape) == 2:
+            reason = f"granularity {self._settings.granularity} where experts are transposed or alternate"
+            raise UnusableError(reason, f"use {setting('granularity', 'tensor')}, or {_SEPARATE}")
+        return BOX
 
     def _of_rows(self, match: Match, slot: Slot, values: Values, rows: RowMap) -> TensorPlan:
         """Each set of owners of rows is a unit; if the values select one owner, its rows are copied."""

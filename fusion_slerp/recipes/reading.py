@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from pathlib import Path
 
 import yaml
 
 from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.paths import Named, user_path
 from fusion_slerp.recipes.hydra_form import from_hydra, is_hydra
 from fusion_slerp.recipes.mergekit_form import from_mergekit
 from fusion_slerp.recipes.recipe import Recipe
@@ -17,7 +16,7 @@ from fusion_slerp.recipes.yaml_loading import Loader
 EXAMPLE = "{merge_method: linear, models: [{model: A}, {model: B}], parameters: {weight: 0.5}}"
 
 
-def read_recipe(path: str | os.PathLike[str]) -> Recipe:
+def read_recipe(path: Named) -> Recipe:
     """Returns the recipe in a YAML file: mergekit's form or ours for Hydra. Reads nothing else.
 
     Raises:
@@ -25,7 +24,7 @@ def read_recipe(path: str | os.PathLike[str]) -> Recipe:
             all faults at once, each with its key.
     """
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = user_path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise _unreadable(str(path), reason, "name a YAML file that contains a recipe") from None

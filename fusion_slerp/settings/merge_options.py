@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 from fusion_slerp.chunks import DirectIO
 from fusion_slerp.hashes import Checksum
 from fusion_slerp.methods.slerp import Granularity
-from fusion_slerp.settings.merge_settings import Missing, VocabFill
+from fusion_slerp.settings.merge_settings import Missing, Overwrite, VocabFill
 
 Varying = float | Sequence[float] | Sequence[Mapping[str, Any]]
 """One number, a gradient over the layers, or entries by name; see `schedule`."""
@@ -35,10 +35,13 @@ class MergeOptions(TypedDict, total=False):
     vocab_fill: VocabFill
     tokens: Mapping[str, Any] | None
     pad_vocab_to_multiple_of: int | None
+    vocabulary_tensors: Mapping[str, str] | None
+    config_overrides: Mapping[str, Any] | None
     missing: Missing
     strict: bool
     follow_links: bool
-    overwrite: bool
+    hash_inputs: bool
+    overwrite: Overwrite
     threads: int | None
     memory_budget: int | str | None
     direct_io: DirectIO

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass
@@ -33,6 +34,7 @@ from fusion_slerp.options import (
     one_of,
     option,
     or_null,
+    switch_or,
 )
 from fusion_slerp.settings.schedule import ScheduleOf, read_schedule
 from fusion_slerp.settings.sizes import SIZE, parse_nbytes
@@ -44,12 +46,38 @@ from fusion_slerp.settings.token_sources import TokenSource, parse_token_sources
 Missing = Literal["error", "copy"]
 """How a tensor is handled that some models lack."""
 
+Overwrite = bool | Literal["any"]
+"""Whether an existing output folder is replaced: not at all, if it is a model, or whatever it holds."""
+
 VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
 """How rows are made that only one model has, or none."""
+
+
+
+def _is_key(key: object) -> bool:
+    """Whether a key has no empty part."""
+    return isinstance(key, str) and all(key.split("."))
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(_plain(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
 
 _METHOD = Check(METHODS.__contains__, f"one of {', '.join(METHODS)}", tuple(METHODS))
 _DTYPE = Check(MERGEABLE_NAMES.__contains__, f"one of {', '.join(MERGEABLE_NAMES)}", MERGEABLE_NAMES)
 _TOKENIZER = Check(TEXT.is_fine, "a string: union, a label such as a, a folder or a hub id")
+_VOCABULARY_TENSORS = Check(
+    lambda value: isinstance(value, Mapping) and set(map(str, value.values())) <= {"follow", "stay"},
+    "follow or stay by the name of a tensor",
+)
+_CONFIG_OVERRIDES = Check(
+    lambda value: isinstance(value, Mapping) and all(map(_is_key, value)) and _is_json(value),
+    "values that JSON has, by key, such as {max_position_embeddings: 8192}",
+)
 _TEMPLATE = Check(lambda value: isinstance(value, str) and "{" in value, "the text of a Jinja template")
 
 
@@ -80,13 +108,23 @@ class MergeSettings:
             to these rows.
         pad_vocab_to_multiple_of: Round the merged model's vocabulary size up to a multiple of this number,
             for the kernels of some GPUs; None does not.
+        vocabulary_tensors: Whether the rows of single tensors belong to tokens, by name, or by pattern with
+            `*`: `{"model.hash_table.weight": "follow"}` rearranges them if the tokenizers differ, `"stay"`
+            merges them in place. Needed only where their names and numbers of rows leave it open.
+        config_overrides: Values for the merged model's config.json, by key; keys of inner objects are joined
+            by dots: `{"text_config.max_position_embeddings": 8192}`. None as a value removes the key. They
+            are written last, and nothing checks them.
         missing: How a tensor is handled that some models lack: `"error"` refuses it, `"copy"` copies it from
             the only model that has it (and merges it if several have it).
         strict: Refuse models whose configs differ in a key that may change a weight's meaning (rope,
             norm epsilon, activation, sliding window, ...). False warns, with the values.
         follow_links: Read a model's files that are links out of its folder, and copy their targets into the
             merged model. False refuses such a folder: whoever made it could publish your files.
-        overwrite: Replace an existing output folder. False refuses it.
+        hash_inputs: Compute the SHA-256 of every file of the source models while it is read, note those of the
+            weights in the manifest, and stop if a file in the Hub's cache is not what the Hub lists. Takes
+            half a second of one core per gigabyte.
+        overwrite: Replace an existing output folder: False refuses it, True replaces an earlier merge, or a
+            folder that holds nothing but a model's files, and `"any"` replaces every folder.
         threads: Threads that compute, at least 1; None takes the CPUs available to this process. The
             merged model's bytes do not depend on it.
         memory_budget: Memory for buffers, in bytes or as `"200MB"`, `"1GiB"`; the process itself takes
@@ -111,10 +149,25 @@ class MergeSettings:
     vocab_fill: VocabFill = option("owner", one_of(VocabFill), "owner", panel="Vocabulary", is_text=True)
     tokens: Mapping[str, Any] | None = option(None, ANYTHING, TOKENS_EXAMPLE, panel="Vocabulary")
     pad_vocab_to_multiple_of: int | None = option(None, or_null(COUNT), 64, panel="Vocabulary")
+    vocabulary_tensors: Mapping[str, str] | None = option(
+        None,
+        or_null(_VOCABULARY_TENSORS),
+        {"model.embed_tokens.weight": "follow"},
+        panel="Vocabulary",
+        records_default=False,
+    )
+    config_overrides: Mapping[str, Any] | None = option(
+        None,
+        or_null(_CONFIG_OVERRIDES),
+        {"text_config.max_position_embeddings": 8192},
+        panel="Output",
+        records_default=False,
+    )
     missing: Missing = option("error", one_of(Missing), "error", panel="Merging", is_text=True)
     strict: bool = option(False, BOOLEAN, False, panel="Merging", changes_child=False)
     follow_links: bool = option(False, BOOLEAN, False, panel="Safety", changes_child=False)
-    overwrite: bool = option(False, BOOLEAN, False, panel="Output", changes_child=False)
+    hash_inputs: bool = option(False, BOOLEAN, True, panel="Safety", changes_child=False)
+    overwrite: Overwrite = option(False, switch_or("any"), False, panel="Output", changes_child=False)
     threads: int | None = option(None, or_null(COUNT), 1, panel="Machine", changes_child=False)
     memory_budget: int | str | None = option(
         None,
@@ -158,9 +211,12 @@ class MergeSettings:
 
     @property
     def about_the_child(self) -> dict[str, Any]:
-        """The options that the merged model depends on."""
+        """The options that the merged model depends on, as records state them."""
         return {
-            n: getattr(owner, n) for owner, n, each in self._declared() if declaration(each).changes_child
+            name: getattr(owner, name)
+            for owner, name, each in self._declared()
+            if declaration(each).changes_child
+            and (declaration(each).records_default or getattr(owner, name) != each.default)
         }
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ DEQUANTISE = {
         ", quantization_config=Q(dequantize=True)",
         "",
     ),
+    "mxfp4": ("accelerate", ", Mxfp4Config as Q", ", quantization_config=Q(dequantize=True)", ""),
 }
 """By method: the packages needed, and what transformers' code imports, passes and calls. Tried with 5.23."""
 
@@ -42,6 +44,21 @@ MEMORIES = ("hf_quantizer", "quantization_config", "_weight_conversions")
 
 Where = tuple[str, str | Path]
 """`("folder", its path)`, or `("model", Hub id)`, with `@revision` if it has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """What the tensors of a model show of its quantisation.
+
+    Attributes:
+        names: The tensors that are quantised, with their types.
+        file: The file of the first of these; None if there is none.
+        are_plain: Whether there are tensors, and none of them is quantised.
+    """
+
+    names: Sequence[str]
+    file: Path | None
+    are_plain: bool
 
 
 def adapter(where: Where, names: Sequence[str], config: object) -> Problem:
@@ -85,21 +102,32 @@ def gguf(where: Where, names: Sequence[str]) -> Problem:
     return Problem(CheckpointError, "no readable weights", fields, fix)
 
 
-def quantised(config: Path, key: str, method: object) -> Problem:
+def quantised(
+    config: Path, stated: tuple[str, object] | None, tensors: Quantised, source: str | Path
+) -> Problem:
     """Returns the problem with quantised weights.
 
     Args:
         config: The model's config.json.
-        key: The key in it that describes the quantisation.
-        method: Its `quant_method`.
+        stated: The key in it that describes the quantisation, with its `quant_method`; None if it has none.
+        tensors: What the tensors show.
+        source: The folder or Hub id from which the suggested command loads the model.
     """
-    fields = (("file", config), ("found", f"{key}, method {printable(method, SHOWN_NAME)}"))
+    fields: list[tuple[str, object]] = [("file", config if stated else tensors.file)]
+    key, method = stated or ("", None)
+    if stated:
+        fields.append(("found", f"{printable(key, SHOWN_NAME)}, method {printable(method, SHOWN_NAME)}"))
+    if tensors.names:
+        fields.append(("tensors" if stated else "found", listed(tensors.names, 3)))
     fix = "merge the model that it was quantised from"
-    if isinstance(method, str) and method in DEQUANTISE:
+    if tensors.are_plain:
+        key = printable(key, SHOWN_NAME)
+        fix += f"; or, if {key} is a remnant (no tensor is quantised), remove it from {config.name}"
+    elif isinstance(method, str) and method in DEQUANTISE:
         packages, imported, passed, called = DEQUANTISE[method]
-        command = python(_converted(config.parent, "", imported, passed, called))
+        command = python(_converted(source, "", imported, passed, called))
         fix += f"; if there is none, dequantise this one (needs `pip install {packages}`): {command}"
-    return Problem(CheckpointError, "quantised weights cannot be merged", fields, fix)
+    return Problem(CheckpointError, "quantised weights cannot be merged", tuple(fields), fix)
 
 
 def is_pointer(file: Path) -> bool:

@@ -1,15 +1,15 @@
 """The formats of weight files, and which of several in one folder are read.
 
 Source: the order in which transformers looks for them (modeling_utils.py,
-_get_resolved_checkpoint_files): safetensors before torch, a single file before an index. We differ
-where an index is left over from files that are gone.
+_get_resolved_checkpoint_files): the file that config.json names, safetensors before torch, a single file
+before an index. We differ where an index is left over from files that are gone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from fusion_slerp.sources.header import TensorEntry, read_header
@@ -17,6 +17,11 @@ from fusion_slerp.sources.json_files import INDEX, read_json
 
 MAX_SHARDS = 10_000
 """No known model has more weight files."""
+
+NAMED = "transformers_weights"
+"""The key of config.json that names the weights, in place of their usual names."""
+
+INDEX_ENDING = ".index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +70,14 @@ class Choice:
     @property
     def is_sharded(self) -> bool:
         """Whether they have an index."""
-        return self.start == self.format.index
+        return self.start.endswith(INDEX_ENDING)
 
 
-def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, ...]]) -> Choice | None:
+def choose(
+    exists: Callable[[str], bool],
+    files_in: Callable[[str], tuple[str, ...]],
+    named: str | None = None,
+) -> Choice | None:
     """Returns the weights to read; None if there are none.
 
     An index none of whose files exists is passed over if there are complete weights after it.
@@ -76,7 +85,11 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
     Args:
         exists: Whether there is a file of that name.
         files_in: The files that an index of that name lists; called only if needed.
+        named: The file or index that config.json names; see `named_weights`.
     """
+    if named is not None:
+        files_named = files_in(named) if named.endswith(INDEX_ENDING) else (named,)
+        return Choice(SAFETENSORS, named, files_named, ())
     starts = [(kind, name) for kind in FORMATS for name in (kind.single, kind.index) if exists(name)]
 
     def files(kind: Format, name: str) -> tuple[str, ...]:
@@ -94,6 +107,21 @@ def choose(exists: Callable[[str], bool], files_in: Callable[[str], tuple[str, .
         else:
             return Choice(kind, name, needed, tuple(stale))
     return None
+
+
+def named_weights(config: Mapping[str, Any]) -> str | None:
+    """Returns the file or index that a config names for the weights; None if it names none that is read.
+
+    Transformers takes names within folders as well, which are refused here: nothing else is read from them.
+    """
+    name = config.get(NAMED)
+    endings = (".safetensors", f".safetensors{INDEX_ENDING}")
+    return name if isinstance(name, str) and name.endswith(endings) and is_plain_name(name) else None
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether it names a file in the folder itself."""
+    return PurePath(name).name == name and name not in {"", ".", ".."} and "\\" not in name
 
 
 def read_index(file: Path) -> Any:

@@ -8,6 +8,7 @@ follow that order; each has a literal-byte test in tests/sources/test_header.py.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from math import prod
 from pathlib import Path
@@ -43,6 +44,12 @@ MAX_DIMENSIONS = 64
 
 MAX_PLAIN, MAX_PLAIN_DIMENSIONS = 1 << 50, 8
 """Limits of the numbers and dimensions of a tensor for the fast checks of `_plain_entry`."""
+
+NEW_CODE = re.compile(r"[A-Z][A-Z0-9_]{1,29}")
+"""A dtype as the format names them: one that is unknown here may be of a newer release of the library."""
+
+SAFETENSORS_RELEASE = "0.8"
+"""The newest release of the library whose types are all known here."""
 
 MAX_COUNT = 2**63 - 1
 """No file has more bytes; larger numbers in a header are invalid."""
@@ -179,7 +186,7 @@ def _plain_entry(file: Path, name: str, value: Any, data_start: int) -> TensorEn
         return None
     is_plain = len(value) == 3 and type(shape) is list and len(shape) < MAX_PLAIN_DIMENSIONS
     is_plain = is_plain and name.isascii()
-    if not is_plain or end - begin != n_elements * dtype.itemsize:
+    if not is_plain or (end - begin) * 8 != n_elements * dtype.nbits:
         return None
     return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
@@ -190,19 +197,34 @@ def _entry(file: Path, name: str, value: Any, data_start: int) -> TensorEntry:
     if not is_unicode(name):
         raise _Damaged(f"the tensor name {quoted(name)} is not valid Unicode")
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if not isinstance(code, str) or code not in BY_CODE:
-        hint = nearest(code, BY_CODE) if isinstance(code, str) else ""
-        raise _Damaged(f"tensor {quoted(name)} has the unknown dtype {shortened(code)}{hint}")
-    if not _are_counts(shape, MAX_DIMENSIONS) or _n_addressed(shape) > MAX_COUNT // BY_CODE[code].itemsize:
+    dtype = BY_CODE.get(code) if isinstance(code, str) else None
+    if dtype is None:
+        raise _unknown_type(file, name, code)
+    if not _are_counts(shape, MAX_DIMENSIONS) or _n_addressed(shape) > MAX_COUNT // (dtype.itemsize or 1):
         raise _Damaged(f"tensor {quoted(name)} has the shape {shortened(shape)}")
     if not _are_counts(offsets, 2) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise _Damaged(f"tensor {quoted(name)} has the data_offsets {shortened(offsets)}")
-    dtype, (begin, end) = BY_CODE[code], offsets
-    needed = prod(shape) * dtype.itemsize
-    if end - begin != needed:
+    begin, end = offsets
+    needed, odd_bits = divmod(prod(shape) * dtype.nbits, 8)
+    if odd_bits or end - begin != needed:
         tensor = f"tensor {quoted(name)} of {code} {shortened(shape)}"
-        raise _Damaged(f"{tensor} needs {needed} bytes, has {end - begin}")
+        more = f" and {odd_bits} bits" if odd_bits else ""
+        raise _Damaged(f"{tensor} needs {needed} bytes{more}, has {end - begin}")
     return TensorEntry(name, dtype, tuple(shape), file, data_start + begin, end - begin)
+
+
+def _unknown_type(file: Path, name: str, code: object) -> Exception:
+    """The error for a dtype that is unknown: damage, or a type that the format did not have yet."""
+    if not (isinstance(code, str) and NEW_CODE.fullmatch(code)):
+        hint = nearest(code, BY_CODE) if isinstance(code, str) else ""
+        return _Damaged(f"tensor {quoted(name)} has the unknown dtype {shortened(code)}{hint}")
+    found = f"tensor {quoted(name)} has the dtype {code!r}{nearest(code, BY_CODE)}"
+    known = f"the types of safetensors {SAFETENSORS_RELEASE}; a newer release may have more"
+    fix = (
+        "merge a copy of the model in bfloat16, float16 or float32; if the file is damaged, download it again"
+    )
+    fields = (("file", file), ("found", found), ("known", known))
+    return Problem(CheckpointError, "a tensor of an unknown type", fields, fix).error()
 
 
 def _are_counts(values: object, most: int) -> bool:

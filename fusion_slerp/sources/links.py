@@ -16,6 +16,12 @@ from fusion_slerp.sources.regular_files import NotRegularError, check_regular
 
 TEMPLATES = "additional_chat_templates"
 
+MODULE_FOLDER = re.compile(r"\d{1,3}_[A-Za-z]\w{0,99}")
+"""Folders with the settings of a module, as sentence-transformers names them: `1_Pooling`."""
+
+SHARED = ".huggingface-shared-blobs"
+"""The file by which huggingface_hub marks the folder of contents that all models of its cache share."""
+
 READ = re.compile(
     r".*\.(?:safetensors|bin|json|py|txt|codes|model|tiktoken|jinja)|README\.md"
     rf"|(?:LICEN[SC]E|NOTICE|COPYING|USE_POLICY).*|{TEMPLATES}"
@@ -27,8 +33,8 @@ def check_links(folder: Path) -> None:
     """Returns if everything that is read from a model's folder is in it, or in the Hub's cache.
 
     That cache has the files of a repository once, in `blobs`, and links to them in
-    `snapshots/REVISION`. The folder itself may be reached through a link. A hard link to another file
-    is indistinguishable from that file.
+    `snapshots/REVISION`; it may have a folder `blobs` for all repositories as well. The folder itself may
+    be reached through a link. A hard link to another file is indistinguishable from that file.
 
     Raises:
         CheckpointError: Links lead elsewhere, or there is a pipe, a socket or a device.
@@ -48,16 +54,29 @@ def check_links(folder: Path) -> None:
 def _roots(folder: Path) -> list[Path]:
     real = Path(os.path.realpath(folder))
     snapshots = [inner for inner in (real, *real.parents) if inner.parent.name == "snapshots"]
-    return [real, *(snapshot.parent.parent / "blobs" for snapshot in snapshots[:1])]
+    return [real, *(blobs for snapshot in snapshots[:1] for blobs in _blobs(snapshot.parent.parent))]
+
+
+def _blobs(model: Path) -> Iterator[Path]:
+    """The cache's folders of contents for a model: its own, and one for all models if the cache has that."""
+    yield model / "blobs"
+    if (model.parent / "blobs" / SHARED).is_file():
+        yield model.parent / "blobs"
 
 
 def _read(folder: Path) -> Iterator[Path]:
-    for inner in (folder, folder / TEMPLATES):
-        try:
-            names = os.listdir(inner)
-        except OSError:  # a missing or closed folder is reported by the code that needs it
-            continue
-        yield from (inner / name for name in names if READ.fullmatch(name))
+    own = _names(folder)
+    modules = (name for name in own if MODULE_FOLDER.fullmatch(name))
+    yield from (folder / name for name in own if READ.fullmatch(name))
+    for inner in (TEMPLATES, *modules):
+        yield from (folder / inner / name for name in _names(folder / inner) if READ.fullmatch(name))
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:  # a missing or closed folder is reported by the code that needs it
+        return []
 
 
 def _special(path: Path) -> str | None:

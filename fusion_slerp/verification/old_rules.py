@@ -8,7 +8,10 @@ from typing import Any
 from fusion_slerp.errors import CheckpointError, Problem, setting
 from fusion_slerp.output.manifest import version_in
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
-from fusion_slerp.planning.rules import RULES
+from fusion_slerp.planning.rules import EXPERTS_APART, RULES
+
+ANY_ORDER = 2
+"""From these rules on, the sums of columns and the means of rows do not depend on an order."""
 
 FILLED_BY_MEANS = ("owner", "mean")
 """Values of `vocab_fill` that compute means."""
@@ -25,6 +28,24 @@ def check_rules(manifest: Mapping[str, Any]) -> None:
         return
     version = version_in(manifest)
     fields = (("found", f"rules {rules}, of fusion_slerp {version}"), ("needed", f"rules {RULES} or older"))
+    fix = f"verify with fusion_slerp {version}, or without --inputs and --recompute"
+    raise Problem(CheckpointError, "the model was merged by other rules", fields, fix).error()
+
+
+def check_experts(plan: MergePlan, manifest: Mapping[str, Any]) -> None:
+    """Refuses a model in which the matrices of experts were merged together that now have their own angles.
+
+    Raises:
+        CheckpointError: It is such a model.
+    """
+    rules = manifest["rules"]
+    if rules >= EXPERTS_APART or not plan.parts:
+        return
+    version = version_in(manifest)
+    fields = (
+        ("found", f"rules {rules}; this version merges by rules {RULES}"),
+        ("differs in", "the angles of experts that are stored in one tensor"),
+    )
     fix = f"verify with fusion_slerp {version}, or without --inputs and --recompute"
     raise Problem(CheckpointError, "the model was merged by other rules", fields, fix).error()
 
@@ -51,7 +72,7 @@ def check_same_bytes(plan: MergePlan, rules: int) -> None:
 
 def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
     """Returns what may differ in a tensor's last digits under these rules; empty if nothing does."""
-    if rules >= RULES:
+    if rules >= ANY_ORDER:
         return ""
     if isinstance(tensor.work, Merge) and tensor.work.granularity == "column":
         return "matrices that are merged by columns"

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, SettingsError, nearest, raise_all
-from fusion_slerp.output.identity import fingerprint
+from fusion_slerp.hashes import file_digest
+from fusion_slerp.output.identity import HUB_SHA256, fingerprint
 from fusion_slerp.output.unfinished import differences
+from fusion_slerp.paths import absolute_text
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
+from fusion_slerp.sources.hub_cache import COMMIT, snapshot
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.verification.findings import Deviation
 
@@ -19,7 +22,10 @@ Given = Mapping[str, str | os.PathLike[str]]
 """Where the user says that models are, by label."""
 
 Row = Mapping[str, Any]
-"""What the manifest says of a source model."""
+"""What the manifest says of a source model, or of a file of it."""
+
+DIGESTS = (HUB_SHA256, "sha256")
+LISTED = "sha256, as the Hub lists it now"
 
 
 def open_parents(
@@ -82,7 +88,7 @@ def _open(
     name, revision = str(row["model"]), row.get("revision")
     folders = neighbours(name, child)
     looked += map(str, folders)
-    models = [folder for folder in folders if (folder / CONFIG).is_file()]
+    models = [folder for folder in folders if os.path.isfile(folder / CONFIG)]
     if revision is None:
         return _first_that_fits(models, row)
     return _of_the_hub(f"{name}@{revision}", models, row, looked)
@@ -91,7 +97,7 @@ def _open(
 def neighbours(name: str, child: Path) -> list[Path]:
     """Returns where a folder of this name may be: next to the merged model, and in the current folder."""
     last = Path(name).name
-    return list(dict.fromkeys([child.parent / last, Path.cwd() / last]))
+    return list(dict.fromkeys([child.parent / last, Path(absolute_text(Path(last)))]))
 
 
 def _first_that_fits(folders: Sequence[Path], row: Row) -> Checkpoint | None:
@@ -126,18 +132,16 @@ def _of_the_hub(source: str, folders: Sequence[Path], row: Row, looked: list[str
         fields = [
             field for problem in error.problems if isinstance(problem, Problem) for field in problem.fields
         ]
-        looked.append(f"{source} on the Hub ({dict(fields).get('hub', 'not available')})")
+        given = dict(fields)
+        looked.append(f"{source} on the Hub ({given.get('hub') or given.get('found') or 'not available'})")
         return None
 
 
 def _cached(source: str) -> list[Path]:
-    import huggingface_hub as hub
-
+    """The folder of a commit in the Hub's cache, if it is there."""
     name, _, revision = source.partition("@")
-    try:
-        return [Path(hub.snapshot_download(name, revision=revision, local_files_only=True))]
-    except (OSError, ValueError):  # it is not there, or this is no id
-        return []
+    folder = snapshot(name, revision) if COMMIT.fullmatch(revision) else None
+    return [folder] if folder is not None and os.path.isdir(folder) else []
 
 
 def _missing(
@@ -159,12 +163,31 @@ def check_fingerprint(label: str, parent: Checkpoint, row: Row) -> list[Deviatio
         Deviation(f"{label}: {name}", None, f"not the file that was merged ({what})")
         for kind in ("beside", "files")
         for name in dict.fromkeys([*row[kind], *now[kind]])
-        for what in _differences(row[kind].get(name), now[kind].get(name))[:1]
+        for what in _differences(kind, row[kind].get(name), now[kind].get(name))[:1]
     ]
 
 
-def _differences(before: Mapping[str, str] | None, now: Mapping[str, str] | None) -> list[str]:
-    """How two rows differ. Only files in the Hub's cache have a SHA-256; it counts if both have one."""
-    if before and now and ("sha256" in before) != ("sha256" in now):
-        before, now = ({k: v for k, v in each.items() if k != "sha256"} for each in (before, now))
-    return differences(before, now)
+def _differences(kind: str, before: Row | None, now: Row | None) -> list[str]:
+    """How two rows differ: the manifest's, and one of the file as it is, without its weights."""
+    if kind == "beside" or before is None or now is None:  # the digests of these were computed, then and now
+        return differences(before, now)
+    old, new = ({k: v for k, v in row.items() if k not in DIGESTS} for row in (before, now))
+    digest = before.get(HUB_SHA256) or before.get("sha256")
+    if digest and HUB_SHA256 in now:
+        old[LISTED], new[LISTED] = digest, now[HUB_SHA256]
+    return differences(old, new)
+
+
+def check_digests(parents: Mapping[str, Checkpoint], rows: Mapping[str, Row]) -> Iterator[Deviation | None]:
+    """Computes the SHA-256 of each weight file for which the manifest has one that was computed.
+
+    Yields:
+        A deviation, or None, for each file that was read.
+    """
+    for label, parent in parents.items():
+        for name, row in rows[label]["files"].items():
+            before = row.get("sha256")
+            if before is not None:
+                now = file_digest(parent.folder / name, "sha256")
+                difference = f"its SHA-256 is {now}, and {before} in the manifest"
+                yield None if now == before else Deviation(f"{label}: {name}", None, difference)

@@ -15,6 +15,7 @@ from fusion_slerp.output.child_settings import UNION
 from fusion_slerp.output.manifest import ManifestError, NewerManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT, read_report
 from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.paths import Named, real_path, refusal
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
@@ -23,8 +24,14 @@ from fusion_slerp.sources.regular_files import reading_models
 from fusion_slerp.verification.files import check_files
 from fusion_slerp.verification.findings import Deviation, Verification
 from fusion_slerp.verification.measures import check_measures, is_measured
-from fusion_slerp.verification.old_rules import check_rules, check_same_bytes, difference
-from fusion_slerp.verification.parents import Given, check_fingerprint, neighbours, open_parents
+from fusion_slerp.verification.old_rules import check_experts, check_rules, check_same_bytes, difference
+from fusion_slerp.verification.parents import (
+    Given,
+    check_digests,
+    check_fingerprint,
+    neighbours,
+    open_parents,
+)
 from fusion_slerp.verification.recompute import recompute as compare_again
 from fusion_slerp.verification.recompute import sample
 
@@ -32,11 +39,11 @@ Count = int | Literal["all"]
 
 
 def verify(
-    folder: str | os.PathLike[str],
+    folder: Named,
     *,
     inputs: bool = False,
     recompute: Count = 0,
-    models: Given | str | os.PathLike[str] | None = None,
+    models: Given | Named | None = None,
     show_pbar: bool = False,
 ) -> Verification:
     """Compares a merged model with its manifest, and on request with its source models.
@@ -46,9 +53,10 @@ def verify(
 
     Args:
         folder: The merged model's folder.
-        inputs: Check the source models as well: headers and configs, and every weight that was merged, by the
-            norms and angles in merge_report.json, or by merging it again where there are none. Reads them
-            once.
+        inputs: Check the source models as well: headers, configs and tokenizers, and every weight that was
+            merged, by the norms and angles in merge_report.json, or by merging it again where there are none.
+            Reads them once; and a second time if the manifest has the SHA-256 of their weight files, which a
+            merge with `hash_inputs` computes.
         recompute: N tensors, chosen afresh at each call, are merged again and compared bit by bit;
             `"all"` takes every one, which proves the merged model.
         models: Where source models are now, by label: `{"a": "path/to/A"}`; or a recipe, which names them.
@@ -68,7 +76,7 @@ def verify(
     started = time.perf_counter()
     _check_count(recompute)
     given = _given(models)
-    child = Path(folder).expanduser().resolve()
+    child = real_path(folder, CheckpointError)
     try:
         manifest = _manifest_of(child)
     except ManifestError as error:
@@ -94,12 +102,12 @@ def _check_count(recompute: object) -> None:
         raise Problem(SettingsError, "invalid recompute", fields, fix).error()
 
 
-def _given(models: Given | str | os.PathLike[str] | None) -> Given:
+def _given(models: Given | Named | None) -> Given:
     if models is None or isinstance(models, Mapping):
         return models or {}
     from fusion_slerp.recipes import read_recipe
 
-    return read_recipe(Path(models).expanduser()).named
+    return read_recipe(models).named
 
 
 def _command(folder: str, inputs: bool, count: Count, given: Given) -> list[str]:
@@ -119,14 +127,16 @@ def _manifest_of(folder: Path) -> dict[str, Any]:
     except NewerManifestError as error:
         raise _newer_manifest(folder, error).error() from None
     except ManifestError:
-        if not (folder / MANIFEST).is_file():
+        if not os.path.isfile(folder / MANIFEST):
             raise _no_manifest(folder).error() from None
         raise
 
 
 def _no_manifest(folder: Path) -> Problem:
+    refused = refusal(folder / MANIFEST)
+    found = [("found", refused.strerror)] if refused else []
     fix = "name the folder of a model that fusion_slerp merged"
-    return Problem(CheckpointError, f"no {MANIFEST} to verify against", (("folder", folder),), fix)
+    return Problem(CheckpointError, f"no {MANIFEST} to verify against", (("folder", folder), *found), fix)
 
 
 def _newer_manifest(folder: Path, error: NewerManifestError) -> Problem:
@@ -147,19 +157,22 @@ def _with_parents(
     deviations = list(result.deviations)
     for label, parent in parents.items():
         deviations += check_fingerprint(label, parent, manifest["parents"][label])
+    result = replace(result, models=len(parents))
     if len(deviations) > len(result.deviations):
         return replace(result, deviations=tuple(deviations))  # different models: their weights add nothing
     plan = make_plan(parents, settings)
+    check_experts(plan, manifest)
     if count:
         check_same_bytes(plan, manifest["rules"])
-    n_measured = 0
     if inputs:
+        hashed = list(check_digests(parents, manifest["parents"]))
         measured = list(check_measures(plan, read_report(result.folder / REPORT)))
-        n_measured, deviations = len(measured), [*deviations, *(each for each in measured if each)]
+        deviations += [each for each in (*hashed, *measured) if each]
+        result = replace(result, hashed=len(hashed), measured=len(measured), inputs=True)
     chosen = _chosen(plan, inputs, count, manifest["rules"])
     deviations += compare_again(plan, chosen, result.folder)
     names = tuple(tensor.out.name for tensor in chosen)
-    return replace(result, deviations=tuple(deviations), measured=n_measured, recomputed=names)
+    return replace(result, deviations=tuple(deviations), recomputed=names)
 
 
 def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[TensorPlan]:
@@ -182,7 +195,7 @@ def _settings(manifest: Mapping[str, Any], child: Path) -> MergeSettings:
     given = dict(manifest["settings"])
     name = str(given.get("tokenizer"))
     if name != UNION and name not in manifest["parents"] and "/" not in name:  # a folder's, or a hub id
-        folders = (str(folder) for folder in neighbours(name, child) if folder.is_dir())
+        folders = (str(folder) for folder in neighbours(name, child) if os.path.isdir(folder))
         given["tokenizer"] = next(folders, name)
     return make_settings(**{**given, "follow_links": True})
 

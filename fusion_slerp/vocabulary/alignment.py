@@ -6,15 +6,17 @@ Everything here works on token strings; no weight is read.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted, setting
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.vocabulary import remarks
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, with_template
+from fusion_slerp.vocabulary.differences import Behaviour, behaviour, on_differences
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.remarks import Counts, enumerated
+from fusion_slerp.vocabulary.renamed import on_renamed_tokens
 from fusion_slerp.vocabulary.rows import MOST_MODELS, RowMap, align
 from fusion_slerp.vocabulary.tokenizer_choice import choose_tokenizer
 from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_all, vocabulary_file
@@ -52,34 +54,60 @@ class Alignment:
         first, *others = self.vocabularies.values()
         return all(other is first or other == first for other in others)
 
-    def n_rows(self, counts: Counts) -> int:
-        """Rows of the merged model: as many as the first model has, or more for tokens or padding.
-
-        A model whose tokenizer is requested counts as the first.
-        """
+    @property
+    def first(self) -> str:
+        """The label of the model whose number of rows counts: that of the requested tokenizer, else a."""
         requested = self.tokenizer.giver if self.settings.tokenizer != "union" else None
-        first = counts.get(requested or next(iter(self.vocabularies)), 0)
-        needed = max(self.child.values(), default=-1) + 1
-        least = max(first, needed) if self.child else max(counts.values())
-        multiple = self.settings.pad_vocab_to_multiple_of or 1
-        return -(-least // multiple) * multiple
+        return requested or next(iter(self.vocabularies))
 
-    def rows(self, counts: Counts) -> RowMap | None:
+    def n_rows(self, counts: Counts, longest: Counts | None = None) -> int:
+        """Rows that the merged model needs in a tensor: those of the first model, or more for new tokens.
+
+        Args:
+            counts: The tensor's rows in each model.
+            longest: The most rows of any tensor of the vocabulary in each model: tokens between the two have
+                no row here, and need none. None takes the counts.
+        """
+        if not self.child:
+            return max(counts.values())
+        needed = max(self.child.values(), default=-1) + 1
+        if needed > counts.get(self.first, 0) and longest not in (None, counts):
+            needed = (
+                max((row for t, row in self.child.items() if self._has_row(t, counts, longest)), default=-1)
+                + 1
+            )
+        return max(counts.get(self.first, 0), needed)
+
+    def _has_row(self, token: str, counts: Counts, longest: Counts) -> bool:
+        """Whether a token needs a row in a tensor that may have fewer rows than another one."""
+        rows = {label: self.vocabularies[label].get(token) for label in counts}
+        return not any(rows.values()) or any(
+            row is not None and not counts[label] <= row < longest[label] for label, row in rows.items()
+        )
+
+    def padded(self, n_rows: int) -> int:
+        """A number of rows, rounded up to a multiple of `pad_vocab_to_multiple_of`."""
+        multiple = self.settings.pad_vocab_to_multiple_of or 1
+        return -(-n_rows // multiple) * multiple
+
+    def rows(self, counts: Counts, n_rows: int | None = None) -> RowMap | None:
         """Returns the sources of the merged model's rows; None if all are merged in place.
 
         Args:
             counts: Rows of the models' matrices; 0 for one that a model lacks. The map has their labels.
+            n_rows: Rows of the merged model's matrix; None takes those that it needs.
 
         Raises:
             MismatchError: `tokens` refers to a missing row, `vocab_fill="error"` forbids a row, or there are
                 too many models with different vocabularies.
         """
-        if self._is_in_place(counts):
+        n_rows = self.padded(self.n_rows(counts)) if n_rows is None else n_rows
+        if self._is_in_place(counts, n_rows):
             return None
         self._refuse_many_rows(counts)
         self._refuse_far_rows(counts)
         vocabularies = {label: self.vocabularies[label] for label in counts}
-        rows = align(self.child, vocabularies, counts, self.n_rows(counts))
+        rows = align(self.child, vocabularies, counts, n_rows)
         sources = self.settings.token_sources
         models = {label: (each, counts.get(label, 0)) for label, each in self.vocabularies.items()}
         rows = apply_token_sources(rows, sources, self.child, models, self._names())
@@ -96,10 +124,10 @@ class Alignment:
         backward = [(model.source, label) for label, model in reversed(list(self.models.items()))]
         return {**dict(backward), **{label: label for _, label in backward}}
 
-    def _is_in_place(self, counts: Counts) -> bool:
+    def _is_in_place(self, counts: Counts, n_rows: int) -> bool:
         """Whether no row needs attention: the usual case."""
         are_equal = self.are_equal and next(iter(self.vocabularies.values())) == self.child
-        return are_equal and not self.settings.tokens and set(counts.values()) == {self.n_rows(counts)}
+        return are_equal and not self.settings.tokens and set(counts.values()) == {n_rows}
 
     def _refuse_many_rows(self, counts: Counts) -> None:
         """A matrix without columns may claim any number of rows, and every row takes memory here."""
@@ -173,11 +201,29 @@ def align_vocabularies(models: Mapping[str, Checkpoint], settings: MergeSettings
     warnings = (
         *remarks.on_tokenizers(models, tokens),
         *chosen,
+        *on_differences(*_behaviours(models, tokens, tokenizer, settings), settings.chat_template is None),
         *remarks.on_moved_tokens(models, tokens),
+        *on_renamed_tokens({label: model.source for label, model in models.items()}, tokens, child),
         *remarks.on_lost_tokens(models, vocabularies, child),
     )
     is_certain = None not in tokens.values()
     return Alignment(vocabularies, child, tokenizer, models, settings, is_certain, warnings)
+
+
+def _behaviours(
+    models: Mapping[str, Checkpoint],
+    tokens: Mapping[str, Tokens | None],
+    tokenizer: ChildTokenizer,
+    settings: MergeSettings,
+) -> tuple[Behaviour, list[Behaviour]]:
+    """The tokenizer that the merged model has, and those of the models that do not give theirs."""
+    giver = tokenizer.giver
+    of_models = {label: behaviour(each.source, each.folder, tokens[label]) for label, each in models.items()}
+    if giver is not None:
+        child = of_models.pop(giver)
+    else:
+        child = behaviour(settings.tokenizer, tokenizer.folder, tokenizer.own)
+    return replace(child, templates=tokenizer.chat_templates), list(of_models.values())
 
 
 def _with_rows_between(child: Vocabulary, of_a: Vocabulary) -> Vocabulary:

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.sources.links import TEMPLATES
-from fusion_slerp.sources.regular_files import read_regular
-from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Vocabulary, dump, load, read_config
-
-CHAT_TEMPLATE = "chat_template.jinja"
-MORE_TEMPLATES = f"{TEMPLATES}/"
-
-MAX_TEMPLATE_NBYTES = 1_000_000
-"""A larger chat template is ignored: the largest known ones have about 20 KB."""
+from fusion_slerp.vocabulary.chat_templates import (
+    CHAT_TEMPLATE,
+    MORE_TEMPLATES,
+    OF_PROCESSORS,
+    Templates,
+    chat_templates,
+)
+from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Tokens, Vocabulary, dump, read_config
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -33,7 +30,7 @@ TOKENIZER_FILES = (
     "*.tiktoken",
     "tekken.json",
     CHAT_TEMPLATE,
-    "chat_template.json",
+    OF_PROCESSORS,
     f"{MORE_TEMPLATES}*.jinja",
 )
 
@@ -58,6 +55,7 @@ class ChildTokenizer:
         rows: The row of every token; None if they cannot be read.
         giver: Label of the model whose folder it is and whose special tokens go with it; None if it is no
             model's.
+        own: The tokens of the folder's tokenizer, before others are added; None if they cannot be read.
         written: Files that are rewritten, by name; empty if one folder's files are copied unchanged.
         omitted: Files of the folder that are not copied.
     """
@@ -65,6 +63,7 @@ class ChildTokenizer:
     folder: Path
     rows: Vocabulary | None = field(repr=False)
     giver: str | None
+    own: Tokens | None = field(default=None, repr=False)
     written: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     omitted: frozenset[str] = frozenset()
 
@@ -80,40 +79,14 @@ class ChildTokenizer:
         return read_config(self.folder, self.written.get(TOKENIZER_CONFIG))
 
     @property
+    def chat_templates(self) -> Templates:
+        """The merged model's chat templates, by name."""
+        return chat_templates(self.folder, self.written)
+
+    @property
     def chat_template(self) -> str | None:
-        """The merged model's chat template; None if it has none."""
-        written = self.written.get(CHAT_TEMPLATE)
-        return written.decode("utf-8", "replace") if written else chat_template(self.folder)
-
-
-def chat_template(folder: Path) -> str | None:
-    """Returns the chat template next to a tokenizer; None if there is none."""
-    try:
-        if (folder / CHAT_TEMPLATE).is_file():
-            return read_regular(folder / CHAT_TEMPLATE, MAX_TEMPLATE_NBYTES).decode("utf-8")
-        template = read_config(folder).get("chat_template")
-        if template is None and (folder / "chat_template.json").is_file():
-            template = load(folder / "chat_template.json")["chat_template"]
-    except (FileNotFoundError, ValueError, LookupError, TypeError):
-        return None
-    return template if template is None or isinstance(template, str) else json.dumps(template)
-
-
-def template_files(folder: Path) -> dict[str, bytes]:
-    """Returns the chat templates of a folder as files, including those in its tokenizer_config.json."""
-    patterns = (CHAT_TEMPLATE, "chat_template.json", f"{MORE_TEMPLATES}*.jinja")
-    small = {
-        n: p for n, p in matching_files(folder, patterns).items() if p.stat().st_size <= MAX_TEMPLATE_NBYTES
-    }
-    files = {name: read_regular(path, MAX_TEMPLATE_NBYTES) for name, path in small.items()}
-    given = read_config(folder).get("chat_template")
-    entries = given if isinstance(given, list) else [{"name": "default", "template": given}]
-    for entry in entries:
-        name, jinja = (entry.get(key) if isinstance(entry, Mapping) else None for key in ("name", "template"))
-        if isinstance(name, str) and isinstance(jinja, str) and re.fullmatch(r"[\w-]{1,60}", name):
-            file = CHAT_TEMPLATE if name == "default" else f"{MORE_TEMPLATES}{name}.jinja"
-            files.setdefault(file, jinja.encode("utf-8", "replace"))
-    return files
+        """The texts of the merged model's chat templates, joined; None if it has none."""
+        return "\n".join(self.chat_templates.values()) or None
 
 
 def tokenizer_files(folder: Path) -> dict[str, Path]:
@@ -141,4 +114,4 @@ def with_template(tokenizer: ChildTokenizer, template: str) -> ChildTokenizer:
     config = tokenizer.config
     if config.pop("chat_template", None) is not None:
         written[TOKENIZER_CONFIG] = dump(config)
-    return replace(tokenizer, written=written, omitted=tokenizer.omitted | {"chat_template.json"})
+    return replace(tokenizer, written=written, omitted=tokenizer.omitted | {OF_PROCESSORS})

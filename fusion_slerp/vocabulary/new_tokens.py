@@ -18,22 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from fusion_slerp.errors import MismatchError, Problem, listed, quoted, setting
-from fusion_slerp.vocabulary.tokens import (
-    ADDED_TOKENS,
-    DAMAGES,
-    FLAGS,
-    OLDER,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    Tokens,
-    Vocabulary,
-    dump,
-    load,
-    model_type,
-    numbered,
-    ordinary_tokens,
-    read_config,
+from fusion_slerp.vocabulary.pipeline import kind_of
+from fusion_slerp.vocabulary.rewritten_files import (
+    lists_of_added_tokens,
+    no_flags,
+    stale_files,
+    with_added_tokens,
 )
+from fusion_slerp.vocabulary.tokens import DAMAGES, TOKENIZER, Tokens, Vocabulary, dump, load
 
 NEVER_MATCHED = 10.0
 """How far added tokens are below the lowest score of a Unigram vocabulary, which must not produce them."""
@@ -116,11 +108,8 @@ def _extended(
     all_new = dict.fromkeys([*ordinary, *more])
     added = list(all_new)[len(ordinary) :]
     rows = {**base.tokens.rows, **dict(zip(all_new, count(base.tokens.n_rows), strict=False))}
-    flags = {
-        t: (givers[t].tokens.added.get(t) if t in givers else None) or dict.fromkeys(FLAGS, False)
-        for t in added
-    }
-    written = _decoder(base.folder, rows, flags) | _added_tokens(base.folder, rows, base.tokens, flags)
+    flags = {t: (givers[t].tokens.added.get(t) if t in givers else None) or no_flags() for t in added}
+    written = lists_of_added_tokens(base.folder, rows, base.tokens, flags)
     if not (base.folder / TOKENIZER).is_file():
         if ordinary:
             of_ordinary = list(dict.fromkeys(givers[t] for t in ordinary))
@@ -128,10 +117,9 @@ def _extended(
         return ExtendedTokenizer(rows, written)
     content = load(base.folder / TOKENIZER)
     if ordinary:
-        _extend_model(content["model"], base, rows, ordinary, givers)
-    written[TOKENIZER] = dump(_with_added_tokens(content, rows, {**base.tokens.added, **flags}))
-    names = (*OLDER, "merges.txt", "bpe.codes") if ordinary else ()
-    return ExtendedTokenizer(rows, written, frozenset(n for n in names if (base.folder / n).exists()))
+        _extend_model(content, base, rows, ordinary, givers)
+    written[TOKENIZER] = dump(with_added_tokens(content, rows, {**base.tokens.added, **flags}))
+    return ExtendedTokenizer(rows, written, stale_files(base.folder, bool(ordinary)))
 
 
 def _givers(more: Sequence[str], others: Sequence[GivenTokenizer]) -> dict[str, GivenTokenizer]:
@@ -142,30 +130,19 @@ def _givers(more: Sequence[str], others: Sequence[GivenTokenizer]) -> dict[str, 
     return givers
 
 
-def _with_added_tokens(
-    content: dict[str, Any], rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]
-) -> dict[str, Any]:
-    """A tokenizer.json that also lists these added tokens, with the rows that they have when it is loaded."""
-    listed_ = {token["content"]: token for token in content.get("added_tokens") or []}
-    for token, its_flags in flags.items():
-        listed_.setdefault(token, {"id": None, "content": token, **its_flags})
-    content["added_tokens"] = [{**listed_[token], "id": rows[token]} for token in listed_ if token in rows]
-    _fix_rows(content, rows)
-    return content
-
-
 def _extend_model(
-    model: dict[str, Any],
+    content: dict[str, Any],
     base: GivenTokenizer,
     rows: Vocabulary,
     ordinary: Sequence[str],
     givers: Mapping[str, GivenTokenizer],
 ) -> None:
-    """Adds ordinary tokens to the model, with what produces them."""
+    """Adds ordinary tokens to the model of a tokenizer.json, with what produces them."""
+    model = content["model"]
     tokens_of: dict[GivenTokenizer, list[str]] = {}
     for token in ordinary:
         tokens_of.setdefault(givers[token], []).append(token)
-    theirs = [(_model_of(other, base, model, tokens), set(tokens)) for other, tokens in tokens_of.items()]
+    theirs = [(_model_of(other, base, content, tokens), set(tokens)) for other, tokens in tokens_of.items()]
     if isinstance(model["vocab"], list):
         scores: dict[str, float] = {}
         for given, _ in reversed(theirs):  # so that the first takes precedence
@@ -181,28 +158,22 @@ def _extend_model(
 
 
 def _model_of(
-    other: GivenTokenizer, base: GivenTokenizer, model: Mapping[str, Any], tokens: Sequence[str]
+    other: GivenTokenizer, base: GivenTokenizer, content: Mapping[str, Any], tokens: Sequence[str]
 ) -> Mapping[str, Any]:
     """The model of a tokenizer.json, which must be of the base's kind.
 
     Args:
         other: The tokenizer.
         base: The tokenizer that gets its tokens.
-        model: The base's model.
+        content: The base's tokenizer.json.
         tokens: The tokens taken from it.
     """
     file = other.folder / TOKENIZER
-    theirs = load(file)["model"] if file.is_file() else None
-    kind, their_kind = _kind(model), _kind(theirs) if theirs else "no tokenizer.json"
+    theirs = load(file) if file.is_file() else None
+    kind, their_kind = kind_of(content), kind_of(theirs) if theirs else "no tokenizer.json"
     if theirs is None or kind != their_kind:
         raise _no_union(base, [other], tokens, f"{their_kind}, not {kind}").error()
-    return theirs
-
-
-def _kind(model: Mapping[str, Any]) -> str:
-    """The type of a model, and how it marks pieces within words and at their ends."""
-    marks = [model.get(key) for key in ("continuing_subword_prefix", "end_of_word_suffix")]
-    return " ".join([model_type(model), *(repr(mark) for mark in marks if mark)])
+    return theirs["model"]
 
 
 def _merges(model: Mapping[str, Any], theirs: Sequence[tuple[Mapping[str, Any], set[str]]]) -> list[Any]:
@@ -220,35 +191,6 @@ def _merges(model: Mapping[str, Any], theirs: Sequence[tuple[Mapping[str, Any], 
 
 def _pairs(model: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
-
-
-def _fix_rows(content: dict[str, Any], rows: Vocabulary) -> None:
-    """Puts the added tokens into the model's vocabulary if the library would number them differently."""
-    vocab, added = content["model"]["vocab"], [token["content"] for token in content["added_tokens"]]
-    loaded = numbered(ordinary_tokens(content), len(vocab), added)
-    if isinstance(vocab, dict) and any(loaded[token] != rows[token] for token in added):
-        for token in added:
-            vocab.setdefault(token, rows[token])
-
-
-def _decoder(base: Path, rows: Vocabulary, flags: Mapping[str, Mapping[str, bool]]) -> dict[str, bytes]:
-    """tokenizer_config.json with the new tokens, if it lists the added ones."""
-    config = read_config(base)
-    if not (flags and config.get("added_tokens_decoder")):
-        return {}
-    config["added_tokens_decoder"] |= {str(rows[t]): {"content": t, **flags[t]} for t in flags}
-    return {TOKENIZER_CONFIG: dump(config)}
-
-
-def _added_tokens(
-    base: Path, rows: Vocabulary, tokens: Tokens, flags: Mapping[str, Mapping[str, bool]]
-) -> dict[str, bytes]:
-    """added_tokens.json, if there is one, or no other file for added tokens."""
-    file = base / ADDED_TOKENS
-    if not flags or not (file.is_file() or not (base / TOKENIZER).is_file()):
-        return {}
-    known = load(file) if file.is_file() else {token: tokens.rows[token] for token in tokens.added}
-    return {ADDED_TOKENS: dump({**known, **{token: rows[token] for token in flags}})}
 
 
 def _no_union(

@@ -10,8 +10,9 @@ import numpy as np
 from fusion_slerp.errors import listed, quoted
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES
+from fusion_slerp.vocabulary.renamed import missing
 from fusion_slerp.vocabulary.rows import RowMap
-from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, are_same
+from fusion_slerp.vocabulary.tokens import TOKENIZER_CONFIG, Tokens, Vocabulary, are_same
 
 Models = Mapping[str, Checkpoint]
 Vocabularies = Mapping[str, Vocabulary]
@@ -67,13 +68,19 @@ def on_moved_tokens(models: Models, tokens: Mapping[str, Tokens | None]) -> Iter
                 f"{models[label].source}: the tokenizers library numbers {n} differently from the file, and "
                 f"rows follow the library: {listed(named, 3)}"
             )
+        if each and each.unlisted:
+            n, named = counted(len(each.unlisted), "added token"), map(quoted, each.unlisted)
+            yield (
+                f"{models[label].source}: the list of added tokens in {TOKENIZER_CONFIG} lacks {n} of "
+                f"tokenizer.json, so transformers 5 ignores {listed([*named], 3)}"
+            )
 
 
 def on_lost_tokens(models: Models, vocabularies: Vocabularies, child: Vocabulary) -> Iterator[str]:
     """Yields a warning for each model with tokens that the merged model lacks."""
     for label, vocabulary in vocabularies.items():
         same = vocabulary is child
-        lost = [] if same else [quoted(token) for token in vocabulary if token not in child]
+        lost = [] if same else [quoted(token) for token in missing(child, vocabulary)]
         if lost:
             source = models[label].source
             yield f"the merged model lacks {counted(len(lost), 'token')} of {source}: {listed(lost, 3)}"

@@ -66,6 +66,40 @@ def with_ids_of_child(
     return changed, remarks
 
 
+def is_id_key(key: str) -> bool:
+    """Whether a config's key, without those of outer objects, has ids of tokens as its value."""
+    return _ID_KEY.fullmatch(key) is not None
+
+
+def as_ids(value: object) -> list[int]:
+    """Returns the ids in the value of such a key; empty if it has none."""
+    if not _are_ids(value):
+        return []
+    return value if isinstance(value, list) else [value]  # type: ignore[list-item]
+
+
+def mean_the_same(key: str, one: tuple[object, Vocabulary], other: tuple[object, Vocabulary]) -> bool:
+    """Whether the values of a config's key are ids that stand for the same tokens.
+
+    Args:
+        key: The key, without those of outer objects.
+        one: A model's value, and its tokens.
+        other: Another model's.
+    """
+    if not is_id_key(key):
+        return False
+    ids = [as_ids(value) for value, _ in (one, other)]
+    named = [_tokens_of(rows, vocabulary) for rows, (_, vocabulary) in zip(ids, (one, other), strict=True)]
+    return bool(ids[0]) and named[0] == named[1]
+
+
+def _tokens_of(ids: list[int], vocabulary: Vocabulary) -> list[str | int]:
+    """The tokens with these ids; an id without a token stands for itself."""
+    wanted = set(ids)
+    token_of = {row: token for token, row in vocabulary.items() if row in wanted}
+    return [token_of.get(row, row) for row in ids]
+
+
 def _are_ids(value: object) -> bool:
     ids = value if isinstance(value, list) else [value]
     return bool(ids) and all(type(row) is int and row >= 0 for row in ids)

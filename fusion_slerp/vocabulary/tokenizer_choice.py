@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
-from fusion_slerp.errors import CheckpointError, Problem, setting
+from fusion_slerp.errors import CheckpointError, Problem, listed, setting
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import resolve
-from fusion_slerp.vocabulary.child_tokenizer import (
-    ChildTokenizer,
-    chat_template,
-    has_tokenizer,
-    template_files,
-)
-from fusion_slerp.vocabulary.new_tokens import GivenTokenizer, cannot_be_added, extend
+from fusion_slerp.vocabulary.chat_templates import chat_template, template_files
+from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer, has_tokenizer
+from fusion_slerp.vocabulary.new_tokens import ExtendedTokenizer, GivenTokenizer, cannot_be_added, extend
 from fusion_slerp.vocabulary.remarks import counted, enumerated
+from fusion_slerp.vocabulary.renamed import missing
 from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_tokens
 
 Models = Mapping[str, tuple[Checkpoint, Tokens | None]]
@@ -51,13 +49,13 @@ def choose_tokenizer(
     new = [token for token in named if token not in (chosen.rows or {})]
     if not new:
         return chosen, remarks
-    tokens = read_tokens(chosen.folder)
-    if tokens is None:
+    if chosen.own is None:
         other = next((label for label, (_, known) in models.items() if known is not None), None)
         raise cannot_be_added(new, chosen.folder, "no readable tokenizer", other).error()
-    more = extend(GivenTokenizer(chosen.giver, chosen.folder, tokens), new)
+    more = extend(GivenTokenizer(chosen.giver, chosen.folder, chosen.own), new)
     remarks.append(f"new tokens, from the setting `tokens`: {', '.join(new)}")
-    return ChildTokenizer(chosen.folder, more.rows, chosen.giver, more.written), remarks
+    remarks += _on_stale_files(more)
+    return replace(chosen, rows=more.rows, written=more.written, omitted=more.omitted), remarks
 
 
 def _requested(models: Models, wanted: str, follow_links: bool) -> Choice:
@@ -69,10 +67,10 @@ def _requested(models: Models, wanted: str, follow_links: bool) -> Choice:
     if giver == first:
         remark = f"{model_a.source} has no tokenizer files, so the merged model has none"
         remarks = [] if has_tokenizer(model_a.folder) else [remark]
-        return ChildTokenizer(model_a.folder, of_a and of_a.rows, first), remarks
-    tokens = read_tokens(folder) if giver is None else models[giver][1]
+        return ChildTokenizer(model_a.folder, of_a and of_a.rows, first, of_a), remarks
+    tokens = read_tokens(folder, with_order=True) if giver is None else models[giver][1]
     if has_tokenizer(folder):
-        return ChildTokenizer(folder, tokens and tokens.rows, giver), []
+        return ChildTokenizer(folder, tokens and tokens.rows, giver, tokens), []
     fields = (("tokenizer", wanted), ("folder", folder), ("found", "no tokenizer files"))
     having = (label for label, (model, _) in models.items() if has_tokenizer(model.folder))
     fix = f"use {setting('tokenizer', next(having, first))}, or a folder with a tokenizer"
@@ -96,7 +94,7 @@ def _with_the_tokens_of_all(models: Models, named: Sequence[str]) -> Choice:
         return _none_at_all(models)
     model, tokens = models[first]
     if tokens is None or len(readable) == 1:
-        chosen, remarks = ChildTokenizer(model.folder, tokens and tokens.rows, first), []
+        chosen, remarks = ChildTokenizer(model.folder, tokens and tokens.rows, first, tokens), []
     else:
         chosen, remarks = _united(readable, named)
     return chosen, [*_without_files(models, first, chosen), *remarks]
@@ -122,10 +120,11 @@ def _without_files(models: Models, first: str, chosen: ChildTokenizer) -> list[s
 
 def _united(models: ReadModels, named: Sequence[str]) -> Choice:
     """The first tokenizer that has the tokens of all, else the first one with those of the others added."""
-    for label, (model, tokens) in models.items():
-        if all(other is tokens or other.rows.keys() <= tokens.rows.keys() for _, other in models.values()):
-            chosen = ChildTokenizer(model.folder, tokens.rows, label)
-            return chosen, _template_left_behind(label, models)
+    label = _with_all_tokens({label: tokens.rows for label, (_, tokens) in models.items()})
+    if label is not None:
+        model, tokens = models[label]
+        chosen = ChildTokenizer(model.folder, tokens.rows, label, tokens)
+        return chosen, _template_left_behind(label, models)
     base, *others = (GivenTokenizer(label, model.folder, tokens) for label, (model, tokens) in models.items())
     more = _missing(base.tokens.rows, others)
     new = [token for token in named if all(token not in tokens.rows for _, tokens in models.values())]
@@ -139,7 +138,26 @@ def _united(models: ReadModels, named: Sequence[str]) -> Choice:
     ]
     source = next(model.source for model, _ in models.values())
     remark = f"the merged model's tokenizer is that of {source} with {enumerated(parts)}"
-    return ChildTokenizer(base.folder, union.rows, base.label, written, union.omitted), [remark]
+    chosen = ChildTokenizer(base.folder, union.rows, base.label, base.tokens, written, union.omitted)
+    return chosen, [remark, *_on_stale_files(union)]
+
+
+def _with_all_tokens(vocabularies: Mapping[str, Vocabulary]) -> str | None:
+    """The first model whose tokenizer has the tokens of all, reserved ones aside that it has renamed."""
+    for label, tokens in vocabularies.items():
+        if all(other is tokens or other.keys() <= tokens.keys() for other in vocabularies.values()):
+            return label
+    for label, tokens in vocabularies.items():
+        if not any(missing(tokens, other) for other in vocabularies.values()):
+            return label
+    return None
+
+
+def _on_stale_files(more: ExtendedTokenizer) -> list[str]:
+    """A warning about files that lack the new tokens."""
+    if not more.omitted:
+        return []
+    return [f"not in the merged model, as they lack the new tokens: {listed(sorted(more.omitted))}"]
 
 
 def _missing(of_base: Vocabulary, others: Sequence[GivenTokenizer]) -> dict[str, list[str]]:
@@ -147,9 +165,9 @@ def _missing(of_base: Vocabulary, others: Sequence[GivenTokenizer]) -> dict[str,
     known = set(of_base)
     more: dict[str, list[str]] = {}
     for other in others:
-        missing = [token for token in other.tokens.rows if token not in known]
-        more[str(other.label)] = sorted(missing, key=other.tokens.rows.__getitem__)
-        known.update(missing)
+        new = [token for token in missing(of_base, other.tokens.rows) if token not in known]
+        more[str(other.label)] = sorted(new, key=other.tokens.rows.__getitem__)
+        known.update(new)
     return more
 
 

@@ -17,6 +17,8 @@ from fusion_slerp.sources.conversions import is_pointer, pointer
 from fusion_slerp.sources.json_files import SMALL, parse_json, read_json
 from fusion_slerp.sources.json_files import TOKENIZER as LARGE
 from fusion_slerp.sources.regular_files import equal_files, read_regular
+from fusion_slerp.vocabulary.pipeline import Pipeline, pipeline_of
+from fusion_slerp.vocabulary.tokenizer_classes import REBUILT, class_of, is_rebuilt
 
 TOKENIZER = "tokenizer.json"
 OLDER = ("vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
@@ -43,6 +45,11 @@ MAX_ROW = 1 << 62
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 """A tokenizer's properties of an added token, apart from its row."""
 
+SPECIAL_TOKENS = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+"""Keys of tokenizer_config.json that name a special token."""
+
+Flags = Mapping[str, bool]
+
 Vocabulary = Mapping[str, int]
 """From token to row."""
 
@@ -53,13 +60,18 @@ class Tokens:
 
     Attributes:
         rows: The row of every token, including added ones.
-        added: The flags of the tokens that were added to the tokenizer's own vocabulary.
-        moved: Tokens that are loaded with another row than the one in their file, and the row in the file.
+        added: The flags of the tokens that were added to the tokenizer's own vocabulary, as they are loaded.
+        moved: Tokens that are loaded with another row than the one in a file, and the row in that file.
+        unlisted: Added tokens of a tokenizer.json that transformers 5 does not load, because the list in
+            tokenizer_config.json takes precedence and lacks them.
+        pipeline: How a tokenizer.json cuts a text; None for older formats.
     """
 
     rows: Vocabulary
-    added: Mapping[str, Mapping[str, bool]] = field(default_factory=dict)
+    added: Mapping[str, Flags] = field(default_factory=dict)
     moved: Mapping[str, int] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
+    pipeline: Pipeline | None = None
 
     @property
     def n_rows(self) -> int:
@@ -67,17 +79,21 @@ class Tokens:
         return max(self.rows.values(), default=-1) + 1
 
 
-def read_tokens(folder: Path) -> Tokens | None:
+def read_tokens(folder: Path, with_order: bool = False) -> Tokens | None:
     """Returns the tokens of a folder's tokenizer; None if it has none, or no readable one.
 
     Reads tokenizer.json (BPE, WordPiece, WordLevel, Unigram), else vocab.json, vocab.txt
     (WordPiece: a token per line) or a SentencePiece model, each with its added tokens.
+
+    Args:
+        folder: The folder.
+        with_order: Whether the pipeline gets the digest of merges or scores.
     """
     file = vocabulary_file(folder)
     try:
         if file is None:
             return None
-        tokens = _from_tokenizer_json(file) if file.name == TOKENIZER else _from_older(file)
+        tokens = _from_tokenizer_json(file, with_order) if file.name == TOKENIZER else _from_older(file)
     except DAMAGES:
         return None
     fits = all(type(t) is str and type(row) is int and 0 <= row < MAX_ROW for t, row in tokens.rows.items())
@@ -93,15 +109,19 @@ def read_all(folders: Mapping[str, Path]) -> dict[str, Tokens | None]:
     """
     files = [file for file in map(vocabulary_file, folders.values()) if file is not None]
     raise_all([pointer(file) for file in files if is_pointer(file)])
-    tokens: dict[str, Tokens | None] = {}
+    twins: dict[str, str] = {}
     for label, folder in folders.items():
-        twin = next((known for known in tokens if _have_the_same_tokens(folders[known], folder)), None)
-        tokens[label] = read_tokens(folder) if twin is None else tokens[twin]
-    return tokens
+        known = (other for other, first in twins.items() if other == first)
+        twins[label] = next((k for k in known if _have_the_same_tokens(folders[k], folder)), label)
+    firsts = dict.fromkeys(twins.values())
+    tokens = {label: read_tokens(folders[label], with_order=len(firsts) > 1) for label in firsts}
+    return {label: tokens[twin] for label, twin in twins.items()}
 
 
 def _have_the_same_tokens(one: Path, other: Path) -> bool:
-    return are_same(one / TOKENIZER, other / TOKENIZER) and added_next_to(one) == added_next_to(other)
+    if not are_same(one / TOKENIZER, other / TOKENIZER) or added_next_to(one) != added_next_to(other):
+        return False
+    return len({class_of(read_config(folder)) in REBUILT for folder in (one, other)}) == 1
 
 
 def are_same(one: Path, other: Path) -> bool:
@@ -141,17 +161,6 @@ def read_object(file: Path, content: bytes | None = None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def model_type(model: Mapping[str, Any]) -> str:
-    """`"BPE"`, `"WordPiece"`, `"WordLevel"` or `"Unigram"`; older files, such as gpt2's, do not name it."""
-    if "type" in model:
-        return model["type"]
-    if "merges" in model:
-        return "BPE"
-    if isinstance(model["vocab"], list):
-        return "Unigram"
-    return "WordPiece" if "max_input_chars_per_word" in model else "WordLevel"
-
-
 def ordinary_tokens(tokenizer: Mapping[str, Any]) -> dict[str, int]:
     """Returns the vocabulary of a tokenizer.json's model, without added tokens."""
     vocab = tokenizer["model"]["vocab"]
@@ -173,13 +182,32 @@ def numbered(ordinary: Vocabulary, n_ordinary: int, added: Iterable[str]) -> dic
     return rows
 
 
-def _from_tokenizer_json(file: Path) -> Tokens:
-    tokenizer = load(file)
+def _from_tokenizer_json(file: Path, with_order: bool) -> Tokens:
+    tokenizer, config = load(file), read_config(file.parent)
     listed = {token["content"]: token for token in tokenizer.get("added_tokens") or []}
-    listed |= {token: entry for token, entry in added_next_to(file.parent).items() if token not in listed}
-    rows = numbered(ordinary_tokens(tokenizer), len(tokenizer["model"]["vocab"]), listed)
-    moved = {token: entry["id"] for token, entry in listed.items() if entry["id"] != rows.get(token)}
-    return Tokens(rows, {token: _flags(entry) for token, entry in listed.items()}, moved)
+    next_to = added_next_to(file.parent)
+    entries = listed | {token: entry for token, entry in next_to.items() if token not in listed}
+    ordinary = ordinary_tokens(tokenizer)
+    unlisted: tuple[str, ...] = ()
+    pipeline = _pipeline(tokenizer, with_order)
+    if is_rebuilt(config, pipeline.kind if pipeline else ""):
+        entries = dict(sorted(entries.items(), key=lambda each: next_to.get(*each)["id"]))
+        if "added_tokens_decoder" in config:
+            unlisted = tuple(token for token in entries if token not in next_to and token not in ordinary)
+    rows = numbered(ordinary, len(tokenizer["model"]["vocab"]), entries)
+    claims = [(token, entry["id"]) for each in (next_to, listed) for token, entry in each.items()]
+    moved = {token: row for token, row in claims if row != rows.get(token)}
+    named = set(special_tokens(config).values())
+    added = {token: _flags(entry, next_to.get(token, {}), token in named) for token, entry in entries.items()}
+    return Tokens(rows, added, moved, unlisted, pipeline)
+
+
+def _pipeline(tokenizer: Mapping[str, Any], with_order: bool) -> Pipeline | None:
+    """How it cuts a text; None if that part of the file is damaged, as its tokens are still known."""
+    try:
+        return pipeline_of(tokenizer, with_order)
+    except DAMAGES:
+        return None
 
 
 def added_next_to(folder: Path) -> dict[str, Mapping[str, Any]]:
@@ -208,13 +236,44 @@ def _plain(folder: Path) -> list[dict[str, Any]]:
 
 
 def _from_older(file: Path) -> Tokens:
-    added = [*_decoder(file.parent), *_plain(file.parent)]
-    rows = {**_READERS[file.suffix](file), **{token["content"]: token["id"] for token in added}}
-    return Tokens(rows, {token["content"]: _flags(token) for token in reversed(added)})
+    """Tokens of a format without added tokens of its own; they are in files next to it."""
+    added = sorted([*_decoder(file.parent), *_plain(file.parent)], key=lambda entry: entry["id"])
+    ids = {entry["content"]: entry["id"] for entry in reversed(added)}
+    ordinary = dict(_READERS[file.suffix](file))
+    renamed = _renamed(ordinary, ids) if file.suffix == ".model" else {}
+    taken = set(renamed.values())
+    kept = {token: row for token, row in ordinary.items() if row not in taken}
+    rows = numbered({**kept, **renamed}, len(ordinary), [entry["content"] for entry in added])
+    moved = {token: row for token, row in ids.items() if row != rows.get(token)}
+    return Tokens(rows, {entry["content"]: _flags(entry) for entry in reversed(added)}, moved)
 
 
-def _flags(token: Mapping[str, Any]) -> dict[str, bool]:
-    return {flag: bool(token.get(flag, False)) for flag in FLAGS}
+def _renamed(pieces: Vocabulary, ids: Mapping[str, int]) -> dict[str, int]:
+    """Added tokens with the row of a SentencePiece model's piece, whose name they replace on loading."""
+    taken = set(pieces.values())
+    return {token: row for token, row in ids.items() if token not in pieces and row in taken}
+
+
+def _flags(
+    entry: Mapping[str, Any], winner: Mapping[str, Any] | None = None, is_named: bool = False
+) -> Flags:
+    """The flags of an added token as it is loaded.
+
+    Args:
+        entry: From its file.
+        winner: The entry of tokenizer_config.json, if it has one: its flags take precedence.
+        is_named: Whether tokenizer_config.json names it as one of the special tokens.
+    """
+    given = winner if winner and any(flag in winner for flag in FLAGS) else entry
+    flags = {flag: bool(given.get(flag, False)) for flag in FLAGS}
+    return {**flags, "special": True} if is_named else flags
+
+
+def special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the special tokens that a tokenizer_config.json names, by key."""
+    named = {key: config.get(key) for key in SPECIAL_TOKENS}
+    texts = {key: each.get("content") if isinstance(each, Mapping) else each for key, each in named.items()}
+    return {key: token for key, token in texts.items() if isinstance(token, str)}
 
 
 def _from_lines(file: Path) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
 from tests.models import write_checkpoint
@@ -52,3 +53,15 @@ def test_a_file_is_never_replaced(command, parents, tmp_path):
     assert "found: it exists" in ended.err
     assert f"Fix: use -o {tmp_path / 'ours-2.yml'}\n" in ended.err
     assert (tmp_path / "ours.yml").read_text() == recipe
+
+
+@pytest.mark.parametrize("out", [".", "..", "/", "folder"])
+def test_a_folder_is_no_file_to_write_to(command, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    models = "base_model: ./a, models: [{model: ./a}, {model: ./b}]"
+    recipe = f"{{merge_method: slerp, {models}, parameters: {{t: 0.5}}}}"
+    (tmp_path / "recipe.yml").write_text(recipe)
+    ended = command("convert", "recipe.yml", "-o", out)
+    assert ended.code == 2
+    assert ended.err.endswith("found: it exists\nFix: write to a file in a folder that exists\n")

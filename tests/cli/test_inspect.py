@@ -10,7 +10,7 @@ from fusion_slerp import merge, plan_merge
 from fusion_slerp.engine.measuring import measure
 from fusion_slerp.tensor_names import module_of
 from tests.cli.conftest import DEMO
-from tests.models import SHAPES, tiny_tensors, write_checkpoint, write_json
+from tests.models import CONFIG, SHAPES, tiny_tensors, write_checkpoint, write_json
 
 
 def test_the_facts_of_a_demo_model(command):
@@ -212,6 +212,7 @@ def test_many_weights_that_are_not_finite_are_counted(command, parents):
     for parent, value in zip(parents, (1, np.nan), strict=True):
         tensors = {name: np.full((8, 4), value, "float32") for name in names} | tiny_tensors(1)
         save_file(tensors, parent / "model.safetensors", {"format": "pt"})
+        write_json(parent / "config.json", CONFIG | {"num_hidden_layers": 9})
     out = command("inspect", *parents).out
     assert out.count("NaN or infinity in a weight\n") == 5
     assert "[6] NaN or infinity in 3 more weights" in out

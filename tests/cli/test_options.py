@@ -35,9 +35,15 @@ TYPED = {
         {"<pad>": {"source": "b", "force": True}},
     ),
     "pad_vocab_to_multiple_of": (["--pad-vocab-to-multiple-of", "64"], 64),
+    "vocabulary_tensors": (
+        ["--vocabulary-tensors", "{model.x.weight: follow}"],
+        {"model.x.weight": "follow"},
+    ),
+    "config_overrides": (["--config-overrides", "{text_config.x: null}"], {"text_config.x": None}),
     "missing": (["--missing", "copy"], "copy"),
     "strict": (["--strict"], True),
     "follow_links": (["--follow-links"], True),
+    "hash_inputs": (["--hash-inputs"], True),
     "overwrite": (["--no-overwrite"], False),
     "threads": (["--threads", "3"], 3),
     "memory_budget": (["--memory-budget", "200MB"], "200MB"),
@@ -63,6 +69,52 @@ def test_every_setting_can_be_typed(name, command, monkeypatch):
     monkeypatch.setattr(forecast, "make", make)
     assert command("plan", "a", "b", *words).code == 2
     assert requests[0].options == {name: value}
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [
+        (["--overwrite"], True),
+        (["--overwrite=any"], "any"),
+        (["--Overwrite=any"], "any"),
+        (["--overwrite=true"], True),
+        (["--overwrite=false"], False),
+        (["--overwrite=all"], "all"),  # which the settings refuse, with the values that they accept
+        (["--no-overwrite", "--overwrite=any"], False),
+        (["--overwrite=any", "--overwrite"], "any"),
+    ],
+    ids=str,
+)
+def test_a_switch_takes_a_name_after_an_equals_sign(command, monkeypatch, words, value):
+    requests = []
+
+    def make(request, out):
+        requests.append(request)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr(forecast, "make", make)
+    assert command("plan", "a", *words, "b").code == 2
+    assert requests[0].models == ("a", "b")
+    assert requests[0].options == {"overwrite": value}
+
+
+def test_the_line_names_a_switch_as_it_is_typed():
+    for value, word in ((True, "--overwrite"), ("any", "--overwrite=any")):
+        assert Request(("a", "b"), options={"overwrite": value}).command().endswith(f" {word}")
+
+
+def test_after_two_dashes_there_are_no_options(command, parents):
+    ended = command("plan", "--", parents[0], "--overwrite=any")
+    assert ended.code == 2
+    assert "--overwrite=any: model not found" in ended.err
+
+
+def test_a_wrong_name_of_a_switch_names_the_values(command, parents):
+    ended = command("plan", *parents, "--overwrite=all")
+    assert ended.code == 2
+    assert "invalid overwrite\n  found: 'all' (str)\n  needed: true, false or any" in ended.err
+    assert "Also --overwrite=any." in help_text("overwrite").replace("`", "")
+    assert "--overwrite-as" not in command("merge", "--help").out
 
 
 @pytest.mark.parametrize("verb", ["merge", "plan"])

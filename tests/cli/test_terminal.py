@@ -253,7 +253,7 @@ def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 11) -
     with (folder / "model.safetensors").open("wb") as stream:
         stream.write(struct.pack("<Q", len(text)) + text)
         stream.truncate(8 + len(text) + n_tensors * nbytes)
-    write_json(folder / "config.json", CONFIG)
+    write_json(folder / "config.json", CONFIG | {"num_hidden_layers": n_tensors})
     return folder
 
 

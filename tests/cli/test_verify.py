@@ -65,8 +65,12 @@ def test_json_and_quiet(command, damaged):
 def test_parents_and_recomputing(command, child, parents):
     ended = command("verify", child, "--inputs", "--recompute", "all")
     assert ended.code == 0
-    assert "source models: 4 tensors measured again" in ended.out
-    assert "merged again and compared bit by bit: 4 tensors" in ended.out
+    assert ended.out.splitlines()[3:] == [
+        "  2 source models: configs, tokenizers and headers of weight files",
+        "  no SHA-256 of weight files compared: the manifest has none (merge with hash_inputs)",
+        "  4 tensors: norms and angles measured again and compared",
+        "  4 tensors: merged again and compared bit by bit",
+    ]
     moved = parents[0].rename(parents[0].with_name("moved"))
     ended = command("verify", child, "--recompute", "2")
     assert ended.code == 2
@@ -139,6 +143,17 @@ def test_clean_in_json(command, interrupted, tmp_path):
         tmp_path / ".child.partial"
     )
     assert command("clean", interrupted, "--json").json == {"removed": None}
+
+
+def test_clean_leaves_a_folder_of_somebody_else_with_a_word(command, tmp_path):
+    (tmp_path / ".mine.partial").mkdir()
+    (tmp_path / ".mine.partial/thesis.tex").write_text("precious")
+    ended = command("clean", tmp_path / "mine")
+    assert ended.code == 0
+    assert ended.out.startswith("Nothing to remove: ")
+    left = f"{tmp_path / '.mine.partial'} was left alone: no merge made it (found: thesis.tex)"
+    assert ended.err == f"warning: {left}\n"
+    assert (tmp_path / ".mine.partial/thesis.tex").exists()
 
 
 def test_a_resumed_merge_says_so(command, interrupted, parents):

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,10 @@ def only(paths):
 
 def assert_is_merge_of_demo(child, t):
     a, b = load_file(f"{PLAYS}/model.safetensors"), load_file(f"{CODE}/model.safetensors")
-    merged = load_file(child / "model.safetensors")
+    assert_merged(load_file(child / "model.safetensors"), a, b, t)
+
+
+def assert_merged(merged, a, b, t):
     assert merged.keys() == a.keys()
     for name in ("model.embed_tokens.weight", "model.norm.weight"):
         assert merged[name].equal(slerp(t, a[name], b[name]))
@@ -236,3 +240,82 @@ def test_an_error_ends_the_output_with_its_fix(host_command, tmp_path):
     assert "Traceback" not in printed
     assert printed.count("model not found") == 1
     assert not list(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
+
+
+def wait_for(file):
+    """Returns when it exists."""
+    for _ in range(1000):
+        if file.exists():
+            return
+        time.sleep(0.1)
+    pytest.fail(f"no {file}")
+
+
+def of_ranks(printed, text):
+    """How many lines of all processes contain a text."""
+    return sum(text in line for line in printed.splitlines())
+
+
+@pytest.mark.long
+def test_of_two_processes_one_merges_and_both_evaluate(finished, tmp_path):
+    (tmp_path / "text.txt").write_text("To be, or not to be.")
+    printed = finished(
+        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu"),
+        *("~taskpool.texts.code", "taskpool.texts.plays=text.txt", "taskpool.context_length=8"),
+        cwd=tmp_path,
+    )
+    child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
+    assert_is_merge_of_demo(child, 0.5)
+    assert "All distributed processes registered. Starting with 2 processes" in printed
+    for text in (
+        "slerp of a = model_1",
+        "merging by slerp",
+        "evaluating all models in bfloat16",
+        "Merged model: ",
+    ):
+        assert of_ranks(printed, text) == 1, text
+    assert of_ranks(printed, "merged: ") == 1
+    assert json.loads((child.parent / "program_report.json").read_text())["plays"]["tokens"] > 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("pool", "path"), [("streamed", "null"), ("loaded", "child")])
+def test_two_processes_have_the_merged_model(finished, tmp_path, pool, path):
+    """An evaluation of ours saves the model of each process."""
+    ours = "tests.fusion_bench_plugin"
+    loader = f"{{_target_: {ours}.test_loaded_checks.load, folder: %s}}"
+    models = {"model_1": PLAYS, "model_2": CODE}
+    values = models if pool == "streamed" else {name: loader % folder for name, folder in models.items()}
+    printed = finished(
+        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu", "taskpool=dummy"),
+        *(f"modelpool.models.{name}={value}" for name, value in values.items()),
+        *(f"method.model_save_path={path}", f"taskpool._target_={ours}.saving_task_pool.SavingTaskPool"),
+        "taskpool.model_save_path=of_${oc.env:LOCAL_RANK,0}",
+        cwd=tmp_path,
+        PYTHONPATH=str(REPOSITORY),
+    )
+    for rank in range(2):
+        saved = tmp_path / f"of_{rank}"
+        wait_for(saved)  # the first process does not wait for the second
+        merged = load_file(saved)
+        embedding = merged.pop("lm_head.weight", None)  # of tied tensors, one is saved
+        merged.setdefault("model.embed_tokens.weight", embedding)
+        assert_merged(merged, *(load_file(f"{folder}/model.safetensors") for folder in (PLAYS, CODE)), 0.5)
+    assert (tmp_path / "child").exists() == (path == "child")
+    if path == "child":
+        assert_is_merge_of_demo(tmp_path / "child", 0.5)
+    assert of_ranks(printed, "slerp of a = model_1") == 1
+
+
+@pytest.mark.long
+def test_an_error_ends_both_processes_and_is_told_once(host_command, tmp_path):
+    code, printed = host_command(
+        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu", "~taskpool"),
+        "modelpool.models.model_2=./nowhere",
+        cwd=tmp_path,
+    )
+    assert code != 0
+    assert of_ranks(printed, "error: ./nowhere: model not found") == 1
+    assert of_ranks(printed, "Fix: correct the path") == 1
+    assert of_ranks(printed, "rank 1 ends, because rank 0 failed: ./nowhere: model not found") == 1
+    assert "Traceback" not in printed

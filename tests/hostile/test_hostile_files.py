@@ -210,7 +210,7 @@ def test_one_file_under_many_names_is_not_read_again_and_again(folder, link):
 
 
 def test_more_tensors_than_any_model_has(folder, monkeypatch):
-    monkeypatch.setattr("fusion_slerp.sources.folder.MAX_TENSORS", len(SHAPES) - 1)
+    monkeypatch.setattr("fusion_slerp.sources.shards.MAX_TENSORS", len(SHAPES) - 1)
     write_json(folder / INDEX_NAME, {"weight_map": dict.fromkeys(SHAPES, "1.safetensors")})
     lines = refusal(open_checkpoint, folder)
     assert lines[0] == "too many tensors"

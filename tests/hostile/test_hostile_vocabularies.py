@@ -11,7 +11,7 @@ from fusion_slerp.output.model_card import card_parent
 from fusion_slerp.sources.folder import open_checkpoint
 from fusion_slerp.sources.json_files import SMALL
 from fusion_slerp.sources.json_files import TOKENIZER as LARGE
-from fusion_slerp.vocabulary.child_tokenizer import chat_template
+from fusion_slerp.vocabulary.chat_templates import chat_template
 from fusion_slerp.vocabulary.tokens import MAX_NBYTES, read_tokens
 from tests.hostile.bounds import bounded, parse_file_s
 from tests.models import TOKENS, tiny_tensors, tokenizer_json, write_checkpoint, write_json

@@ -65,7 +65,7 @@ def test_how_many_models_it_merges(method: Method):
 
 # Its name.
 
-WORDS_OF_THE_LANGUAGE = {"linear": r"linear (between|interpolation)"}
+WORDS_OF_THE_LANGUAGE = {"linear": r"linear (between|interpolation|out_proj)"}
 """Phrases in which a method's name is an ordinary word."""
 
 KNOWING = ("methods", "recipes", "fusion_bench_plugin")

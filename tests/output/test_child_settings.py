@@ -14,7 +14,9 @@ def test_the_options_that_change_the_model_and_no_others(method):
     shown = child_settings(settings)
     fields = option_fields()
     assert shown.keys() == {
-        name for name, each in fields.items() if declaration(each).changes_child and name in settings.options
+        name
+        for name, each in fields.items()
+        if declaration(each).changes_child and declaration(each).records_default and name in settings.options
     }
     assert next(iter(shown)) == "method"
     assert make_settings(**shown) == settings

@@ -69,7 +69,7 @@ def test_source_models_are_named_without_their_paths(tmp_path, parents):
         assert parent["files"]["model.safetensors"]["nbytes"] == (folder / "model.safetensors").stat().st_size
 
 
-def test_files_of_the_hubs_cache_are_known_by_their_sha256(tmp_path, parents):
+def test_files_of_the_hubs_cache_are_known_by_the_sha256_that_the_hub_lists(tmp_path, parents):
     repository, digest = tmp_path / "models--owner--a", "ab" * 32
     snapshot = repository / "snapshots" / ("c" * 40)
     shutil.copytree(parents[0], snapshot)
@@ -78,7 +78,8 @@ def test_files_of_the_hubs_cache_are_known_by_their_sha256(tmp_path, parents):
     (snapshot / "model.safetensors").symlink_to(f"../../blobs/{digest}")
     merge(snapshot, parents[1], out=tmp_path / "child")
     row = read_manifest(tmp_path / "child")["parents"]["a"]["files"]["model.safetensors"]
-    assert row["sha256"] == digest
+    assert row["hub_sha256"] == digest
+    assert "sha256" not in row  # which is not that of the file
 
 
 def test_settings_are_the_whole_configuration(tmp_path, parents):

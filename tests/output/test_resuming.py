@@ -9,7 +9,7 @@ import pytest
 from fusion_slerp import OutputError, merge
 from fusion_slerp.output import staging as staging_module
 from fusion_slerp.output.staging import staging
-from tests.models import contents, names_in
+from tests.models import contents, names_in, partial_folder
 
 
 def staged(folder):
@@ -126,8 +126,7 @@ def test_a_parents_tokenizer_decides_on_rows_and_must_be_the_same(tmp_path, pare
 
 def test_an_earlier_output_that_waits_for_its_name_is_not_forgotten(tmp_path, parents):
     merge(*parents, out=tmp_path / "child", t=1)
-    (tmp_path / ".child.partial").mkdir()
-    (tmp_path / "child").rename(tmp_path / ".child.partial/replaced")
+    (tmp_path / "child").rename(partial_folder(tmp_path / "child") / "replaced")
     with pytest.raises(OutputError, match=r"the output exists\n.*\n  found: an earlier output"):
         merge(*parents, out=tmp_path / "child")
     assert names_in(tmp_path) == [".child.partial", "models"]

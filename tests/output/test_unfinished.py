@@ -70,10 +70,10 @@ def test_clean_leaves_a_merge_under_way_alone(interrupted, tmp_path):
 
 
 def test_clean_that_fails_says_so(interrupted, monkeypatch):
-    def stubborn(path):
+    def stubborn(path, ignore_errors):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("fusion_slerp.output.unfinished.shutil.rmtree", stubborn)
+    monkeypatch.setattr("fusion_slerp.output.partial_folder.shutil.rmtree", stubborn)
     with pytest.raises(OutputError, match=r"cannot be removed\n  folder: .*\n  found: Permission denied"):
         fusion_slerp.clean(interrupted)
 

@@ -1,16 +1,20 @@
 """Models that can be merged: configs, tensor names, shapes and types."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from fusion_slerp import plan_merge
 from fusion_slerp.dtypes import BY_CODE
 from fusion_slerp.errors import CheckpointError, MismatchError
-from fusion_slerp.planning.compatibility import compare_configs, compare_tensors
+from fusion_slerp.planning.compatibility import compare_configs, compare_ids, compare_tensors
 from fusion_slerp.planning.matching import match_tensors
 from fusion_slerp.planning.view import View, whole
+from fusion_slerp.planning.vocabulary_tensors import vocabulary_tensors
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.header import TensorEntry
+from tests.models import TOKENS, tokenizer_json, write_checkpoint, write_json
 
 
 def checkpoint(name: str, config: dict | None = None, tensors: dict | None = None) -> Checkpoint:
@@ -38,7 +42,8 @@ def of_configs(a: dict, b: dict) -> tuple[list[str], list[str]]:
 def of_tensors(a: dict, b: dict, config_a: dict | None = None, config_b: dict | None = None) -> list:
     both = views(checkpoint("a", config_a, a), checkpoint("b", config_b, b))
     matching = match_tensors(both)
-    return [*matching.problems, *compare_tensors(both, matching.matches)]
+    following = vocabulary_tensors(both, matching.matches, {})
+    return [*matching.problems, *compare_tensors(both, matching.matches, following.counts)]
 
 
 # --- configs --------------------------------------------------------------------------------------------
@@ -130,6 +135,42 @@ def test_softer_differences_warn_with_both_values(a, b, warning):
 )
 def test_differences_without_meaning(a, b):
     assert of_configs(a, b) == of_configs(b, a) == ([], [])
+
+
+IN_A, IN_B = {"<s>": 0, "<img>": 1}, {"<img>": 0, "<s>": 1}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "keys"),
+    [
+        ({"image_token_id": 1}, {"image_token_id": 0}, []),
+        ({"image_token_id": 1}, {"image_token_id": 1}, ["image_token_id"]),
+        ({"part": {"boi_token_id": 1}}, {"part": {"boi_token_id": 9}}, ["part.boi_token_id"]),
+        ({"image_token_index": 77}, {"image_token_index": 77}, []),
+        ({"image_token_id": 1}, {}, []),
+        ({"suppress_tokens": [0, 1]}, {"suppress_tokens": [1, 0]}, []),
+        ({"bos_token_id": 1}, {"bos_token_id": 1}, []),
+    ],
+)
+def test_ids_differ_if_they_stand_for_other_tokens(a, b, keys):
+    """The merged model's follow their tokens; without tokens, an id stands for itself."""
+    both = views(checkpoint("a", a), checkpoint("b", b))
+    assert of_configs(a, b) == ([], [])
+    warnings = compare_ids(both, {"a": IN_A, "b": IN_B})
+    assert [line.split(":")[0] for line in warnings] == [f"the configs differ in {key}" for key in keys]
+    assert compare_ids(both, {"a": IN_A, "b": IN_A}) == compare_ids(both, {})
+
+
+def test_ids_of_a_plan(tmp_path):
+    """Of whole models: `strict` refuses what is else a warning."""
+    a = write_checkpoint(tmp_path / "a", config={"image_token_id": 1})
+    b = write_checkpoint(tmp_path / "b", config={"image_token_id": 2})
+    line = "the configs differ in image_token_id: 1 (a), 2 (b)"
+    assert line in plan_merge(a, b).warnings
+    with pytest.raises(MismatchError, match=re.escape(line)):
+        plan_merge(a, b, strict=True)
+    write_json(b / "tokenizer.json", tokenizer_json([TOKENS[i] for i in (0, 2, 1, 3, 4, 5)]))
+    assert line not in plan_merge(a, b).warnings
 
 
 OLD_PLAIN = {"rope_theta": 500000.0, "rope_scaling": None}
@@ -251,7 +292,7 @@ def test_types_that_cannot_be_merged_with_each_other():
     assert problem.headline == "the types of 1 tensors cannot be merged"
 
 
-@pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2", "C64", "F8_E8M0"])
+@pytest.mark.parametrize("code", ["F8_E4M3", "F8_E5M2", "F8_E8M0"])
 def test_types_that_cannot_be_interpolated_at_all(code):
     good, bad = {"w": ("F32", 2)}, {"w": (code, 2)}
     (problem,) = of_tensors(bad, bad)[:1]
@@ -262,8 +303,20 @@ def test_types_that_cannot_be_interpolated_at_all(code):
 
 
 def test_all_kinds_of_difference_at_once():
-    a = {"same": ("F32", 2), "shape": ("F32", 2), "type": ("I8", 2), "only a": ("F32", 1), "bad": ("C64", 1)}
-    b = {"same": ("F32", 2), "shape": ("F32", 3), "type": ("I64", 2), "only b": ("F32", 1), "bad": ("C64", 1)}
+    a = {
+        "same": ("F32", 2),
+        "shape": ("F32", 2),
+        "type": ("I8", 2),
+        "only a": ("F32", 1),
+        "bad": ("F8_E5M2", 1),
+    }
+    b = {
+        "same": ("F32", 2),
+        "shape": ("F32", 3),
+        "type": ("I64", 2),
+        "only b": ("F32", 1),
+        "bad": ("F8_E5M2", 1),
+    }
     assert [problem.headline for problem in of_tensors(a, b)] == [
         "the tensor names differ",
         "tensors of a type that cannot be interpolated",

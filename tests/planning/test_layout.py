@@ -60,7 +60,11 @@ def test_wider_types_come_first_so_that_all_are_aligned():
 
 
 TENSORS = st.lists(
-    st.tuples(st.sampled_from(sorted(BY_CODE)), st.lists(st.integers(0, 5), max_size=3)), max_size=8
+    st.tuples(
+        st.sampled_from(sorted(code for code, dtype in BY_CODE.items() if dtype.itemsize)),
+        st.lists(st.integers(0, 5), max_size=3),
+    ),
+    max_size=8,
 )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from fusion_slerp import MismatchError, make_settings, merge, plan_merge, slerp
+from fusion_slerp import CheckpointError, MismatchError, make_settings, merge, plan_merge, slerp
 from fusion_slerp.engine.in_memory import combine_tensors
 from tests.models import tiny_tensors, write_checkpoint
 
@@ -98,7 +98,7 @@ def test_a_head_missing_from_an_untied_model_is_missing(tmp_path):
         plan_merge(a, b)
 
 
-@pytest.mark.parametrize("prefix", ["model.", "transformer.", "base_model.model."])
+@pytest.mark.parametrize("prefix", ["model.", "transformer.", "gpt_neox."])
 @pytest.mark.parametrize("longer", ["a", "b"])
 def test_prefixes_are_matched_and_told(tmp_path, prefix, longer):
     names = {"embed_tokens.weight": (6, 4), "layers.0.up.weight": (8, 4), "norm.weight": (4,)}
@@ -304,3 +304,92 @@ def test_types_and_shapes_are_those_of_the_first_model_that_has_the_tensor(tmp_p
     ]
     child, _, _ = averaged(tmp_path, *folders, missing="copy")
     assert (child["model.late"].dtype, child["model.late"].shape) == (np.float16, (3,))
+
+
+# --- wrappers, buffers, layers for multi-token prediction -------------------------------------------------
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "base_model.model.", "module._orig_mod."])
+@pytest.mark.parametrize("wrapped", ["a", "b", "ab"])
+def test_wrappers_are_taken_off_in_every_model_and_told(tmp_path, prefix, wrapped):
+    folders = []
+    for i, label in enumerate("ab"):
+        before = prefix if label in wrapped else ""
+        tensors = {before + name: tensor for name, tensor in tiny_tensors(i).items()}
+        folders.append(write_checkpoint(tmp_path / label, tensors=tensors))
+    child, _, warnings = child_of(tmp_path, *folders)
+    of_a, of_b = tiny_tensors(0), tiny_tensors(1)
+    assert child.keys() == of_a.keys()
+    for name in child:
+        assert np.array_equal(child[name], slerp(0.3, of_a[name], of_b[name])), name
+    told = [warning for warning in warnings if "a wrapper gave them" in warning]
+    assert [w.split(":")[0] for w in told] == [str(tmp_path / label) for label in wrapped]
+
+
+def test_layers_of_an_adapter_among_the_weights_are_refused(tmp_path):
+    name = "model.layers.0.mlp.up_proj"
+    more = {
+        f"{name}.lora_A.default.weight": np.ones((2, 4), "f4"),
+        f"{name}.lora_B.default.weight": np.ones((8, 2), "f4"),
+    }
+    a = checkpoint(tmp_path / "a", 1, tied=False, **more)
+    b = checkpoint(tmp_path / "b", 2, tied=False, **more)
+    with pytest.raises(CheckpointError, match=r"LoRA layers in them\n.*\n  found: 2: .*lora_A"):
+        plan_merge(a, b)
+
+
+OLD_BUFFERS = {
+    "model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(2, "f4"),
+    "model.layers.0.attn.masked_bias": np.array(-1e4, "f4"),
+    "model.layers.0.attn.bias": np.ones((1, 1, 3, 3), "u1"),
+}
+
+
+@pytest.mark.parametrize("owner", ["a", "b"])
+def test_buffers_that_only_older_releases_store_are_left_out(tmp_path, owner):
+    folders = [
+        checkpoint(tmp_path / label, i, tied=False, **(OLD_BUFFERS if label == owner else {}))
+        for i, label in enumerate("ab")
+    ]
+    child, _, warnings = child_of(tmp_path, *folders)
+    assert child.keys() == tiny_tensors(0).keys()
+    (warning,) = warnings
+    assert warning.startswith(f"{tmp_path / owner}: left out")
+
+
+def test_buffers_that_all_store_are_kept(tmp_path):
+    folders = [checkpoint(tmp_path / label, i, tied=False, **OLD_BUFFERS) for i, label in enumerate("ab")]
+    child, _, warnings = child_of(tmp_path, *folders)
+    assert child.keys() == {*tiny_tensors(0), *OLD_BUFFERS}
+    assert warnings == ()
+
+
+MTP = {
+    "model.layers.1.eh_proj.weight": np.ones((4, 8), "f4"),
+    "model.layers.1.mlp.up_proj.weight": np.full((8, 4), 2, "f4"),
+}
+"""A layer for multi-token prediction after the only layer."""
+
+
+def test_a_layer_for_multi_token_prediction_that_one_model_lacks_is_called_so(tmp_path):
+    a = checkpoint(tmp_path / "a", 1, tied=False, **MTP)
+    b = checkpoint(tmp_path / "b", 2, tied=False)
+    with pytest.raises(MismatchError, match=r"only in a: 2: .*\(layers for multi-token prediction, MTP\)"):
+        plan_merge(a, b)
+    assert any(
+        "(layers for multi-token prediction, MTP)" in w for w in plan_merge(a, b, missing="copy").warnings
+    )
+
+
+def test_a_layer_for_multi_token_prediction_does_not_count_as_depth(tmp_path):
+    """A gradient ends at the model's own last layer."""
+    more = {"model.layers.1.mlp.up_proj.weight": np.ones((8, 4), "f4")}
+    mtp = {name.replace(".1.", ".2."): tensor for name, tensor in MTP.items()}
+    config = UNTIED | {"num_hidden_layers": 2, "num_nextn_predict_layers": 1}
+    folders = [
+        write_checkpoint(tmp_path / name, tensors=tiny_tensors(i) | more | mtp, config=config)
+        for i, name in enumerate("ab")
+    ]
+    plan = plan_merge(*folders, t=[0, 1])
+    values = {tensor.out.name: tensor.values["t"] for tensor in plan.tensors}
+    assert [values[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)] == [0, 1, 1]

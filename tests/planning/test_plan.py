@@ -182,7 +182,8 @@ def test_problems_of_both_parents_come_together(tmp_path):
 
 
 def test_ten_problems_are_shown_and_the_rest_counted(tmp_path):
-    keys = "hidden_size n_embd d_model num_hidden_layers n_layer num_layers n_inner n_head num_heads head_dim"
+    keys = "hidden_size n_embd d_model n_inner n_head num_heads head_dim intermediate_size n_routed_experts "
+    keys += "num_key_value_heads"
     config = dict.fromkeys(keys.split(), 3) | {"num_experts": 3, "num_local_experts": 3}
     a = write_checkpoint(tmp_path / "a", config=config)
     b = write_checkpoint(tmp_path / "b", config=dict.fromkeys(config, 4))

@@ -37,7 +37,8 @@ def many_shards(folder: Path) -> tuple[Path, Path]:
             f"model.layers.{i}.mlp.up_proj.weight": rng.standard_normal((1024, 768), np.float32) * 0.02
             for i in range(N_TENSORS)
         }
-        made.append(write_checkpoint(folder / name, tensors=tensors, n_shards=3))
+        config = {"num_hidden_layers": N_TENSORS}
+        made.append(write_checkpoint(folder / name, tensors=tensors, config=config, n_shards=3))
     return made[0], made[1]
 
 

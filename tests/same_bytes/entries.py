@@ -67,7 +67,7 @@ def by_method_of_loaded(parents: tuple[Path, Path], out: Path, options: Options)
     from fusion_bench.modelpool import CausalLMPool
     from safetensors.torch import load_file
 
-    target = "transformers.LlamaForCausalLM.from_pretrained"  # no loader that the method streams from
+    target = f"{__name__}.load_llama"  # a loader that the method knows would be streamed from
     models = {
         name: {"_target_": target, "pretrained_model_name_or_path": str(folder)}
         for name, folder in zip("xy", parents, strict=True)
@@ -82,6 +82,13 @@ def by_method_of_loaded(parents: tuple[Path, Path], out: Path, options: Options)
         "saved tensors": of_tensors(saved),
         **of_report(out),
     }
+
+
+def load_llama(pretrained_model_name_or_path: str) -> Any:
+    """Loads a model."""
+    from transformers import LlamaForCausalLM
+
+    return LlamaForCausalLM.from_pretrained(pretrained_model_name_or_path)
 
 
 def by_method_of_modules(parents: tuple[Any, Any], out: Path, options: Options) -> Found:

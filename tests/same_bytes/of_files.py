@@ -170,7 +170,9 @@ _FILES = {
     "names: another prefix": Case(
         both(llama, partial(renamed, before="model.", after="base_model.model.model.")), {"t": 0.3}
     ),
-    "names: another family": Case(both(gpt2, partial(gpt2, prefix="")), {"t": [0.1, 0.5, 1]}),
+    "names: another family": Case(
+        both(gpt2, partial(gpt2, prefix=""), config={"num_hidden_layers": 3}), {"t": [0.1, 0.5, 1]}
+    ),
     "integers": Case(both(with_integers), {"t": 0.3}),
     "integers, t = 0": Case(both(partial(with_integers, alike=False)), {"t": 0, "dtype": "bfloat16"}),
     "integers, t = 1": Case(both(partial(with_integers, alike=False)), {"t": 1}),

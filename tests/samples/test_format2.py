@@ -24,6 +24,8 @@ def version_of_then(monkeypatch):
     """Merges are made, and resumed, as by the version that made the samples."""
     for module in ("identity", "manifest", "model_card"):
         monkeypatch.setattr(f"fusion_slerp.output.{module}.__version__", FORMAT2.made_by)
+    for module in ("identity", "manifest"):
+        monkeypatch.setattr(f"fusion_slerp.output.{module}.RULES", 2)
 
 
 def without_versions(folder) -> dict[str, bytes]:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from safetensors.numpy import load_file
 
-from fusion_slerp import CheckpointError, MergeSettings, SettingsError, merge, plan_merge
+from fusion_slerp import CheckpointError, MergeSettings, OutputError, SettingsError, merge, plan_merge
 from fusion_slerp.cli.options import flag, long_flag, parse_options
 from fusion_slerp.engine import threads as engine_threads
 from fusion_slerp.methods import DEFAULT, METHODS
@@ -75,9 +75,20 @@ WRONG = {
         "a whole number, at least 1, or null",
         "pad_vocab_to_multiple_of=64",
     ),
+    "vocabulary_tensors": (
+        ["follow", 1, {"model.x.weight": "go"}],
+        "follow or stay by the name of a tensor, or null",
+        "vocabulary_tensors={'model.embed_tokens.weight': 'follow'}",
+    ),
+    "config_overrides": (
+        ["x", 1, [{"x": 1}], {1: 2}, {"": 1}, {"a..b": 1}, {"x": {1j}}, {"x": math.nan}],
+        "values that JSON has, by key, such as {max_position_embeddings: 8192}, or null",
+        "config_overrides={'text_config.max_position_embeddings': 8192}",
+    ),
     "strict": ([1, 0, None, "true"], "true or false", "strict=False"),
     "follow_links": ([1, 0, None, "true"], "true or false", "follow_links=False"),
-    "overwrite": ([1, 0, None, "true"], "true or false", "overwrite=False"),
+    "hash_inputs": ([1, 0, None, "true"], "true or false", "hash_inputs=True"),
+    "overwrite": ([1, 0, None, "true", "all"], "true, false or any", "overwrite=False"),
     "threads": (
         [0, -1, 1.5, True, "2", math.inf, math.nan],
         "a whole number, at least 1, or null",
@@ -332,6 +343,11 @@ def test_effect_of_overwrite(tmp_path, parents):
     before = (tmp_path / "child/model.safetensors").read_bytes()
     merge(*parents, out=tmp_path / "child", t=1, overwrite=True)
     assert (tmp_path / "child/model.safetensors").read_bytes() != before
+    (tmp_path / "child/notes").write_text("mine")
+    with pytest.raises(OutputError, match="in the way: notes"):
+        merge(*parents, out=tmp_path / "child", overwrite=True)
+    merge(*parents, out=tmp_path / "child", overwrite="any")
+    assert not (tmp_path / "child/notes").exists()
 
 
 def test_effect_of_threads(tmp_path, parents, monkeypatch):

@@ -152,7 +152,8 @@ def test_settings_are_made_again_from_their_options(options):
     assert settings.options.keys() == {*declared(MergeSettings), *declared(type(settings.parameters))}
     for name, value in options.items():
         assert settings.options[name] == ("on" if name == "direct_io" else value)
-    decides = {name for name in settings.options if about(name).changes_child}
+    unset = {name for name in settings.options if not about(name).records_default} - options.keys()
+    decides = {name for name in settings.options if about(name).changes_child} - unset
     assert settings.about_the_child == {name: settings.options[name] for name in decides}
     again = make_settings(**yaml.safe_load(yaml.safe_dump(settings.options)))
     assert again == settings
@@ -192,6 +193,7 @@ def test_an_option_of_another_method_names_that_method(options, name, method):
 ELSE = {
     "strict": True,
     "follow_links": True,
+    "hash_inputs": True,
     "overwrite": True,
     "threads": 3,
     "memory_budget": "300MB",
@@ -208,7 +210,7 @@ def test_every_option_that_changes_nothing_is_tried():
 @pytest.mark.parametrize("name", ELSE)
 @pytest.mark.parametrize("method", METHODS)
 def test_it_changes_no_byte_of_the_model(tmp_path, parents, capsys, method, name):
-    """Only the manifest may differ: in its hash."""
+    """Only the manifest may differ: in its hash, and in those of the source models."""
     made = {}
     for key, options in (("plain", {}), ("else", {name: ELSE[name]})):
         merge(*parents, out=tmp_path / key / "child", method=method, **options)
@@ -216,7 +218,7 @@ def test_it_changes_no_byte_of_the_model(tmp_path, parents, capsys, method, name
     capsys.readouterr()
     plain, other = made["plain"], made["else"]
     differing = {file for file in plain | other if plain.get(file) != other.get(file)}
-    assert differing == ({"merge_manifest.json"} if name == "checksum" else set())
+    assert differing == ({"merge_manifest.json"} if name in ("checksum", "hash_inputs") else set())
 
 
 # Labels.

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusion_slerp import demo, plan_merge
 from fusion_slerp.errors import CheckpointError
 from fusion_slerp.sources.conversions import DEQUANTISE, adapter, gguf, python
 from fusion_slerp.sources.folder import open_checkpoint
-from tests.models import CONFIG, write_checkpoint, write_json
+from tests.models import CONFIG, SHAPES, tiny_tensors, write_checkpoint, write_json
 
 PLAYS = Path(demo.__path__[0]) / "plays"
 
@@ -49,6 +50,13 @@ def calls(tmp_path, monkeypatch):
         return (tmp_path / "calls").read_text().splitlines()
 
     return run
+
+
+def quantised(folder: Path, method: str) -> Path:
+    """Writes a model whose config names the method and whose tensors are quantised."""
+    name = "model.layers.0.mlp.up_proj"
+    tensors = {**tiny_tensors(1), f"{name}.qweight": np.ones((8, 4), "int32"), f"{name}.scales": np.ones(8)}
+    return write_checkpoint(folder, tensors=tensors, config={"quantization_config": {"quant_method": method}})
 
 
 def message_of(folder: Path) -> str:
@@ -179,7 +187,7 @@ def test_parts_of_a_gguf_file_have_no_command():
 
 @pytest.mark.parametrize("method", DEQUANTISE)
 def test_quantised_weights_that_transformers_can_dequantise(tmp_path, calls, method):
-    folder = write_checkpoint(tmp_path / "x", config={"quantization_config": {"quant_method": method}})
+    folder = quantised(tmp_path / "x", method)
     message = message_of(folder)
     fix = message.splitlines()[-1]
     assert fix.startswith(
@@ -189,12 +197,25 @@ def test_quantised_weights_that_transformers_can_dequantise(tmp_path, calls, met
     done = calls(message)
     assert done[-1] == f"AutoTokenizer.from_pretrained.save_pretrained '{folder}-converted'"
     assert ("FineGrainedFP8Config dequantize=True" in done) == (method == "fp8")
+    assert ("Mxfp4Config dequantize=True" in done) == (method == "mxfp4")
     assert ("AutoModelForCausalLM.from_pretrained.dequantize" in done) == (method == "bitsandbytes")
 
 
 def test_quantised_weights_that_transformers_cannot_dequantise(tmp_path):
-    folder = write_checkpoint(tmp_path / "x", config={"quantization_config": {"quant_method": "gptq"}})
+    folder = quantised(tmp_path / "x", "gptq")
     assert message_of(folder).endswith("\nFix: merge the model that it was quantised from")
+
+
+def test_a_config_may_have_a_remnant_of_quantisation(tmp_path):
+    """As merged adapters do, whose base was quantised: the weights are not."""
+    config = {"text_config": {"quantization_config": {"quant_method": "bitsandbytes"}}}
+    folder = write_checkpoint(tmp_path / "x", config=config)
+    assert message_of(folder).endswith(
+        "\nFix: merge the model that it was quantised from; or, if text_config.quantization_config is a "
+        "remnant (no tensor is quantised), remove it from config.json"
+    )
+    write_json(folder / "config.json", CONFIG)
+    assert open_checkpoint(folder).tensors.keys() == SHAPES.keys()
 
 
 @pytest.mark.parametrize("code", ["f('x')", 'f("x")', "f('$x')", "f('`x`')", "f('\\\\x!')"])

@@ -8,7 +8,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.sources import folder, formats
+from fusion_slerp.sources import findings, formats
 from fusion_slerp.sources.folder import open_checkpoint
 from tests.models import CONFIG, SHAPES, as_torch_files, tiny_tensors, write_checkpoint, write_json
 
@@ -96,6 +96,66 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path, name):
     assert lines[0] in ("cannot read a weight file", f"no usable {INDEX}")
     assert lines[1] == f"  file: {folder / name}"
     assert lines[2].lower().startswith("  found: no such file")
+
+
+# --- weights that config.json names ---------------------------------------------------------------------
+
+
+def named(folder, weights: str, n_shards: int = 1):
+    """Writes a checkpoint whose weights have other names than usual, and a config that names them."""
+    write_checkpoint(folder, seed=7, n_shards=n_shards, config={"transformers_weights": weights})
+    (folder / ("model.safetensors" if n_shards == 1 else INDEX)).rename(folder / weights)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("weights", "n_shards"), [("other.safetensors", 1), ("other.safetensors.index.json", 2)]
+)
+@pytest.mark.parametrize("stray", [False, True])
+def test_the_weights_that_the_config_names_are_read(tmp_path, weights, n_shards, stray):
+    folder = named(tmp_path / "a", weights, n_shards)
+    if stray:
+        stray_file = write_checkpoint(tmp_path / "b", seed=8) / "model.safetensors"
+        stray_file.rename(folder / "model.safetensors")
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.tensors.keys() == SHAPES.keys()
+    files = {entry.file.name for entry in checkpoint.tensors.values()}
+    assert files == (
+        {"other.safetensors"} if n_shards == 1 else {f"model-0000{i}-of-00002.safetensors" for i in (1, 2)}
+    )
+    warning = f"{folder}: not read: model.safetensors (config.json names {weights}: transformers_weights)"
+    assert checkpoint.warnings == ((warning,) if stray else ())
+
+
+@pytest.mark.parametrize(
+    ("value", "found", "fix"),
+    [
+        ("gone.safetensors", "'gone.safetensors', which does not exist", "download that file into"),
+        (
+            "gone.safetensors.index.json",
+            "'gone.safetensors.index.json', which does not",
+            "download that file",
+        ),
+        ("../b/model.safetensors", "'../b/model.safetensors'", "correct transformers_weights"),
+        ("sub/model.safetensors", "'sub/model.safetensors'", "correct transformers_weights"),
+        ("pytorch_model.bin", "'pytorch_model.bin'", "correct transformers_weights"),
+        (["model.safetensors"], "a list", "correct transformers_weights"),
+        ("", "''", "correct transformers_weights"),
+    ],
+)
+def test_names_of_weights_that_are_not_followed(tmp_path, value, found, fix):
+    folder = write_checkpoint(tmp_path / "a", config={"transformers_weights": value})
+    write_checkpoint(tmp_path / "b"), write_checkpoint(folder / "sub")
+    lines = message_of(folder).splitlines()
+    assert lines[:2] == ["no weights where config.json says", f"  file: {folder / 'config.json'}"]
+    assert lines[2].startswith(f"  found: transformers_weights: {found}")
+    assert lines[-1].startswith(f"Fix: {fix}")
+
+
+def test_no_name_of_weights_is_none(tmp_path):
+    folder = write_checkpoint(tmp_path / "a")
+    write_json(folder / "config.json", CONFIG | {"transformers_weights": None})
+    assert open_checkpoint(folder).tensors.keys() == SHAPES.keys()
 
 
 # --- files of torch -------------------------------------------------------------------------------------
@@ -252,6 +312,14 @@ def test_quantised_weights_are_refused(tmp_path, key, value, method):
     ]
 
 
+@pytest.mark.parametrize("name", ["config.json", INDEX])
+def test_a_json_file_that_git_lfs_has_not_downloaded(sharded, name):
+    (sharded / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 9\n")
+    lines = message_of(sharded).splitlines()
+    assert lines[:2] == ["a Git LFS pointer in place of a file", f"  file: {sharded / name}"]
+    assert lines[-1].endswith("lfs pull")
+
+
 def test_weights_that_git_lfs_has_not_downloaded(tmp_path):
     folder = write_checkpoint(tmp_path / "a", n_shards=2)
     for i in (1, 2):
@@ -260,12 +328,6 @@ def test_weights_that_git_lfs_has_not_downloaded(tmp_path):
     git = f"git -C {folder} lfs"
     assert message_of(folder).count("a Git LFS pointer in place of a file\n") == 2
     assert message_of(folder).endswith(f"Fix: {git} install --local && {git} pull")
-
-
-def test_quantisation_that_is_null_is_none(tmp_path):
-    folder = write_checkpoint(tmp_path / "a")
-    write_json(folder / "config.json", CONFIG | {"quantization_config": None})
-    assert open_checkpoint(folder).tensors.keys() == SHAPES.keys()
 
 
 # --- weights --------------------------------------------------------------------------------------------
@@ -415,7 +477,7 @@ def test_a_tensor_in_two_shards_is_refused(sharded, file):
 
 def test_an_index_is_read_once(sharded, monkeypatch):
     read, read_json = [], formats.read_json
-    for module in (formats, folder):
+    for module in (formats, findings):
         monkeypatch.setattr(
             module, "read_json", lambda file, *m, **k: read.append(file.name) or read_json(file, *m, **k)
         )

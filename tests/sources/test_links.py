@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.output.side_files import MODEL_FILES
+from fusion_slerp.planning.side_files import MODEL_FILES
 from fusion_slerp.sources.formats import FORMATS
 from fusion_slerp.sources.links import READ, check_links
 from fusion_slerp.sources.opening import open_source, resolve
@@ -152,6 +152,12 @@ def test_blobs_that_are_a_link_are_refused(cached, secret):
     blobs.rename(secret.parent / "keys")
     blobs.symlink_to(secret.parent / "keys")
     assert refusal(cached)[0] == "links lead out of the model's folder"
+
+
+def test_a_link_in_a_modules_folder_is_refused(folder, secret):
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").symlink_to(secret)
+    assert refusal(folder)[2] == f"  found: 1_Pooling/config.json -> {secret}"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are a matter of Unix")

@@ -1,17 +1,12 @@
 """From the user's name for a model to a folder: local paths, and a small server in the role of the Hub."""
 
-import hashlib
-import json
 import logging
 import os
-import re
+import shutil
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import unquote, urlsplit
 
 import huggingface_hub
 import huggingface_hub.constants
@@ -21,12 +16,10 @@ import yaml
 
 from fusion_slerp import merge
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.sources import opening
+from fusion_slerp.sources import hub_requests
 from fusion_slerp.sources.opening import is_hub_id, open_source, resolve
 from tests.models import as_torch_files, contents, write_checkpoint, write_json
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-OLD_COMMIT = "76543210fedcba9876543210fedcba9876543210"
+from tests.sources.hub_server import COMMIT, OLD_COMMIT
 
 NEVER_DOWNLOADED = (
     "pytorch_model.bin",
@@ -49,141 +42,6 @@ NEVER_DOWNLOADED = (
 )
 
 
-class Hub(ThreadingHTTPServer):
-    """The part of the hub's interface that downloading uses.
-
-    Attributes:
-        repos: Files of each repository by revision: `repos["owner/name"]["main"]["config.json"]`.
-        downloads: The files requested with GET: `owner/name/config.json`.
-        status: Answer everything with this HTTP status, if it is set.
-        lost: Answer with an error where this file is asked for.
-    """
-
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.repos: dict[str, dict[str, dict[str, bytes]]] = {}
-        self.downloads: list[str] = []
-        self.status: int | None = None
-        self.lost = ""
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def add(self, repo: str, folder: Path, **more: bytes) -> None:
-        """Puts a folder's files and more into a repository, on `main` and under its commit."""
-        self.repos[repo] = {"main": contents(folder) | more}
-        self.repos[repo][COMMIT] = self.repos[repo]["main"]
-
-    def downloaded(self, repo: str) -> list[str]:
-        """The files of a repository that were downloaded, sorted."""
-        prefix = repo + "/"
-        return sorted(name.removeprefix(prefix) for name in self.downloads if name.startswith(prefix))
-
-
-class _Answer(BaseHTTPRequestHandler):
-    server: Hub
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(tree|revision)/([^/]+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        if self.server.status is not None:
-            self.answer(self.server.status, b"")
-        elif api:
-            self.answer_api(api[1], api[2], api[3] or "main")
-        elif file:
-            self.answer_file(*file.groups())
-        else:
-            self.answer(404, b"")
-
-    do_HEAD = do_GET
-
-    def answer_api(self, repo: str, what: str | None, revision: str) -> None:
-        files = self.found(repo, revision)
-        if files is None:
-            return
-        if what == "tree":
-            listed = [
-                {"type": "file", "path": name, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
-                for name, data in files.items()
-            ]
-            self.answer(200, json.dumps(listed).encode())
-        else:
-            siblings = [{"rfilename": name} for name in files]
-            about = {"id": repo, "sha": commit_of(revision), "siblings": siblings}
-            self.answer(200, json.dumps(about).encode())
-
-    def answer_file(self, repo: str, revision: str, name: str) -> None:
-        files = self.found(repo, revision)
-        if files is None:
-            return
-        if name not in files:
-            self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
-            return
-        if name == self.server.lost:
-            self.answer(500, b"")
-            return
-        if self.command == "GET":
-            self.server.downloads.append(f"{repo}/{name}")
-        etag = hashlib.sha1(files[name]).hexdigest()
-        self.answer(200, files[name], {"ETag": f'"{etag}"', "X-Repo-Commit": commit_of(revision)})
-
-    def found(self, repo: str, revision: str) -> dict[str, bytes] | None:
-        if repo not in self.server.repos:
-            self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
-        elif revision not in self.server.repos[repo]:
-            self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        else:
-            return self.server.repos[repo][revision]
-        return None
-
-    def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-def commit_of(revision: str) -> str:
-    return {"main": COMMIT, "v1": OLD_COMMIT}.get(revision, revision)
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A running hub that huggingface_hub talks to, with an empty cache and no waiting between attempts."""
-    server = Hub()
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    constants = huggingface_hub.constants
-    monkeypatch.setattr(constants, "ENDPOINT", server.url)
-    template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda seconds: None))
-    monkeypatch.setattr(opening, "_silent", {})
-    huggingface_hub.utils.disable_progress_bars()
-    monkeypatch.chdir(tmp_path)
-    yield server
-    huggingface_hub.utils.enable_progress_bars()
-    stop(server)
-
-
-def stop(server: Hub) -> None:
-    """Ends the server and the connections to it; new ones are refused."""
-    huggingface_hub.close_session()
-    server.shutdown()
-    server.server_close()
-
-
 def message_of(source) -> str:
     with pytest.raises(CheckpointError) as caught:
         open_source(source)
@@ -195,11 +53,15 @@ def message_of(source) -> str:
 def reason_of(source) -> str:
     """The hub's line, and the fix, in the message for a model that is not available."""
     lines = message_of(source).splitlines()
-    assert lines[:2] == ["not a local folder, and not available from the Hub", f"  model: {source}"]
-    assert lines[2] == f"  path: {os.path.abspath(source)}: no such folder"
-    assert lines[4].startswith("Fix: correct the path")
-    assert len(lines) == 5
-    return f"{lines[3].removeprefix('  hub: ')}; {lines[4]}"
+    assert lines[:4] == [
+        "not a local folder, and not available from the Hub",
+        f"  model: {source}",
+        f"  path: {os.path.abspath(source)}: no such folder",
+        f"  cache: {huggingface_hub.constants.HF_HUB_CACHE}: not there",
+    ]
+    assert lines[5].startswith("Fix: correct the path")
+    assert len(lines) == 6
+    return f"{lines[4].removeprefix('  hub: ')}; {lines[5]}"
 
 
 # --- local folders --------------------------------------------------------------------------------------
@@ -280,6 +142,8 @@ def test_only_what_is_read_is_downloaded(hub, tmp_path):
     folder = write_checkpoint(tmp_path / "x")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates/rag.jinja").write_text("x")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling/config.json").write_text("{}")
     small = (
         "README.md",
         "LICENSE",
@@ -306,6 +170,19 @@ def test_only_the_shards_that_the_index_names(hub, tmp_path):
     checkpoint = open_source("owner/name")
     assert set(hub.downloaded("owner/name")) == set(contents(folder))
     assert checkpoint.tensors.keys() == open_source(folder).tensors.keys()
+
+
+@pytest.mark.parametrize("n_shards", [1, 2])
+def test_the_weights_that_the_config_names(hub, tmp_path, n_shards):
+    usual = "model.safetensors" if n_shards == 1 else "model.safetensors.index.json"
+    name = usual.replace("model", "other")
+    config = {"transformers_weights": name}
+    folder = write_checkpoint(tmp_path / "x", n_shards=n_shards, config=config)
+    (folder / usual).rename(folder / name)
+    hub.add("owner/name", folder, **{"model.safetensors": b"x"})
+    checkpoint = open_source("owner/name")
+    assert checkpoint.tensors.keys() == open_source(folder).tensors.keys()
+    assert set(hub.downloaded("owner/name")) == set(contents(folder))
 
 
 def test_the_single_file_is_preferred_as_in_a_folder(hub, tmp_path):
@@ -373,7 +250,7 @@ def test_only_formats_that_are_not_read(hub, tmp_path):
         "  model: owner/name",
         "  found: model.gguf: GGUF, a format that is not read",
     ]
-    assert hub.downloads == []
+    assert "model.gguf" not in hub.downloaded("owner/name")
 
 
 @pytest.mark.parametrize("index", [b"[]", b'{"weight_map": {"w": ["x"]}}', b"{", b"\xff", b"{}"])
@@ -417,9 +294,10 @@ def test_hub_that_refuses_or_fails(hub, status):
 
 
 def test_no_network(hub):
-    stop(hub)
+    hub.stop()
     reason = reason_of("models/a").lower()
     assert "refused" in reason
+    assert hub.url in reason
     assert reason.endswith("for a model of the hub, check the network and hf_endpoint, and try again")
 
 
@@ -443,17 +321,17 @@ def test_a_hub_that_does_not_answer_is_asked_once_for_all_models(hub, tmp_path, 
     with pytest.raises(CheckpointError) as caught:
         merge("models/a", "models/b", "models/c", out=tmp_path / "child", method="linear")
     assert str(caught.value).count("not a local folder, and not available from the Hub\n") == 3
-    assert str(caught.value).count("  hub: timed out\n") == 3
+    assert str(caught.value).count(f"  hub: {hub.url}: no answer within 10 s (timed out)\n") == 3
     assert asked == ["models/a"]
     assert waited == []
-    monkeypatch.setattr(opening, "PAUSE_S", 0)
+    monkeypatch.setattr(hub_requests, "PAUSE_S", 0)
     message_of("models/a")
     assert asked == ["models/a", "models/a"]
 
 
 def test_three_models_that_no_hub_has_cost_no_retries_and_no_lines_of_the_library(hub, tmp_path):
     """In a process of its own, where logging is as users have it; each retry would take up to 8 seconds."""
-    stop(hub)
+    hub.stop()
     code = "import fusion_slerp; fusion_slerp.merge('m/a', 'm/b', 'm/c', out='child', method='linear')"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
@@ -474,14 +352,16 @@ def test_retries_of_a_download_are_not_shown(hub, tmp_path, monkeypatch, caplog)
     hub.add("owner/name", write_checkpoint(tmp_path / "x"))
     logger = logging.getLogger("huggingface_hub")
     monkeypatch.setattr(logger, "propagate", True)
-    real = huggingface_hub.snapshot_download
+    real = huggingface_hub.hf_hub_download
 
     def warning(*arguments, **named):
         huggingface_hub.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
         return real(*arguments, **named)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", warning)
-    for level, shown in ((logging.WARNING, 0), (logging.INFO, 1)):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", warning)
+    n_files = len(contents(tmp_path / "x"))
+    for level, shown in ((logging.WARNING, 0), (logging.INFO, n_files)):
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
         monkeypatch.setattr(logger, "level", level)
         logger.manager._clear_cache()
         caplog.clear()
@@ -504,38 +384,6 @@ def test_an_adapter_on_the_hub_is_named(hub, tmp_path):
     (folder / "adapter_config.json").write_text("{")
     hub.add("owner/damaged", folder)
     assert message_of("owner/damaged").startswith("an adapter is not a whole model\n")
-
-
-@pytest.mark.parametrize("trouble", ["no network", "offline", "failing"])
-@pytest.mark.parametrize("n_shards", [1, 2])
-def test_what_was_downloaded_serves_without_the_hub(hub, tmp_path, monkeypatch, caplog, trouble, n_shards):
-    folder = write_checkpoint(tmp_path / "x", n_shards=n_shards)
-    hub.add("owner/name", folder, **dict.fromkeys(NEVER_DOWNLOADED, b"x"))
-    first = open_source("owner/name@main")
-    hub.downloads.clear()
-    if trouble == "no network":
-        stop(hub)
-    elif trouble == "offline":
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    else:
-        hub.status = 503
-    assert open_source("owner/name@main") == first
-    assert open_source(f"owner/name@{COMMIT}").tensors == first.tensors
-    assert hub.downloads == []
-    ours = [r.getMessage() for r in caplog.records if r.name.startswith("fusion_slerp")]
-    assert [message.partition(",")[0] for message in ours] == [
-        "owner/name@main: using the local cache",
-        f"owner/name@{COMMIT}: using the local cache",
-    ]
-
-
-def test_a_download_that_stops_halfway_is_not_taken_for_the_model(hub, tmp_path):
-    folder = write_checkpoint(tmp_path / "x", n_shards=2)
-    hub.add("owner/name", folder)
-    hub.lost = "model-00002-of-00002.safetensors"
-    assert "try again" in reason_of("owner/name")
-    hub.lost = ""
-    assert open_source("owner/name").tensors.keys() == open_source(folder).tensors.keys()
 
 
 def test_both_models_that_are_not_available_are_reported_together(hub, tmp_path):

@@ -105,7 +105,10 @@ def test_into_memory_is_the_same_as_to_disk(tmp_path, three):
 
 
 def test_a_torch_file_among_three(tmp_path, three):
-    copies = [write_checkpoint(tmp_path / "models" / f.name, tensors=weights_of(f)) for f in three]
+    config = {"num_hidden_layers": 3}
+    copies = [
+        write_checkpoint(tmp_path / "models" / f.name, tensors=weights_of(f), config=config) for f in three
+    ]
     as_torch_files(copies[1], n_shards=2)
     merge(*copies, out=tmp_path / "models/child", method="linear", weight={"a": 1, "b": 2, "c": 3})
     merge(*three, out=tmp_path / "usual", method="linear", weight={"a": 1, "b": 2, "c": 3})

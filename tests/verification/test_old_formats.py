@@ -12,6 +12,7 @@ from fusion_slerp import CheckpointError, SettingsError, merge, verify
 from fusion_slerp.output.manifest import manifest_text, read_manifest
 from fusion_slerp.planning.rules import RULES
 from fusion_slerp.settings.merge_settings import make_settings
+from tests.expert_layouts import LAYOUTS, write_experts
 from tests.samples.merges import FORMAT1
 
 MANIFEST = "merge_manifest.json"
@@ -64,7 +65,7 @@ def test_settings_of_a_stranger_are_checked(format_1, monkeypatch, settings, mes
 def test_matrices_merged_by_columns_are_not_made_again_by_other_rules(tmp_path, parents, monkeypatch):
     merge(*parents, out=tmp_path / "models/child", granularity="column")
     child = with_rules(tmp_path / "models/child", monkeypatch, 1)
-    with pytest.raises(CheckpointError, match="rules 1; this version merges by rules 2") as caught:
+    with pytest.raises(CheckpointError, match=f"rules 1; this version merges by rules {RULES}") as caught:
         verify(child, recompute="all")
     assert "the last digits of matrices that are merged by columns" in str(caught.value)
     assert verify(child, inputs=True).ok
@@ -96,3 +97,16 @@ def test_a_manifest_of_a_format_to_come_is_no_damage(format_1, monkeypatch):
     with pytest.raises(CheckpointError, match="the manifest is newer than this version") as caught:
         verify(format_1)
     assert "found: format 9, written by fusion_slerp" in str(caught.value)
+
+
+def test_experts_that_older_rules_merged_together_are_not_compared(tmp_path, monkeypatch):
+    a, b = (
+        write_experts(tmp_path / name, i, "qwen3_moe", LAYOUTS["qwen3_moe"][1]) for i, name in enumerate("ab")
+    )
+    merge(a, b, out=tmp_path / "child")
+    child = with_rules(tmp_path / "child", monkeypatch, 2)
+    assert verify(child).ok
+    for options in ({"inputs": True}, {"recompute": 1}):
+        with pytest.raises(CheckpointError, match=f"rules 2; this version merges by rules {RULES}") as caught:
+            verify(child, **options)
+        assert "the angles of experts that are stored in one tensor" in str(caught.value)

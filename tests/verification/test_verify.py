@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import huggingface_hub
-import huggingface_hub.errors
+import huggingface_hub.constants
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -240,11 +240,8 @@ dtype: float32
 
 
 @pytest.fixture
-def of_hub(child, monkeypatch):
+def of_hub(child, tmp_path, monkeypatch):
     """A child whose manifest says that model b is of the hub, which is down; its cache is empty."""
-
-    def fails(*arguments, **options):
-        raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
 
     def local_only(source, follow_links):
         if str(source).startswith("owner/"):
@@ -252,7 +249,7 @@ def of_hub(child, monkeypatch):
             raise Problem(CheckpointError, "not available", fields, "check the network").error()
         return open_source(source, follow_links)
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("fusion_slerp.verification.parents.open_source", local_only)
     manifest = read_manifest(child)
     manifest["parents"]["b"] |= {"model": "owner/b", "revision": "0" * 40}
@@ -262,17 +259,11 @@ def of_hub(child, monkeypatch):
     return child
 
 
-def test_a_model_of_the_hub_is_found_in_its_cache_without_the_hub(of_hub, parents, tmp_path, monkeypatch):
-    snapshot = parents[1].rename(tmp_path / "snapshot")
-    asked = []
-
-    def cached(name, **options):
-        asked.append((name, options))
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", cached)
+def test_a_model_of_the_hub_is_found_in_its_cache_without_the_hub(of_hub, parents, tmp_path):
+    snapshot = tmp_path / "cache/models--owner--b/snapshots" / ("0" * 40)
+    snapshot.parent.mkdir(parents=True)
+    parents[1].rename(snapshot)
     assert verify(of_hub, inputs=True).ok
-    assert asked == [("owner/b", {"revision": "0" * 40, "local_files_only": True})]
 
 
 def test_a_copy_of_a_model_of_the_hub_counts_if_it_is_that(of_hub, parents):
@@ -344,15 +335,15 @@ def test_rows_that_only_one_parent_has_count_too(tmp_path):
     tokens = ("<unk>", "to", "be", "or", "not", "##s")
     a = write_checkpoint(tmp_path / "models/a", seed=1)
     tensors = load_file(a / "model.safetensors") | {
-        name: np.random.default_rng(2).standard_normal((8, 4), np.float32)
+        name: np.random.default_rng(2).standard_normal((9, 4), np.float32)
         for name in ("lm_head.weight", "model.embed_tokens.weight")
     }
     b = write_checkpoint(
-        tmp_path / "models/b", tensors=tensors, tokens=(*tokens, "x", "y"), config={"vocab_size": 8}
+        tmp_path / "models/b", tensors=tensors, tokens=(*tokens, "x", "y", "z"), config={"vocab_size": 9}
     )
     merge(a, b, out=tmp_path / "models/child", t=0.3)
     assert verify(tmp_path / "models/child", inputs=True).ok
-    tensors["lm_head.weight"][7, 0] += 1  # of a token that a does not have
+    tensors["lm_head.weight"][8, 0] += 1  # of a token that a does not have
     save_file(tensors, b / "model.safetensors", {"format": "pt"})
     assert {each[1:] for each in faults(tmp_path / "models/child", inputs=True)} == {
         ("lm_head.weight", "not what its source models make")

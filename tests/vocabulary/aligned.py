@@ -24,14 +24,19 @@ def model_with(
     """A checkpoint with these tokens in their order, or this tokenizer.json; with none if there are none."""
     write_checkpoint(folder, tensors={"model.norm.weight": np.ones(4, "f4")}, config=config, tokens=None)
     if tokens:
-        content = tokens if isinstance(tokens, Mapping) else tokenizer_json(tokens)
-        write_json(folder / "tokenizer.json", content)
+        write_json(folder / "tokenizer.json", tokens if isinstance(tokens, Mapping) else words(tokens))
         write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
     if generation is not None:
         write_json(folder / "generation_config.json", generation)
     if template is not None:
         (folder / "chat_template.jinja").write_text(template)
     return open_checkpoint(folder)
+
+
+def words(tokens: Sequence[str]) -> dict[str, Any]:
+    """The content of a tokenizer.json with these tokens, that differs from others in nothing else."""
+    content = tokenizer_json(tokens)
+    return {**content, "model": {**content["model"], "unk_token": "<unk>"}}
 
 
 def models_with(root: Path, **tokens: Sequence[str] | Mapping[str, Any]) -> dict[str, Checkpoint]:

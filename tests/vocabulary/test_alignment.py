@@ -131,7 +131,7 @@ def test_padding_and_matrices_of_different_lengths(three):
     counts = {"a": 8, "b": 3, "c": 9}
     rows = alignment.rows(counts)
     assert rows is not None
-    assert len(rows) == alignment.n_rows(counts) == 10
+    assert len(rows) == alignment.padded(alignment.n_rows(counts)) == 10
     assert [rows.of[label].tolist()[7:] for label in "abc"] == [[7, -1, -1], [-1, -1, -1], [7, 8, -1]]
     assert found(rows) == changed(b=(NOBODY,) * 3)
     assert alignment.describe(rows, counts)[1] == f"{three['b'].source}: 1 token with an id beyond its 3 rows"

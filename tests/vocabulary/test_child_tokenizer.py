@@ -9,10 +9,11 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 from fusion_slerp import MismatchError, plan_merge
-from fusion_slerp.output.side_files import side_files, write_side_files
+from fusion_slerp.output.side_files import write_side_files
 from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.planning.side_files import side_files
 from tests.hostile.bounds import cpu_s
-from tests.models import sentencepiece_model, tiny_tensors, write_checkpoint, write_json
+from tests.models import sentencepiece_model, write_checkpoint, write_json
 from tests.tokenizer_kinds import KINDS, added_token, tokenizer
 
 HEAD = "lm_head.weight"
@@ -32,7 +33,8 @@ def parent(folder: Path, content: dict | None = None, config: dict | None = None
     tensors = {
         name: rng.standard_normal((n_rows, 4)).astype("f4") for name in (HEAD, "model.embed_tokens.weight")
     }
-    write_checkpoint(folder, tensors=tiny_tensors(1) | tensors, config={"vocab_size": n_rows}, tokens=None)
+    tensors["model.norm.weight"] = np.ones(1, "f4")
+    write_checkpoint(folder, tensors=tensors, config={"vocab_size": n_rows}, tokens=None)
     if content:
         write_json(folder / "tokenizer.json", content)
     write_json(

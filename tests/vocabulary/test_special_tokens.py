@@ -9,8 +9,9 @@ import pytest
 from fusion_slerp import merge, plan_merge
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
-from fusion_slerp.vocabulary.special_tokens import check_special_tokens
-from tests.models import tiny_tensors, tokenizer_json, write_checkpoint, write_json
+from fusion_slerp.vocabulary.special_tokens import check_special_tokens, mean_the_same
+from tests.models import tiny_tensors, write_checkpoint, write_json
+from tests.vocabulary.aligned import words
 
 GENERATION = "generation_config.json"
 TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "<|im_end|>", "word"]
@@ -27,13 +28,13 @@ def parent(
     **tokenizer_config: Any,
 ) -> Path:
     """A checkpoint with these tokens, ids in its configs and a chat template."""
-    tensors = tiny_tensors(len(tokens)) | {
+    tensors = {
         name: tiny_tensors(1)[name].repeat(2, axis=0)[: len(tokens)]
         for name in ("lm_head.weight", "model.embed_tokens.weight")
     }
     config = {"vocab_size": len(tokens)} | (config or {})
     write_checkpoint(folder, tensors=tensors, config=config, tokens=None)
-    write_json(folder / "tokenizer.json", tokenizer_json(tokens))
+    write_json(folder / "tokenizer.json", words(tokens))
     write_json(folder / "tokenizer_config.json", {"eos_token": "</s>", **tokenizer_config})
     if generation is not None:
         write_json(folder / GENERATION, generation)
@@ -88,7 +89,8 @@ def test_an_end_that_the_larger_tokenizer_brings_along(tmp_path):
     assert of_ids(plan_merge(b, a)) == of_b
     assert of_ids(plan_merge(a, b, tokenizer="a")) == IDS
     for way in (plan, plan_merge(b, a), plan_merge(a, b, tokenizer="a")):
-        assert not [warning for warning in way.warnings if "eos" in warning]
+        (warning,) = [warning for warning in way.warnings if "eos" in warning]
+        assert "in its eos_token (" in warning
 
 
 def test_files_stay_as_they_are_where_no_id_changes(tmp_path):
@@ -128,7 +130,7 @@ def test_nested_configs_and_other_keys(tmp_path):
         "pad_token_id": -1,
     }
     config = keys | {
-        "text_config": {"eos_token_id": 2, "hidden_size": 2, "vocab_size": 6},
+        "text_config": {"eos_token_id": 2, "hidden_size": 4, "vocab_size": 6},
         "sep_token_id": None,
     }
     a, b = parent(tmp_path / "a", TOKENS, config), parent(tmp_path / "b", SHUFFLED)
@@ -137,7 +139,7 @@ def test_nested_configs_and_other_keys(tmp_path):
         "decoder_start_token_id": SHUFFLED.index("<s>"),
         "image_token_index": SHUFFLED.index("<|im_end|>"),
         "suppress_tokens": [SHUFFLED.index("<unk>"), SHUFFLED.index("word")],
-        "text_config": {"eos_token_id": SHUFFLED.index("</s>"), "hidden_size": 2, "vocab_size": 6},
+        "text_config": {"eos_token_id": SHUFFLED.index("</s>"), "hidden_size": 4, "vocab_size": 6},
     }
 
 
@@ -258,6 +260,11 @@ def test_whose_chat_template_the_child_has(tmp_path, case, place):
             f"tokenizer {given!r} would include it"
         ]
         if given and whose is None
+        else [
+            f"the tokenizer of {tmp_path / ('b' if whose == 'a' else 'a')} differs from that of "
+            f"{tmp_path / str(whose)} in its chat template; the merged model follows {tmp_path / str(whose)}"
+        ]
+        if given == "ab"
         else []
     )
 
@@ -290,3 +297,41 @@ def test_a_template_of_the_users_own(tmp_path, place):
     config = json.loads((tmp_path / "child/tokenizer_config.json").read_text())
     assert "chat_template" not in config
     assert config["eos_token"] == "</s>"
+
+
+# --- ids of other rows --------------------------------------------------------------------------------------
+
+FIRST = {"<s>": 0, "</s>": 1, "<img>": 2}
+OTHER = {"<img>": 0, "<s>": 1, "</s>": 2}
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "two", "same"),
+    [
+        ("image_token_id", 2, 0, True),
+        ("image_token_id", 2, 2, False),
+        ("eos_token_id", [1, 2], [2, 0], True),
+        ("eos_token_id", [1, 2], [0, 2], False),
+        ("eos_token_id", 1, [2], True),
+        ("image_token_index", 9, 9, True),
+        ("image_token_index", 9, 8, False),
+        ("image_token_id", None, None, False),
+        ("image_token_id", 2, None, False),
+        ("hidden_size", 2, 0, False),
+    ],
+)
+def test_ids_that_mean_the_same_token(key, one, two, same):
+    """An id that is not a token stands for itself; other keys hold no ids."""
+    assert mean_the_same(key, (one, FIRST), (two, OTHER)) is same
+
+
+def test_ids_of_a_text_model_go_into_the_language_part(tmp_path):
+    """The merged model has b's tokenizer, and a's config, which describes its language model in a part."""
+    nested = {"text_config": {"hidden_size": 4, "vocab_size": 6, **IDS}, "eos_token_id": 2}
+    a = parent(tmp_path / "a", TOKENS, nested)
+    b = parent(tmp_path / "b", SHUFFLED, ids_of(SHUFFLED, **NAMED))
+    found = content(plan_merge(a, b, tokenizer="b"), "config.json")
+    ids = ids_of(SHUFFLED, **NAMED)
+    assert {key: found["text_config"][key] for key in ids} == ids
+    assert found["eos_token_id"] == ids["eos_token_id"]
+    assert "bos_token_id" not in found

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from fusion_slerp.vocabulary.sentencepiece_model import read_pieces
-from fusion_slerp.vocabulary.tokens import MAX_NBYTES, read_tokens
+from fusion_slerp.vocabulary.tokens import MAX_NBYTES, read_all, read_tokens
 from tests.models import ROWS, TOKENS, sentencepiece_model, tokenizer_json, write_json
 
 ROW_OF = {token: row for row, token in enumerate(TOKENS)}
@@ -67,6 +67,35 @@ def test_sentencepiece_models(tmp_path, name):
     assert rows(tmp_path) == {token: row for row, token in enumerate(tokens)}
     write_json(tmp_path / "added_tokens.json", {"<extra>": 305})
     assert (rows(tmp_path) or {})["<extra>"] == 305
+
+
+def test_a_piece_that_an_added_token_renames(tmp_path):
+    """As transformers loads it: the row has the new name alone. Others are numbered after the pieces."""
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(["<unk>", "▁the", "[UNUSED_7]"]))
+    write_json(tmp_path / "added_tokens.json", {"<late>": 9, "<|im_end|>": 2})
+    tokens = read_tokens(tmp_path)
+    assert tokens is not None
+    assert dict(tokens.rows) == {"<unk>": 0, "▁the": 1, "<|im_end|>": 2, "<late>": 3}
+    assert dict(tokens.moved) == {"<late>": 9}
+
+
+def test_equal_files_of_classes_that_number_otherwise(tmp_path):
+    """The file's order is not that of its ids."""
+    content = tokenizer_json(added={"<y>": ROWS + 1, "<x>": ROWS})
+    for name, of_class in (
+        ("a", "PreTrainedTokenizerFast"),
+        ("b", "GPT2Tokenizer"),
+        ("c", "GPT2TokenizerFast"),
+    ):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "tokenizer.json", content)
+        write_json(tmp_path / name / "tokenizer_config.json", {"tokenizer_class": of_class})
+    tokens = read_all({name: tmp_path / name for name in "abc"})
+    assert [each and (each.rows["<x>"], each.rows["<y>"]) for each in tokens.values()] == [
+        (ROWS + 1, ROWS),
+        *[(ROWS, ROWS + 1)] * 2,
+    ]
+    assert tokens["b"] is tokens["c"]
 
 
 @pytest.mark.parametrize("cut", [1, 2, 5, 40, -1])

@@ -218,7 +218,12 @@ def test_a_union_has_the_first_chat_template(tmp_path, having, whose):
 def test_templates_that_are_left_out(tmp_path, having):
     models = with_templates(tmp_path, {"a": ["x", "y"], "b": ["y"], "c": ["x"]}, having)
     b, c = (models[label].source for label in "bc")
+    a = models["a"].source
     assert aligned(models).remarks == {
+        "abc": (
+            f"the tokenizers of {b} and {c} differ from that of {a} in their chat template; "
+            f"the merged model follows {a}",
+        ),
         "bc": (
             f"{b} and {c} have chat templates, and the merged model has none; "
             f"tokenizer 'b' would include that of {b}",

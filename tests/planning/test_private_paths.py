@@ -1,12 +1,12 @@
-"""The files next to the weights: copied byte for byte, except for paths noted in configs."""
+"""Paths of a machine in configs: removed if no reader needs them, else named; all else stays as it is."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from fusion_slerp import merge, verify
-from fusion_slerp.output.side_files import without_paths
+from fusion_slerp import merge, plan_merge, verify
+from fusion_slerp.planning.private_paths import remaining_paths, without_paths
 from tests.models import CONFIG, contents, write_checkpoint, write_json
 
 PRIVATE = "/home/somebody/private/model"
@@ -48,6 +48,7 @@ def test_nested_configs_and_lists_have_none_either():
     [
         '{"rope_theta": 1e4,"x" : NaN}',
         '{"x": "_name_or_path"}',
+        '{"tokenizer_file" : "tokenizer.json", "vocab_file":null, "x_file": "/a/b/c"}',
         '{"_name_or_path": ',
         '["name_or_path"',
         "\xff",
@@ -71,3 +72,72 @@ def test_a_tokenizer_from_elsewhere_names_no_path(tmp_path, parents):
     merge(*parents, out=tmp_path / "models/child", tokenizer=str(other))
     content = json.loads((tmp_path / "models/child/tokenizer_config.json").read_bytes())
     assert content == {"bos_token_id": 1, "model_max_length": 10**30}
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {
+            "special_tokens_map_file": f"{PRIVATE}/special_tokens_map.json",
+            "tokenizer_file": "/tmp/x/tokenizer.json",
+        },
+        {"special_tokens_map_file": "runs/7/special_tokens_map.json"},
+        {"vocab_file": r"C:\\models\\x\\vocab.json", "merges_file": "../x/merges.txt"},
+    ],
+)
+def test_files_of_a_tokenizer_are_removed(tmp_path, parents, paths):
+    write_json(parents[0] / "tokenizer_config.json", {**paths, "unk_token": "<unk>"})
+    merge(*parents, out=tmp_path / "child")
+    assert json.loads((tmp_path / "child/tokenizer_config.json").read_bytes()) == {"unk_token": "<unk>"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/home/me/clip",
+        "/mnt/a/b c/d/",
+        "~/models/clip",
+        "~me/clip",
+        r"C:\models\clip",
+        "D:/x",
+        r"\\host\x",
+        "file:///x",
+    ],
+)
+def test_a_path_that_may_be_needed_is_kept_and_named(tmp_path, parents, path):
+    config = CONFIG | {"vision_tower": path, "parts": [{"x": path}]}
+    write_json(parents[0] / "config.json", config)
+    plan = plan_merge(*parents)
+    named = "vision_tower, parts.0.x in config.json are paths of one machine, kept in the merged model"
+    assert f"{parents[0]}: {named}" in plan.warnings
+    merge(*parents, out=tmp_path / "child")
+    assert (tmp_path / "child/config.json").read_bytes() == (parents[0] / "config.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "/think",
+        "</s>",
+        "owner/name",
+        "a/b/c",
+        "https://x.org/a/b",
+        "{% if x %}/a/b{% endif %}",
+        "/a/b\n",
+        "~",
+        "/",
+        "",
+    ],
+)
+def test_what_is_no_path(value):
+    assert remaining_paths(json.dumps({"x": value}).encode()) == []
+
+
+def test_the_name_of_the_weights_does_not_go_with_them(tmp_path, parents):
+    a, b = parents
+    write_json(a / "config.json", CONFIG | {"transformers_weights": "other.safetensors"})
+    (a / "model.safetensors").rename(a / "other.safetensors")
+    plain = merge(b, b, out=tmp_path / "plain").plan.warnings
+    assert merge(a, b, out=tmp_path / "child").plan.warnings == plain
+    assert json.loads((tmp_path / "child/config.json").read_bytes()) == CONFIG
+    assert (tmp_path / "child/model.safetensors").is_file()

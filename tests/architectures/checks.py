@@ -1,0 +1,214 @@
+"""What is tried with the models of an architecture; each check returns a remark, or raises what is wrong."""
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fusion_slerp
+from fusion_slerp.errors import FusionSlerpError
+from tests.architectures.building import build, save, tiny_config, words
+from tests.architectures.running import inputs_for, logits_of
+from tests.architectures.shrinking import LAYERS, VOCABULARY
+from tests.architectures.subjects import Subject, T, Wrong, same, same_as_files
+from tests.architectures.tokens import move_ids, other_order, reorder, token_dimensions
+from tests.architectures.weights import WHOLE, is_slerp, unit_of, weights
+
+IDS = list(range(30, 40))
+
+
+def merged(subject: Subject, name: str, a: Path, b: Path, **settings: Any) -> Path:
+    """Merges two folders at `T` into a new one, and returns it."""
+    fusion_slerp.merge(a, b, out=subject.folder / name, t=T, **settings)
+    return subject.folder / name
+
+
+def loaded(subject: Subject, folder: Path, ids: Sequence[int] = IDS, **how: Any) -> Any:
+    """Loads a merged model, compares it with its files, and runs it; returns the model.
+
+    Keyword arguments say how its files were saved, as arguments of save_pretrained.
+
+    Raises:
+        Wrong: It is not what the files hold, or its logits are not finite.
+    """
+    import torch
+
+    model = subject.load(folder)
+    same_as_files(model, folder, **how)
+    if subject.inputs is not None and not torch.isfinite(logits_of(model, list(ids), subject.inputs)).all():
+        raise Wrong("the logits are not finite")
+    return model
+
+
+def check_equal(subject: Subject) -> str:
+    """Two models with equal vocabularies: every tensor is the SLERP of its parents, or copied."""
+    subject.inputs, subject.reason = inputs_for(subject.model, IDS)
+    child = merged(subject, "equal", subject.a, subject.b)
+    loaded(subject, child)
+    a, b, c = weights(subject.a), weights(subject.b), weights(child)
+    if a.keys() != c.keys():
+        raise Wrong(f"other tensors than a has: {', '.join(sorted(a.keys() ^ c.keys())[:3])}")
+    units = {name: _unit(name, a[name], b[name], c[name]) for name in c}
+    divided = {unit for unit in units.values() if unit != WHOLE}
+    return f"angle of {' and of '.join(sorted(divided))}" if divided else ""
+
+
+def _unit(name: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> str:
+    if c.dtype != a.dtype:
+        raise Wrong(f"{name}: {c.dtype}, and {a.dtype} in a")
+    if c.dtype.kind != "f":
+        if not same(a, c):
+            raise Wrong(f"{name}: not the integers of a")
+        return WHOLE
+    unit = unit_of(T, c, a, b)
+    if unit is None:
+        raise Wrong(f"{name}: not the SLERP of its parents")
+    return unit
+
+
+def check_permuted(subject: Subject) -> str:
+    """b is a with its tokens in another order: the child is a."""
+    b = _permuted(subject)
+    follow = {name for name, *_ in token_dimensions(subject.model, VOCABULARY)}
+    try:
+        child = merged(subject, "from-permuted", subject.a, b)
+    except FusionSlerpError as error:
+        raise _checked(error, follow | weights(subject.a).keys(), "a tensor") from None
+    a, c = weights(subject.a), weights(child)
+    wrong = [name for name in a if name not in c or not same(a[name], c[name])]
+    if wrong:
+        raise Wrong(f"rows of different tokens are mixed: {', '.join(wrong[:4])}")
+    loaded(subject, child)
+    if changed := _other_values(_config(subject.a), _config(child)):
+        raise Wrong(f"the config is not a's: {', '.join(changed)}")
+    return ""
+
+
+def _permuted(subject: Subject) -> Path:
+    order = other_order(VOCABULARY)
+    config = copy.deepcopy(subject.config)
+    move_ids(config, order)
+    model = build(subject.architecture.kind, config, seed=1)
+    model.load_state_dict(subject.model.state_dict())
+    reorder(model, order)
+    tokens = words()
+    return save(model, subject.folder / "permuted", [tokens[order.index(row)] for row in range(len(order))])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "config.json").read_text())
+
+
+ADDED = {"_name_or_path", "dtype", "torch_dtype", "tie_word_embeddings", "transformers_version"}
+"""Keys that a merge may add or leave out: a path, the type, and whether the head is tied."""
+
+
+def _other_values(x: Any, y: Any, path: str = "") -> list[str]:
+    """The paths of keys with another value."""
+    if not isinstance(x, dict) or not isinstance(y, dict):
+        return [] if x == y else [path]
+    keys = sorted((x.keys() | y.keys()) - ADDED)
+    return [
+        found for key in keys for found in _other_values(x.get(key), y.get(key), f"{path}.{key}".lstrip("."))
+    ]
+
+
+def _checked(error: FusionSlerpError, names: Any, what: str) -> FusionSlerpError | Wrong:
+    """The refusal itself if it names one of these, else that it does not."""
+    if any(name in str(error) for name in names):
+        return error
+    return Wrong(f"refused without the name of {what}: {str(error).splitlines()[0]}")
+
+
+def check_larger(subject: Subject) -> str:
+    """b has one token more: the child has its row, and the config says so."""
+    config = tiny_config(subject.architecture, VOCABULARY + 1)
+    larger = build(subject.architecture.kind, config, seed=2)
+    b = save(larger, subject.folder / "larger", words(VOCABULARY + 1))
+    child = merged(subject, "from-larger", subject.a, b)
+    ids = [*IDS[1:], VOCABULARY] if _n_rows(larger) > VOCABULARY else IDS
+    loaded(subject, child, ids)
+    of_a, of_b, of_c = weights(subject.a), weights(b), weights(child)
+    for name, c in of_c.items():
+        a_rows, b_rows = of_a[name], of_b[name]
+        if c.shape != b_rows.shape:
+            raise Wrong(f"{name} has the shape {c.shape}, and in b {b_rows.shape}")
+        if c.dtype.kind == "f" and not _is_united(c, a_rows, b_rows):
+            raise Wrong(f"{name}: not the SLERP of shared rows, and b's own row after them")
+    return ""
+
+
+def _n_rows(model: Any) -> int:
+    return max(
+        (tensor.shape[0] for _, tensor, d in token_dimensions(model, VOCABULARY + 1) if d == 0), default=0
+    )
+
+
+def _is_united(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape == b.shape:
+        return unit_of(T, c, a, b) is not None
+    axis = next(i for i, (x, y) in enumerate(zip(a.shape, b.shape, strict=True)) if x != y)
+    a, b, c = (np.moveaxis(each, axis, 0) for each in (a, b, c))
+    own = VOCABULARY  # rows after the tokens' own, such as Mllama's eight, move back by one
+    shared = np.delete(c, own, 0), a, np.delete(b, own, 0)
+    return same(c[own], b[own]) and is_slerp(T, *shared)
+
+
+Ranges = Sequence[tuple[int, int]]
+REPEATED: Ranges = ((0, LAYERS - 1), (1, LAYERS))
+DROPPED: Ranges = ((1, LAYERS),)
+
+
+def check_sliced(subject: Subject, ranges: Ranges, name: str) -> str:
+    """The child's layers are those of the given ranges: each as in the unsliced child, none made up."""
+    slices = [{"a": list(each), "b": list(each)} for each in ranges]
+    try:
+        child = merged(subject, name, subject.a, subject.b, slices=slices)
+    except FusionSlerpError as error:
+        raise _checked(error, {*_keys(_config(subject.a)), "stacks of layers"}, "a config key") from None
+    loaded(subject, child)
+    whole, c = weights(subject.folder / "equal"), weights(child)
+    sources = [layer for first, end in ranges for layer in range(first, end)]
+    stack = _stack(whole)
+    expected = {}
+    for tensor, value in whole.items():
+        before, layer, after = _split(tensor, stack)
+        if layer is None:
+            expected[tensor] = value
+        for i, source in enumerate(sources):
+            if source == layer:
+                expected[f"{before}{i}{after}"] = value
+    if expected.keys() != c.keys():
+        raise Wrong(
+            f"other tensors than these layers have: {', '.join(sorted(expected.keys() ^ c.keys())[:3])}"
+        )
+    if wrong := [tensor for tensor in expected if not same(expected[tensor], c[tensor])]:
+        raise Wrong(f"not the layer of the given range: {', '.join(wrong[:3])}")
+    return ""
+
+
+def _keys(config: Mapping[str, Any]) -> set[str]:
+    own = {key for key in config if len(key) > 3}
+    return own.union(*(_keys(value) for value in config.values() if isinstance(value, dict)))
+
+
+def _stack(names: Any) -> str:
+    """The beginning of the names of the deepest stack of layers."""
+    counts: dict[str, set[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        for i, part in enumerate(parts):
+            if part.isdigit():
+                counts.setdefault(".".join(parts[:i]) + ".", set()).add(part)
+                break
+    return max(counts, key=lambda start: len(counts[start]), default="")
+
+
+def _split(name: str, stack: str) -> tuple[str, int | None, str]:
+    if not stack or not name.startswith(stack):
+        return name, None, ""
+    number, _, after = name.removeprefix(stack).partition(".")
+    return stack, int(number), f".{after}"
