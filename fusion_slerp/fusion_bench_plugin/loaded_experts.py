@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fusion_slerp.engine.in_memory import combine_tensors
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.planning.experts import Box, boxes_in
+from fusion_slerp.planning.experts import Box
 from fusion_slerp.settings.merge_settings import MergeSettings
-
-
-def boxes_of(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
-    """Returns the matrices in each tensor of all experts of a model."""
-    config = getattr(model, "config", None)
-    content = config.to_dict() if hasattr(config, "to_dict") else {}
-    return boxes_in({name: tuple(tensor.shape) for name, tensor in tensors.items()}, content)
 
 
 def combine_experts(

@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy, deepcopy
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
-import torch
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import Tensor, nn
 
-from fusion_slerp.dtypes import BY_NAME
-from fusion_slerp.engine.in_memory import combine_tensors
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.errors import MismatchError, OutputError, Problem, SettingsError, listed, raise_all
+from fusion_slerp.errors import OutputError, Problem, SettingsError, raise_all
 from fusion_slerp.fusion_bench_plugin.loaded_checks import (
     check_adapters,
     check_classes,
     check_configs,
     check_settings,
     check_tokens,
+    config_of,
 )
-from fusion_slerp.fusion_bench_plugin.loaded_experts import boxes_of, combine_experts
 from fusion_slerp.fusion_bench_plugin.merged_models import name_origin, with_tokenizer_of
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
+from fusion_slerp.fusion_bench_plugin.state_dicts import merge_state_dicts
 from fusion_slerp.output.child_files import write_manifest, write_records
 from fusion_slerp.output.model_card import CardParent
 from fusion_slerp.output.side_files import remove_paths, write_side_files
 from fusion_slerp.output.staging import staging
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.paths import real_path
-from fusion_slerp.planning.experts import Box
-from fusion_slerp.planning.stacking import values_by_name
-from fusion_slerp.planning.work import Works
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
@@ -67,20 +60,25 @@ def merge_loaded(
     inputs = {model.source: f"model {model.name}" for model in models.values() if model.source}
     if tokenizer := tokenizer_source(pool):
         inputs.setdefault(tokenizer, "the tokenizer")
-    label, first = next(iter(loaded.items()))
+    first = next(iter(loaded.values()))
     target = _check_save_path(first, inputs, save_path, settings)
     tensors = {label: each.state_dict() for label, each in loaded.items()}
-    report, merged = merge_state_dicts(tensors, settings, boxes_of(first, tensors[label]))
-    child = deepcopy(first) if isinstance(pool._models[models[label].name], nn.Module) else first
-    if settings.dtype is not None:
-        child.to(getattr(torch, settings.dtype))
-    child.load_state_dict(merged)
+    report, merged = merge_state_dicts(tensors, settings, config_of(first) or {})
+    child = deepcopy(first) if any(each is first for each in pool._models.values()) else first
+    _fill(child, merged)
     name_origin(child, "")
     if tokens is not None:
         with_tokenizer_of(child, tokens)
     if target is not None:
         _save(child, target, pool, models, settings, report)
     return child
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Sets what a model stores, types included. Other buffers keep theirs: rope's would lose digits."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)
+    model.load_state_dict(tensors)
 
 
 def _check(
@@ -123,101 +121,6 @@ def _check_save_path(
 def _folder(source: str, settings: MergeSettings) -> Path:
     """The folder of a model, for its files next to the weights."""
     return resolve(source, weights=False, follow_links=settings.follow_links)[0]
-
-
-def merge_state_dicts(
-    models: Mapping[str, Mapping[str, Tensor]],
-    settings: MergeSettings,
-    boxes: Mapping[str, Sequence[Box]],
-) -> tuple[list[TensorReport], dict[str, Tensor]]:
-    """Merges state dicts, by label, in the order of the first one's names; also reports.
-
-    Args:
-        models: The state dicts.
-        settings: The options.
-        boxes: The matrices in the tensors of all experts.
-
-    Raises:
-        FusionSlerpError: Names, shapes or types differ; integers do; or as `combine_tensors`.
-    """
-    raise_all(_differences(models))
-    first = next(iter(models.values()))
-    values = values_by_name(first, settings, list(models))
-
-    def made(name: str) -> tuple[Tensor, list[TensorReport]]:
-        tensors = {label: each[name] for label, each in models.items()}
-        is_mergeable = BY_NAME[_dtype_name(first[name])].is_mergeable
-        if is_mergeable and name in boxes:
-            return combine_experts(tensors, settings, boxes[name], values[name])
-        combine = combine_tensors if is_mergeable else _copied
-        tensor, row = combine(tensors, settings, name, values[name])
-        return tensor, [row]
-
-    merged, report = {}, list[TensorReport]()
-    total = sum(tensor.nbytes for tensor in first.values())
-    with ThreadPoolExecutor(settings.n_threads) as threads, _progress(total, settings) as advance:
-        for name, (tensor, rows) in zip(first, threads.map(made, first), strict=True):
-            merged[name] = tensor
-            report += rows
-            advance(first[name].nbytes)
-    return report, merged
-
-
-@contextmanager
-def _progress(nbytes: int, settings: MergeSettings) -> Iterator[Callable[[int], object]]:
-    """Shows the bytes of the first model that are done on standard error, if `show_pbar` is set."""
-    if not settings.show_pbar:
-        yield lambda nbytes: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="merging", mininterval=0.2) as bar:
-        yield bar.update
-
-
-def _differences(models: Mapping[str, Mapping[str, Tensor]]) -> list[Problem]:
-    first, *others = models.values()
-    names = sorted(set().union(*(first.keys() ^ other.keys() for other in others)))
-    if names:
-        fix = "merge models of one architecture and depth"
-        fields = (("not in all", listed(names, 5)),)
-        return [Problem(MismatchError, "the tensor names differ", fields, fix)]
-    found = ({label: each[name] for label, each in models.items()} for name in first)
-    return [_differs(name, each) for name, each in zip(first, found, strict=True) if not _fit(each)]
-
-
-def _differs(name: str, tensors: Mapping[str, Tensor]) -> Problem:
-    fields = tuple((label, f"{_dtype_name(each)} {list(each.shape)}") for label, each in tensors.items())
-    fix = "merge models of one size and of types that can be interpolated"
-    return Problem(MismatchError, f"{name} differs", fields, fix)
-
-
-def _fit(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether tensors have one shape, and types that can be merged or are the same."""
-    dtypes = {BY_NAME.get(_dtype_name(each)) for each in tensors.values()}
-    known = [dtype for dtype in dtypes if dtype is not None]
-    types_fit = len(known) == len(dtypes) and (len(dtypes) == 1 or all(dtype.is_mergeable for dtype in known))
-    return types_fit and len({each.shape for each in tensors.values()}) == 1
-
-
-def _dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _copied(
-    tensors: Mapping[str, Tensor], settings: MergeSettings, name: str, values: Mapping[str, Any]
-) -> tuple[Tensor, TensorReport]:
-    """What is never interpolated: of the one model that the values ask for, or equal in all."""
-    first = next(iter(tensors.values()))
-    decision = Works(settings, len(tensors)).decided(values, tuple(tensors))
-    if decision.copied is not None:
-        copied = tensors[decision.copied].clone()
-        return copied, TensorReport(name, f"copy {decision.copied}", first.numel(), values, decision.why)
-    if not all(torch.equal(first, each.to(first.device)) for each in tensors.values()):
-        fields = (("tensor", f"{name} ({_dtype_name(first)})"), ("found", "different values"))
-        fix = "merge models in which it is equal: integers and booleans are copied, never interpolated"
-        raise Problem(MismatchError, "a tensor must be equal in all models", fields, fix).error()
-    return first.clone(), TensorReport(name, "copy if equal", first.numel(), values, "integer")
 
 
 def _save(

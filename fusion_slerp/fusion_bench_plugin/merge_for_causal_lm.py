@@ -26,6 +26,7 @@ from fusion_slerp.fusion_bench_plugin.streamed_models import (
 )
 from fusion_slerp.methods import METHODS
 from fusion_slerp.options import declared
+from fusion_slerp.paths import real_path
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 
 log = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ class MergeForCausalLM(BaseAlgorithm):
         settings = ranks.share_of(settings)
         child = ranks.on_all(lambda: merge_loaded(pool, models, settings, path if ranks.is_first else None))
         if path is not None:
-            name_origin(child, str(Path(path).expanduser().resolve()))
+            name_origin(child, str(real_path(path)))
         return child
 
     def _child_is_used(self) -> bool:

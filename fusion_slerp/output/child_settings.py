@@ -9,7 +9,7 @@ from typing import Any
 from fusion_slerp.options import declared
 from fusion_slerp.settings.labels import is_label
 from fusion_slerp.settings.merge_settings import MergeSettings
-from fusion_slerp.sources.hub_pins import pinned
+from fusion_slerp.sources.hub.pins import pinned
 
 UNION = "union"
 """The tokenizer with the tokens of all models; not the name of a model, a folder or a hub id."""

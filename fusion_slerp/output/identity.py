@@ -17,7 +17,7 @@ from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.rules import RULES
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.sources.hub_cache import listed_sha256
+from fusion_slerp.sources.hub.cache import listed_sha256
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 HUB_SHA256 = "hub_sha256"

@@ -23,7 +23,7 @@ from typing import Any
 from fusion_slerp.errors import CheckpointError, Problem, raise_all
 from fusion_slerp.hashes import BLOCK_NBYTES
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.hub_cache import content_name
+from fusion_slerp.sources.hub.cache import content_name
 from fusion_slerp.sources.regular_files import open_regular, reading_models
 
 Files = Mapping[str, Mapping[str, Path]]

@@ -26,7 +26,7 @@ class Copy:
 
     Attributes:
         of: Its label.
-        why: `"values"`, `"owner"` or `"no entry"`; see `TensorReport`.
+        why: `"values"`, `"owner"`, `"equal"` or `"no entry"`; see `TensorReport`.
     """
 
     of: str

@@ -16,7 +16,7 @@ from fusion_slerp.planning.config_paths import text_part
 from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.view import View
 from fusion_slerp.sources.source import Source
-from fusion_slerp.tensor_names.vocabulary import ends, is_in_layer, is_part_of_embedding, roles
+from fusion_slerp.tensor_names.vocabulary import ends_among, is_in_layer, is_part_of_embedding, roles
 
 Counts = Mapping[str, int]
 """Rows of a tensor in each model, by label; 0 in a model that lacks it."""
@@ -69,7 +69,8 @@ def vocabulary_tensors(
     """
     by_name = {match.name: match for match in matches}
     chosen = _chosen(wanted, by_name)
-    named = {n: role for n, role in roles(by_name).items() if chosen.get(n) != STAY}
+    known = roles(by_name)
+    named = {name: role for name, role in known.items() if chosen.get(name) != STAY}
     counts = {n: _counts(by_name[n], views) for n in named}
     usual = _usual(views, counts, named)
     if usual is None:
@@ -79,7 +80,7 @@ def vocabulary_tensors(
             return VocabularyTensors({}, None)
     fitting: dict[str, Counts] = {}
     unclear, notes = [], []
-    only = {*ends(by_name), *(name for name, role in named.items() if role == "per layer")}
+    only = {*ends_among(known), *(name for name, role in named.items() if role == "per layer")}
     for name, each in counts.items():
         extra = [n - usual[label] for label, n in each.items() if n]
         if name in only or chosen.get(name) == FOLLOW:

@@ -15,12 +15,18 @@ from fusion_slerp.planning.plan import BOX, Copy, CopyIfEqual, Merge, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
+from fusion_slerp.sources.stored_bytes import equal_bytes
 from fusion_slerp.vocabulary.rows import Owners, RowMap
 
-VALUES, OWNER, NO_ENTRY = "values", "owner", "no entry"
+VALUES, OWNER, NO_ENTRY, EQUAL = "values", "owner", "no entry", "equal"
 """Why a tensor is copied; see `TensorReport`."""
 
 _SEPARATE = "give a model first that stores a tensor for each matrix of an expert"
+
+BOUNDS = ("put_min", "put_max")
+"""Endings of the names of the bounds to which activations are clipped, which are infinite where nothing is
+clipped (`input_max` in Gemma 4's towers).
+"""
 
 Values = Mapping[str, Any]
 
@@ -75,6 +81,8 @@ class Works:
         decision = self.decided(values, owners)
         if decision.copied is not None:
             return _copy(match, slot, values, decision.copied, decision.why)
+        if match.name.endswith(BOUNDS) and _is_equal_bound(match):
+            return _copy(match, slot, values, owners[0], EQUAL)
         if not match.first.dtype.is_mergeable:
             return TensorPlan(slot, match.of, CopyIfEqual(), values)
         used = decision.used
@@ -158,6 +166,15 @@ class Works:
 
 def _copy(match: Match, slot: Slot, values: Values, label: str, why: str) -> TensorPlan:
     return TensorPlan(slot, {label: match.of[label]}, Copy(label, why), values)
+
+
+def _is_equal_bound(match: Match) -> bool:
+    """Whether a tensor is one number, with the same bytes in all models."""
+    first, *others = match.of.values()
+    return first.n_elements == 1 and all(
+        len(first.entries) == len(other.entries) == 1 and equal_bytes(first.entries[0], other.entries[0])
+        for other in others
+    )
 
 
 def _is_without(values: Values) -> bool:

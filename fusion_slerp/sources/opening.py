@@ -15,7 +15,7 @@ from fusion_slerp.sources.links import check_links
 from fusion_slerp.sources.missing_folder import nearest_folder, no_such_folder
 
 if TYPE_CHECKING:
-    from fusion_slerp.sources.hub_cache import HubModel
+    from fusion_slerp.sources.hub.cache import HubModel
 
 Source = str | os.PathLike[str]
 """The user's name for a model: a local folder, or a Hub id."""
@@ -96,7 +96,7 @@ def _folder(found: Path | HubModel, follow_links: bool) -> tuple[Path, str | Non
 
 def _check_config(found: Path | HubModel) -> None:
     if not isinstance(found, Path):
-        from fusion_slerp.sources.hub import check
+        from fusion_slerp.sources.hub.models import check
 
         check(found)
 
@@ -105,7 +105,7 @@ def _fetch(*found: Path | HubModel) -> None:
     """Downloads what is lacking of the weights."""
     models = [each for each in found if not isinstance(each, Path)]
     if models:
-        from fusion_slerp.sources.hub import fetch
+        from fusion_slerp.sources.hub.models import fetch
 
         fetch(models)
 
@@ -126,7 +126,7 @@ def _found(source: Source, weights: bool) -> Path | HubModel:
         fields = (("path", absolute_text(folder)), ("found", refused or no_such_folder(near)))
         fix = f"correct the path: {near}" if near else "correct the path"
         raise Problem(CheckpointError, f"{name}: model not found", fields, fix).error()
-    from fusion_slerp.sources.hub import find  # rarely needed
+    from fusion_slerp.sources.hub.models import find  # rarely needed
 
     return find(name, weights)
 

@@ -14,9 +14,6 @@ WRAPPERS = frozenset(
 )
 """Parts of names that wrappers add anywhere: torch.compile, FSDP, checkpointing, Lightning, PEFT."""
 
-_MARKS = ("_orig_mod.", "_module.", "base_layer.", "base_model.")
-"""One of these is in every name with such a part."""
-
 PEFT = "base_model.model."
 """The beginning of the names that PEFT's wrapper gives, which no model has itself."""
 
@@ -50,7 +47,7 @@ def without_wrappers(names: Collection[str]) -> dict[str, str]:
     changed = {
         name: ".".join(part for part in name.removeprefix(PEFT).split(".") if part not in WRAPPERS)
         for name in names
-        if any(mark in name for mark in _MARKS)
+        if "_orig_mod." in name or "_module." in name or "base_" in name  # faster than a pattern
     }
     while True:
         inner = [changed.get(name, name) for name in names]

@@ -9,7 +9,7 @@ transformers 5.23, and the names in older files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 Role = Literal["embedding", "per layer", "head"]
@@ -110,11 +110,12 @@ def ends(names: Iterable[str]) -> tuple[str | None, str | None]:
     """Returns the weights of the output head and of the input embedding; None for one unless exactly one is
     outside the layers.
     """
-    outside = {
-        name: role
-        for name, role in roles(names).items()
-        if name.endswith(".weight") and not is_in_layer(name)
-    }
+    return ends_among(roles(names))
+
+
+def ends_among(roles: Mapping[str, Role]) -> tuple[str | None, str | None]:
+    """Returns the same as `ends`, for names whose roles are known."""
+    outside = {n: role for n, role in roles.items() if n.endswith(".weight") and not is_in_layer(n)}
     heads, embeddings = ([n for n, own in outside.items() if own == role] for role in ("head", "embedding"))
     return (heads[0] if len(heads) == 1 else None), (embeddings[0] if len(embeddings) == 1 else None)
 

@@ -14,7 +14,7 @@ from fusion_slerp.output.identity import HUB_SHA256, fingerprint
 from fusion_slerp.output.unfinished import differences
 from fusion_slerp.paths import absolute_text
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
-from fusion_slerp.sources.hub_cache import COMMIT, snapshot
+from fusion_slerp.sources.hub.cache import COMMIT, snapshot
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.verification.findings import Deviation
 

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ class Subject:
         model: A model in memory: a.
         inputs: What the model takes besides tokens; None if no attempt to run it succeeded.
         reason: Why it does not run.
+        remarks: What the check that runs at the moment has to say besides its outcome.
     """
 
     architecture: Architecture
@@ -42,6 +43,7 @@ class Subject:
     model: Any
     inputs: Mapping[str, Any] | None = None
     reason: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def a(self) -> Path:

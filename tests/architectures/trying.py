@@ -8,14 +8,8 @@ from pathlib import Path
 
 from fusion_slerp.errors import FusionSlerpError
 from tests.architectures.building import Architecture
-from tests.architectures.checks import (
-    DROPPED,
-    REPEATED,
-    check_equal,
-    check_larger,
-    check_permuted,
-    check_sliced,
-)
+from tests.architectures.checks import check_equal, check_larger, check_permuted
+from tests.architectures.slicing import DROPPED, REPEATED, check_sliced
 from tests.architectures.subjects import NotBuilt, Subject, Wrong, in_a_line, prepare
 from tests.architectures.variants import check_generates, check_heads, check_layouts, check_text
 
@@ -52,6 +46,7 @@ def tried(architecture: Architecture, folder: Path) -> dict[str, str]:
 
 def outcome(check: Check, subject: Subject) -> str | None:
     """Returns how a check went; None if there was nothing to try."""
+    subject.remarks.clear()
     try:
         remark = check(subject)
     except FusionSlerpError as error:
@@ -62,7 +57,8 @@ def outcome(check: Check, subject: Subject) -> str | None:
         return f"wrong: {in_a_line(error)}".replace(str(subject.folder), "")
     if remark is None:
         return None
-    return f"ok: {remark}" if remark else "ok"
+    remarks = [*filter(None, [remark]), *subject.remarks]
+    return f"ok: {'; '.join(remarks)}" if remarks else "ok"
 
 
 def _reason(error: FusionSlerpError, folder: Path) -> str:

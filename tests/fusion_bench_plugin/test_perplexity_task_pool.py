@@ -1,7 +1,9 @@
 """The task pool as the host sees it: settings, report, configuration, and what it prints."""
 
 import json
+import logging
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -122,6 +124,25 @@ def test_the_model_is_left_as_it_was(texts, child):
     assert child.training
     assert {parameter.dtype for parameter in child.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(child.state_dict(), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_all_models_are_evaluated_in_the_type_of_the_merged_one(
+    texts, folder, child, dtype, tmp_path, caplog
+):
+    caplog.set_level(logging.INFO, logger="fusion_slerp")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(folder / "a" / file, tmp_path / file)
+    random_model(1).save_pretrained(tmp_path)
+    baselines = {"same": str(folder / "a"), "wide": str(tmp_path)}
+    child, other = (
+        AutoModelForCausalLM.from_pretrained(each, dtype=dtype) for each in (folder / "a", tmp_path)
+    )
+    report = PerplexityTaskPool(texts, baselines=baselines).evaluate(child)
+    assert f"evaluating all models in {str(dtype)[6:]}, the type of the merged model" in caplog.messages
+    same, wide = report.pop("baselines").values()
+    assert same == report
+    assert wide == PerplexityTaskPool(texts).evaluate(other)
 
 
 @pytest.mark.parametrize("setting", [{"context_length": 8}, {"stride": 3}, {"max_tokens": 20}])

@@ -393,3 +393,26 @@ def test_a_layer_for_multi_token_prediction_does_not_count_as_depth(tmp_path):
     plan = plan_merge(*folders, t=[0, 1])
     values = {tensor.out.name: tensor.values["t"] for tensor in plan.tensors}
     assert [values[f"model.layers.{i}.mlp.up_proj.weight"] for i in range(3)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("value", [np.inf, 3.0])
+def test_an_equal_bound_of_activations_is_copied_though_it_is_infinite(tmp_path, value):
+    name = "model.audio.layers.0.ffw.input_max"
+    folders = [
+        checkpoint(tmp_path / n, i, tied=False, **{name: np.array(value, "f4")}) for i, n in enumerate("ab")
+    ]
+    child, _, _ = child_of(tmp_path, *folders)
+    assert child[name] == value
+    report = json.loads((tmp_path / "child/merge_report.json").read_text())
+    (entry,) = (each for each in report["tensors"] if each["name"] == name)
+    assert entry["why"] == "equal"
+
+
+def test_bounds_that_differ_are_merged(tmp_path):
+    name = "model.audio.layers.0.ffw.output_min"
+    folders = [
+        checkpoint(tmp_path / n, i, tied=False, **{name: np.array(-i - 1.0, "f4")})
+        for i, n in enumerate("ab")
+    ]
+    child, _, _ = child_of(tmp_path, *folders)
+    assert np.isclose(child[name], -1.3)

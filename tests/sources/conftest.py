@@ -8,8 +8,9 @@ import huggingface_hub.file_download
 import huggingface_hub.utils._http
 import pytest
 
-from fusion_slerp.sources import hub as models_of_the_hub
-from fusion_slerp.sources import hub_pins, hub_requests
+from fusion_slerp.sources.hub import models as models_of_the_hub
+from fusion_slerp.sources.hub import pins as hub_pins
+from fusion_slerp.sources.hub import requests as hub_requests
 from tests.sources.hub_server import Hub
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from fusion_slerp import merge, plan_merge, verify
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.sources import hub as models_of_the_hub
-from fusion_slerp.sources import hub_cache
-from fusion_slerp.sources.hub_cache import listed_sha256, storage
+from fusion_slerp.sources.hub import cache as hub_cache
+from fusion_slerp.sources.hub import models as models_of_the_hub
+from fusion_slerp.sources.hub.cache import listed_sha256, storage
 from fusion_slerp.sources.opening import open_source, open_sources, resolve
 from tests.models import contents, write_checkpoint, write_json
 from tests.sources.conftest import new_process

@@ -14,7 +14,8 @@ import huggingface_hub.constants
 import pytest
 
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.sources import hub_downloads, hub_requests
+from fusion_slerp.sources.hub import downloads as hub_downloads
+from fusion_slerp.sources.hub import requests as hub_requests
 from fusion_slerp.sources.opening import open_source, open_sources
 from tests.models import write_checkpoint
 from tests.sources.conftest import new_process

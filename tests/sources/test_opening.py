@@ -16,7 +16,7 @@ import yaml
 
 from fusion_slerp import merge
 from fusion_slerp.errors import CheckpointError
-from fusion_slerp.sources import hub_requests
+from fusion_slerp.sources.hub import requests as hub_requests
 from fusion_slerp.sources.opening import is_hub_id, open_source, resolve
 from tests.models import as_torch_files, contents, write_checkpoint, write_json
 from tests.sources.hub_server import COMMIT, OLD_COMMIT

@@ -18,7 +18,7 @@ from pathlib import Path
 from fusion_slerp.sources.conversions import ADAPTER
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.sources.formats import choose, files_listed, named_weights, read_index
-from fusion_slerp.sources.hub_requests import Listing
+from fusion_slerp.sources.hub.requests import Listing
 from fusion_slerp.sources.json_files import SMALL, TOKENIZER, read_json
 
 BLOBS = "blobs"

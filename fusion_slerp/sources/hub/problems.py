@@ -7,15 +7,15 @@ from pathlib import Path
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
 from fusion_slerp.paths import absolute_text
-from fusion_slerp.sources.hub_cache import (
+from fusion_slerp.sources.hub.cache import (
     HubModel,
     cache_folder,
     cached_commit,
     missing_for_merge,
     snapshot,
 )
-from fusion_slerp.sources.hub_downloads import DownloadFailure
-from fusion_slerp.sources.hub_requests import REFUSED, endpoint, is_offline, is_timeout, reason, status_of
+from fusion_slerp.sources.hub.downloads import DownloadFailure
+from fusion_slerp.sources.hub.requests import REFUSED, endpoint, is_offline, is_timeout, reason, status_of
 from fusion_slerp.sources.missing_folder import nearest_folder, no_such_folder
 
 GO_ONLINE = "unset HF_HUB_OFFLINE"

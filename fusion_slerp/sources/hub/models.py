@@ -14,7 +14,7 @@ from fusion_slerp.sources.conversions import ADAPTER
 from fusion_slerp.sources.findings import Findings
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.sources.formats import choose, files_listed, read_index
-from fusion_slerp.sources.hub_cache import (
+from fusion_slerp.sources.hub.cache import (
     HubModel,
     cached_commit,
     free_nbytes,
@@ -25,16 +25,16 @@ from fusion_slerp.sources.hub_cache import (
     remember_commit,
     snapshot,
 )
-from fusion_slerp.sources.hub_downloads import DownloadFailure, download
-from fusion_slerp.sources.hub_pins import pin, pinned_commit, split
-from fusion_slerp.sources.hub_problems import (
+from fusion_slerp.sources.hub.downloads import DownloadFailure, download
+from fusion_slerp.sources.hub.pins import pin, pinned_commit, split
+from fusion_slerp.sources.hub.problems import (
     answer_of_hub,
     failed_download,
     incomplete,
     no_space,
     not_available,
 )
-from fusion_slerp.sources.hub_requests import Listing, endpoint, is_offline, list_files, quiet
+from fusion_slerp.sources.hub.requests import Listing, endpoint, is_offline, list_files, quiet
 from fusion_slerp.sources.json_files import SMALL, read_json
 from fusion_slerp.sources.links import MODULE_FOLDER, TEMPLATES
 from fusion_slerp.sources.no_weights import no_weights

@@ -14,8 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from fusion_slerp.sources.hub_cache import BLOBS, storage
-from fusion_slerp.sources.hub_requests import check_file, endpoint, reason, timeout_s
+from fusion_slerp.sources.hub.cache import BLOBS, storage
+from fusion_slerp.sources.hub.requests import check_file, endpoint, reason, timeout_s
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Models of the Hugging Face Hub: found, checked, downloaded to its cache by huggingface_hub, and pinned."""
