@@ -154,31 +154,31 @@ def _not_strict(names: list[str]) -> Problem:
     return Problem(SettingsError, "strict compares configs", fields, f"use {setting('strict', False)}")
 
 
-def check_tokens(models: Mapping[str, nn.Module], tokenizer: str | None) -> Path | None:
+def origins(models: Mapping[str, nn.Module]) -> dict[str, Path]:
+    """Returns the folders that language models were loaded from, by name, where they are still available."""
+    found = {name: _origin(model) for name, model in models.items() if _has_tokens(model)}
+    return {name: folder for name, folder in found.items() if folder is not None}
+
+
+def check_tokens(models: Mapping[str, nn.Module], folders: Mapping[str, Path], tokenizer: str | None) -> None:
     """Compares the tokens of models, by name, and those of the pool's tokenizer, by their rows.
 
     Models in memory are merged row by row, so a row must have one token. Where the tokens are not known, a
     warning says so.
 
     Args:
-        models: The models; only those with an input embedding have tokens.
+        models: The models.
+        folders: Where they were loaded from, if known.
         tokenizer: The pool's tokenizer, a folder or Hub id; None if there is none.
-
-    Returns:
-        The folder with the tokens of the first model; None if it is not known.
 
     Raises:
         MismatchError: A row has different tokens.
     """
-    speaking = [name for name, model in models.items() if _has_embedding(model)]
-    if not speaking:
-        return None
-    folders = {name: folder for name in speaking if (folder := _origin(models[name])) is not None}
     known = {name: each.rows for name, each in read_all(folders).items() if each is not None}
     for (name, rows), (other, its_rows) in combinations(known.items(), 2):
         if rows is not its_rows and rows != its_rows:
             raise _other_tokens(name, rows, other, its_rows).error()
-    if unknown := [name for name in speaking if name not in known]:
+    if unknown := [name for name, model in models.items() if name not in known and _has_tokens(model)]:
         log.warning(
             "the vocabularies could not be compared; no readable tokenizer for %s; "
             "rows are assumed to have the same tokens in all models",
@@ -186,19 +186,18 @@ def check_tokens(models: Mapping[str, nn.Module], tokenizer: str | None) -> Path
         )
     if tokenizer is not None and known:
         _check_tokenizer(tokenizer, *next(iter(known.items())))
-    return folders.get(speaking[0])
 
 
-def _has_embedding(model: Any) -> bool:
-    try:
-        return model.get_input_embeddings() is not None
+def _has_tokens(model: Any) -> bool:
+    try:  # an image's embedding is a convolution
+        return isinstance(model.get_input_embeddings(), nn.Embedding)
     except (AttributeError, NotImplementedError):
         return False
 
 
 def _origin(model: Any) -> Path | None:
     """The folder that a model was loaded from; None if it is not known or no longer available."""
-    config = model.config
+    config = getattr(model, "config", None)
     source, commit = getattr(config, "_name_or_path", None), getattr(config, "_commit_hash", None)
     if not source:
         return None

@@ -20,6 +20,7 @@ from fusion_slerp.fusion_bench_plugin.loaded_checks import (
     check_settings,
     check_tokens,
     config_of,
+    origins,
 )
 from fusion_slerp.fusion_bench_plugin.merged_models import name_origin, with_tokenizer_of
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
@@ -56,21 +57,21 @@ def merge_loaded(
     """
     check_settings(settings)
     loaded = {label: _load(pool, model, settings.follow_links) for label, model in models.items()}
-    tokens = _check(loaded, {label: model.name for label, model in models.items()}, pool, settings)
-    inputs = {model.source: f"model {model.name}" for model in models.values() if model.source}
-    if tokenizer := tokenizer_source(pool):
-        inputs.setdefault(tokenizer, "the tokenizer")
-    first = next(iter(loaded.values()))
-    target = _check_save_path(first, inputs, save_path, settings)
+    names = {label: model.name for label, model in models.items()}
+    folders = _check(loaded, names, pool, settings)
+    label, first = next(iter(loaded.items()))
+    tokenizer = _tokenizer(pool, folders.get(names[label]))
+    apart = {folder: f"model {name}" for name, folder in folders.items()}
+    target = _check_save_path(first, apart, tokenizer, save_path, settings)
     tensors = {label: each.state_dict() for label, each in loaded.items()}
     report, merged = merge_state_dicts(tensors, settings, config_of(first) or {})
     child = deepcopy(first) if any(each is first for each in pool._models.values()) else first
     _fill(child, merged)
     name_origin(child, "")
-    if tokens is not None:
-        with_tokenizer_of(child, tokens)
+    if names[label] in folders:
+        with_tokenizer_of(child, folders[names[label]])
     if target is not None:
-        _save(child, target, pool, models, settings, report)
+        _save(child, target, pool, tokenizer, settings, (names, report))
     return child
 
 
@@ -81,15 +82,23 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     model.load_state_dict(tensors)
 
 
+def _tokenizer(pool: BaseModelPool, of_first: Path | None) -> str | None:
+    """The folder or hub id of the merged model's tokenizer; None if the pool builds it, or none is known."""
+    is_built = getattr(pool, "tokenizer", None) is not None
+    return tokenizer_source(pool) or (str(of_first) if of_first and not is_built else None)
+
+
 def _check(
     loaded: Mapping[str, nn.Module], names: Mapping[str, str], pool: BaseModelPool, settings: MergeSettings
-) -> Path | None:
-    """Checks models, by label, with their names; returns the folder of the first one's tokens, if known."""
+) -> dict[str, Path]:
+    """Checks models, by label, with their names; returns the folders that they come from, by name."""
     by_name = {names[label]: model for label, model in loaded.items()}
     check_adapters(by_name)
     check_classes(by_name)
     check_configs(loaded, names, settings)
-    return check_tokens(by_name, tokenizer_source(pool))
+    folders = origins(by_name)
+    check_tokens(by_name, folders, tokenizer_source(pool))
+    return folders
 
 
 def _load(pool: BaseModelPool, model: PoolModel, follow_links: bool) -> nn.Module:
@@ -102,8 +111,13 @@ def _load(pool: BaseModelPool, model: PoolModel, follow_links: bool) -> nn.Modul
 
 
 def _check_save_path(
-    model: nn.Module, inputs: Mapping[str, str], save_path: str | None, settings: MergeSettings
+    model: nn.Module,
+    apart: Mapping[Path, str],
+    tokenizer: str | None,
+    save_path: str | None,
+    settings: MergeSettings,
 ) -> Path | None:
+    """The output folder, if it is apart from those that the models and the tokenizer come from."""
     if save_path is None:
         return None
     if not hasattr(model, "save_pretrained"):
@@ -112,14 +126,15 @@ def _check_save_path(
         raise Problem(SettingsError, "the model has no save_pretrained", fields, fix).error()
     target = real_path(save_path, OutputError)
     nbytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    folders = {_folder(source, settings): what for source, what in inputs.items()}
+    folders = {_folder(tokenizer, settings): "the tokenizer"} if tokenizer is not None else {}
+    folders.update(apart)
     problems = check_apart(target, folders) + check_target(target, settings.overwrite, save_path)
     raise_all(problems + check_disk_space(target, nbytes))
     return target
 
 
 def _folder(source: str, settings: MergeSettings) -> Path:
-    """The folder of a model, for its files next to the weights."""
+    """The folder of a tokenizer."""
     return resolve(source, weights=False, follow_links=settings.follow_links)[0]
 
 
@@ -127,21 +142,22 @@ def _save(
     child: Any,
     target: Path,
     pool: BaseModelPool,
-    models: Mapping[str, PoolModel],
+    tokenizer: str | None,
     settings: MergeSettings,
-    report: list[TensorReport],
+    records: tuple[Mapping[str, str], list[TensorReport]],
 ) -> None:
+    """Saves the merged model; the records are the models' names, by label, and what became of each tensor."""
+    names, report = records
     identity = {"only once": token_hex()}  # nothing identifies a model in memory
     with staging(target, identity, settings.checksum) as staged:
         folder = staged.files
         child.save_pretrained(folder, max_shard_size=settings.max_shard_nbytes)
-        source = tokenizer_source(pool)
-        if source is not None:
-            write_side_files(dict(tokenizer_files(_folder(source, settings))), folder)
+        if tokenizer is not None:
+            write_side_files(dict(tokenizer_files(_folder(tokenizer, settings))), folder)
         elif getattr(pool, "tokenizer", None) is not None:
             pool.load_tokenizer().save_pretrained(folder)  # type: ignore[attr-defined]
         remove_paths(folder)
-        cards = {label: CardParent(model.name) for label, model in models.items()}
+        cards = {label: CardParent(name) for label, name in names.items()}
         write_records(folder, cards, settings, report, target.name, FUSION_BENCH)
-        names = {label: {"model": model.name} for label, model in models.items()}
-        staged.publish(write_manifest(folder, names, settings), settings.overwrite)
+        sources = {label: {"model": name} for label, name in names.items()}
+        staged.publish(write_manifest(folder, sources, settings), settings.overwrite)

@@ -1,8 +1,8 @@
 """Which entries of a pool only load a checkpoint, so that its files can be streamed instead.
 
-An entry names a loader, `_target_`, and gives it arguments. It can be streamed if the loader is a model class
-of transformers (or of FusionBench) whose `from_pretrained` is transformers' own, and if no argument changes
-what the files say.
+An entry names a loader, `_target_`, and gives it arguments. It can be streamed if the loader is a language
+model's class whose `from_pretrained` is transformers' own, and if no argument changes what the files say.
+Classes of other models may take a part of their files, or add weights: the pool loads them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from fusion_slerp.errors import Problem, SettingsError
 
@@ -43,6 +44,10 @@ QUANTISING = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 PACKAGES = ("transformers.", "fusion_bench.models.")
 """Where loaders are looked for: nothing else is imported to find out whether an entry only loads."""
+
+
+AUTOMATIC = (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText)
+"""Loaders that choose the model's class by its config."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +112,20 @@ def plain_loader(target: str) -> Any:
         found = getattr(import_module(module), class_name, None)
     except ImportError:  # the pool will say so
         return None
-    if not isinstance(found, type):
-        return None
-    is_model = issubclass(found, PreTrainedModel) and _loads_as_all_do(found)
-    return found if is_model or is_automatic(found) else None
+    return found if found in AUTOMATIC or _is_language_model(found) else None
 
 
-def is_automatic(loader: Any) -> bool:
-    """Whether a class is an `AutoModel...` of transformers: it chooses the model's class by the config."""
-    return hasattr(loader, "_model_mapping") and hasattr(loader, "from_config")
-
-
-def _loads_as_all_do(model_class: type[PreTrainedModel]) -> bool:
-    return model_class.from_pretrained.__func__ is PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+def _is_language_model(found: Any) -> bool:
+    """Whether it is a language model's class that loads a checkpoint as all of transformers' classes do."""
+    if not isinstance(found, type) or not issubclass(found, PreTrainedModel):
+        return False
+    known = (
+        *modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(),
+        *modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values(),
+    )
+    own: Any = found.from_pretrained
+    loads_as_all_do = own.__func__ is PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+    return loads_as_all_do and (found.__name__ in known or found.__name__.endswith("ForCausalLM"))
 
 
 def _changing(given: Mapping[str, Any]) -> Iterator[str]:

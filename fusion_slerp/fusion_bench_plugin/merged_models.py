@@ -7,6 +7,7 @@ reference model from there. So a merged model names its own folder, or nothing, 
 from __future__ import annotations
 
 import platform
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
 from fusion_slerp.errors import CheckpointError, OutputError, Problem, listed
-from fusion_slerp.fusion_bench_plugin.loaders import is_automatic
+from fusion_slerp.fusion_bench_plugin.loaders import AUTOMATIC, PATH
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel
 from fusion_slerp.output.side_files import write_side_files
 from fusion_slerp.planning.child_config import GENERATION_CONFIG
@@ -65,7 +66,7 @@ def model_from_state_dict(a: PoolModel, plan: MergePlan, state_dict: dict[str, T
         )
         config = AutoConfig.from_pretrained(folder, **trust)
         model_class = a.loader
-        if is_automatic(a.loader):
+        if a.loader in AUTOMATIC:
             with torch.device("meta"):
                 model_class = type(a.loader.from_config(config, **trust))
         loaded = model_class.from_pretrained(
@@ -84,7 +85,8 @@ def _complete(loaded: Any, like: PoolModel) -> Any:
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         fields = (("missing", listed(missing, 5)),)
-        fix = f"use ++modelpool.models.{like.name}._target_=transformers.AutoModelForCausalLM"
+        entry = f"{{_target_: transformers.AutoModel, {PATH}: {like.source}}}"
+        fix = f"use {shlex.quote(f'modelpool.models.{like.name}={entry}')}"
         headline = f"the merged model lacks weights that {type(model).__name__} has"
         raise Problem(CheckpointError, headline, fields, fix).error()
     return model

@@ -14,7 +14,12 @@ from fusion_slerp.planning.tied_defaults import tying_paths
 from fusion_slerp.planning.turn_ends import ends_of, with_turn_ends
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.vocabulary.alignment import Alignment
-from fusion_slerp.vocabulary.special_tokens import check_special_tokens, translator, with_ids_of_child
+from fusion_slerp.vocabulary.special_tokens import (
+    check_special_tokens,
+    is_id_key,
+    translator,
+    with_ids_of_child,
+)
 from fusion_slerp.vocabulary.tokens import dump, read_object
 
 GENERATION_CONFIG = "generation_config.json"
@@ -50,7 +55,7 @@ def child_configs(
         label: translator(alignment.vocabularies[label], alignment.child)
         for label in {first, giver, generation_from}
     }
-    of_giver = _placed_as(configs[first], configs[giver]) if giver != first else None
+    of_giver = _ids_placed_as(configs[first], configs[giver]) if giver != first else None
     config, lost = with_ids_of_child(configs[first], translate[first], of_giver, translate[giver])
     generation, more = with_ids_of_child(old_generation, translate[generation_from])
     remarks = list(dict.fromkeys([*lost, *more]))
@@ -68,12 +73,29 @@ def child_configs(
     return written, remarks
 
 
-def _placed_as(config: Mapping[str, Any], giver: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A config whose language model is described where another config describes its own."""
-    path, part = text_path(config), text_part(giver)
-    if text_path(giver) == path:
-        return giver
-    return with_value({key: part[key] for key in part if key in config}, path, part) if path else part
+def _ids_placed_as(config: Mapping[str, Any], giver: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The ids of a config where another config has them: at its top, or in its language model's part.
+
+    Ids that the other config lacks are where the giver has them, or in the language model's part.
+    """
+    path, of_top, of_text = text_path(config), _ids(giver), _ids(text_part(giver))
+    if not path:
+        return giver if not text_path(giver) else {**of_text, **of_top}
+    is_alike = text_path(giver) == path
+    top: dict[str, Any] = {}
+    inner: dict[str, Any] = {}
+    for key in {**of_text, **of_top}:
+        has_top, has_inner = key in config, key in text_part(config)
+        if has_top or (is_alike and key in of_top and not has_inner):
+            top[key] = of_top.get(key, of_text.get(key))
+        if has_inner or (not has_top and not (is_alike and key in of_top)):
+            inner[key] = of_text.get(key, of_top.get(key))
+    others = {key: value for key, value in giver.items() if is_alike and key not in of_top}
+    return with_value({**others, **top}, path, inner)
+
+
+def _ids(part: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in part.items() if is_id_key(key) and value is not None}
 
 
 def _ends(files: Mapping[str, Checkpoint], alignment: Alignment) -> set[str]:
@@ -124,6 +146,9 @@ def _no_part(config: Mapping[str, Any], path: Path) -> Problem:
     return Problem(SettingsError, "config_overrides names a part that config.json lacks", fields, fix)
 
 
+SECOND_SIZES = {"vocab_size": "decoder_vocab_size"}
+"""A second key with the same number, by the first. Source: transformers' Marian."""
+
 DTYPES = ("torch_dtype", "dtype")
 """Spellings of the type, that of older releases first: all releases of transformers read it."""
 
@@ -151,10 +176,14 @@ def _places(config: Mapping[str, Any], key: str) -> Sequence[Path]:
     if key == TIED:
         return tying_paths(config)
     own = (*text_path(config), key)
-    if own == (key,) or key not in config:
-        return [own]
-    repeated = value_at(config, own) in (None, config[key])
-    return [own, (key,)] if repeated else [own]
+    old = value_at(config, own)
+    places = [own]
+    if own != (key,) and key in config and old in (None, config[key]):
+        places.append((key,))
+    second = (*own[:-1], SECOND_SIZES.get(key, ""))
+    if old is not None and value_at(config, second) == old:
+        places.append(second)
+    return places
 
 
 def _everywhere(config: Mapping[str, Any], keys: Sequence[str], prefix: Path = ()) -> Iterator[Path]:

@@ -10,20 +10,15 @@ import numpy as np
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.errors import MismatchError, Problem, raise_all, setting
-from fusion_slerp.planning.config_paths import text_part
+from fusion_slerp.planning.config_paths import Path
 from fusion_slerp.planning.heads import is_tied
 from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.view import View
+from fusion_slerp.planning.vocabulary_sizes import child_sizes
 from fusion_slerp.planning.vocabulary_tensors import Counts, VocabularyTensors, lookalikes
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.vocabulary.alignment import Alignment, align_vocabularies
 from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
-
-SIZE, SIZE_PER_LAYER = "vocab_size", "vocab_size_per_layer_input"
-"""The config's keys for the rows of an embedding, and of an embedding per layer."""
-
-ALSO = {SIZE: ("decoder_vocab_size",), SIZE_PER_LAYER: ()}
-"""Keys that repeat the size, in models that have one vocabulary twice (Marian)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +28,15 @@ class RowsOfTensors:
     Attributes:
         alignment: The aligned vocabularies.
         by_name: The row maps by tensor name, without tensors whose rows are all merged in place.
-        sizes: The values that change in the config of the language model, by key: `vocab_size` and its kin.
+        sizes: The values that change in the config, by key in the part of the language model, or by path:
+            `vocab_size` and its kin.
         remarks: Warnings for the user.
         notes: How the rows are made, in numbers.
     """
 
     alignment: Alignment
     by_name: Mapping[str, RowMap]
-    sizes: Mapping[str, int]
+    sizes: Mapping[str | Path, int]
     remarks: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
@@ -67,7 +63,7 @@ def rows_of_tensors(
         return RowsOfTensors(alignment, {}, {}, alignment.remarks)
     if settings.strict and not alignment.is_certain and len(set(usual.values())) > 1:
         raise _rows_without_tokens(views, usual).error()
-    of_child, sizes = _sizes(alignment, tensors, next(iter(views.values())))
+    of_child, sizes = child_sizes(alignment, tensors, next(iter(views.values())))
     by_name: dict[str, RowMap] = {}
     remarks, notes = dict.fromkeys(alignment.remarks), dict[str, None]()
     known: dict[tuple[int, ...], RowMap | None] = {}
@@ -92,38 +88,6 @@ def rows_of_tensors(
     if not tensors.has_embedding and not is_tied(next(iter(views.values())).config):
         raise _unknown_embedding(views).error()
     return RowsOfTensors(alignment, by_name, sizes, tuple(remarks), (*notes, *tensors.notes))
-
-
-def _sizes(
-    alignment: Alignment, tensors: VocabularyTensors, first: View
-) -> tuple[dict[str, int], dict[str, int]]:
-    """The rows of every tensor in the merged model, and the config's sizes where they change.
-
-    Tensors of one vocabulary grow by the same number of rows, so that an embedding keeps the rows that it has
-    in addition to those of the head.
-    """
-    assert tensors.usual is not None, "rows without a vocabulary"
-    longest = {label: max(each[label] for each in tensors.counts.values()) for label in tensors.usual}
-    groups = {SIZE: tensors.usual}
-    if tensors.per_layer:
-        groups[SIZE_PER_LAYER] = tensors.counts[min(tensors.per_layer)]
-    config = text_part(first.config)
-    of_child: dict[str, int] = {}
-    sizes: dict[str, int] = {}
-    for key, usual in groups.items():
-        names = [name for name in tensors.counts if (name in tensors.per_layer) == (key == SIZE_PER_LAYER)]
-        counts = {name: tensors.counts[name] for name in names}
-        base = usual[alignment.first]
-        more = max(alignment.n_rows(each, longest) - each[alignment.first] for each in counts.values())
-        n_base = alignment.padded(base + more)
-        of_child |= {name: each[alignment.first] + n_base - base for name, each in counts.items()}
-        stated = config.get(key)
-        known = [each[first.label] for each in counts.values()]
-        n_stated = stated if stated in known else usual[first.label]
-        size = n_stated + n_base - usual[first.label]
-        if size != stated:
-            sizes |= {each: size for each in (key, *ALSO[key]) if each == key or config.get(each) == stated}
-    return of_child, sizes
 
 
 def _with_extra_rows(rows: RowMap, counts: Counts, usual: Counts, alignment: Alignment) -> RowMap:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from fusion_bench.modelpool import BaseModelPool, CausalLMPool
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
-from fusion_slerp import SlerpForCausalLM
+from fusion_slerp import OutputError, SlerpForCausalLM
 from tests.models import save_transformers_model
 
 
@@ -74,3 +76,26 @@ def test_a_routing_bias_stays_float32_under_dtype(tmp_path):
     assert child.state_dict()[name].dtype == torch.float32
     assert torch.equal(child.state_dict()[name], streamed.state_dict()[name])
     assert child.lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.fixture
+def held(parents):
+    """A pool of models in memory, and the models."""
+    models = {
+        name: AutoModelForCausalLM.from_pretrained(parent) for name, parent in zip("xy", parents, strict=True)
+    }
+    return BaseModelPool(models)
+
+
+def test_the_tokenizer_comes_from_where_the_first_model_came_from(parents, held, tmp_path):
+    SlerpForCausalLM(t=0.4, model_save_path=str(tmp_path / "child")).run(held)
+    found, given = (
+        (folder / "tokenizer.json").read_bytes() for folder in (tmp_path / "child", Path(parents[0]))
+    )
+    assert found == given
+
+
+def test_a_folder_that_a_model_was_loaded_from_is_not_replaced(parents, held):
+    method = SlerpForCausalLM(t=0.4, model_save_path=parents[1], overwrite="any")
+    with pytest.raises(OutputError, match=r"the output is model y"):
+        method.run(held)

@@ -11,9 +11,12 @@ from omegaconf import OmegaConf
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
+    GPT2LMHeadModel,
     LlamaForCausalLM,
     LlamaModel,
+    LlavaForConditionalGeneration,
     RagTokenForGeneration,
 )
 
@@ -62,11 +65,13 @@ def warnings(caplog):
         ("transformers.AutoModel.from_pretrained", AutoModel),
         ("transformers.LlamaForCausalLM", LlamaForCausalLM),
         ("transformers.LlamaForCausalLM.from_pretrained", LlamaForCausalLM),
-        ("transformers.models.llama.modeling_llama.LlamaModel.from_pretrained", LlamaModel),
+        ("transformers.AutoModelForImageTextToText.from_pretrained", AutoModelForImageTextToText),
+        ("transformers.models.gpt2.modeling_gpt2.GPT2LMHeadModel.from_pretrained", GPT2LMHeadModel),
+        ("transformers.LlavaForConditionalGeneration.from_pretrained", LlavaForConditionalGeneration),
         ("transformers.models.auto.modeling_auto.AutoModelForCausalLM", AutoModelForCausalLM),
     ],
 )
-def test_model_classes_of_transformers_only_load(target, loader):
+def test_language_models_of_transformers_only_load(target, loader):
     assert plain_loader(target) is loader
 
 
@@ -78,6 +83,10 @@ def test_model_classes_of_transformers_only_load(target, loader):
         "transformers.NoSuchModel.from_pretrained",
         "transformers.nowhere.LlamaForCausalLM",
         "transformers.set_seed",
+        "transformers.LlamaForSequenceClassification.from_pretrained",
+        "transformers.LlamaModel.from_pretrained",
+        "transformers.CLIPVisionModel.from_pretrained",
+        "transformers.AutoModelForSeq2SeqLM.from_pretrained",
         "fusion_bench.modelpool.causal_lm.causal_lm.load_peft_causal_lm",
         "tests.models.LlamaForCausalLM.from_pretrained",
         f"transformers.{RagTokenForGeneration.__name__}.from_pretrained_question_encoder_generator",
@@ -106,16 +115,21 @@ def test_the_merged_model_is_streamed_and_loaded_by_the_entrys_class(
     assert all(map(torch.equal, child.state_dict().values(), same.state_dict().values()))
 
 
-def test_a_class_with_weights_that_the_files_lack_is_refused(parents, tmp_path):
-    target = "transformers.LlamaForSequenceClassification.from_pretrained"
-    method = SlerpForCausalLM(t=0.3, model_save_path=str(tmp_path / "child"))
+def test_a_class_with_weights_that_the_files_lack_is_refused(tmp_path):
+    folders = []
+    for seed, name in enumerate("ab"):
+        model = AutoModelForCausalLM.from_pretrained(save_transformers_model(tmp_path / name, "llama", seed))
+        model.model.save_pretrained(tmp_path / name)  # without the head
+        folders.append(str(tmp_path / name))
     wanted = (
-        r"lacks weights that LlamaForSequenceClassification has\n  missing: score.weight\nFix: use \+\+model"
+        r"lacks weights that LlamaForCausalLM has\n  missing: lm_head.weight\n"
+        rf"Fix: use 'modelpool.models.x={{_target_: transformers.AutoModel, .*path: {folders[0]}}}'$"
     )
-    with pytest.raises(CheckpointError, match=wanted):
-        method.run(make_pool(parents, target))
-    with pytest.raises(CheckpointError, match=wanted):
-        SlerpForCausalLM(t=0.3).run(make_pool(parents, target))
+    for path in (None, str(tmp_path / "child")):
+        with pytest.raises(CheckpointError, match=wanted):
+            SlerpForCausalLM(t=0.3, model_save_path=path).run(make_pool(folders))
+    child = SlerpForCausalLM(t=0.3).run(make_pool(folders, "transformers.AutoModel"))
+    assert type(child) is LlamaModel
 
 
 def test_rows_follow_tokens_whatever_the_class_is_called(parents, tmp_path):

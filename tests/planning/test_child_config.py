@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fusion_slerp.planning.child_config import child_configs
+from fusion_slerp import SettingsError
+from fusion_slerp.planning.child_config import by_path, child_configs, with_changes
 from fusion_slerp.sources.folder import Checkpoint
 from tests.vocabulary.aligned import aligned, model_with
 
@@ -106,3 +107,116 @@ def test_configs_of_some_layers_and_changes(tmp_path):
     unchanged = {label: model.config for label, model in models.items()}
     files, _ = child_configs(models, unchanged, {}, alignment)
     assert files == {CONFIG: models["a"].folder / CONFIG}
+
+
+# Where a changed value goes.
+
+VISION = {"vision_config": {"vocab_size": 8, "dtype": "float32"}, "audio_config": {"vocab_size": 8}}
+
+
+@pytest.mark.parametrize(
+    ("config", "wanted"),
+    [
+        ({"vocab_size": 8}, {"vocab_size": 9}),
+        ({}, {"vocab_size": 9}),
+        ({"text_config": {"vocab_size": 8}}, {"text_config": {"vocab_size": 9}}),
+        ({"text_config": {}}, {"text_config": {"vocab_size": 9}}),
+        ({"llm_config": {"vocab_size": 8}}, {"llm_config": {"vocab_size": 9}}),
+        (
+            {"vocab_size": 8, "text_config": {"vocab_size": 8}},
+            {"vocab_size": 9, "text_config": {"vocab_size": 9}},
+        ),
+        ({"vocab_size": 8, "text_config": {}}, {"vocab_size": 9, "text_config": {"vocab_size": 9}}),
+        (
+            {"vocab_size": 7, "text_config": {"vocab_size": 8}},
+            {"vocab_size": 7, "text_config": {"vocab_size": 9}},
+        ),
+        ({"vocab_size": 8, "decoder_vocab_size": 8}, {"vocab_size": 9, "decoder_vocab_size": 9}),
+        ({"vocab_size": 8, "decoder_vocab_size": 7}, {"vocab_size": 9, "decoder_vocab_size": 7}),
+    ],
+    ids=str,
+)
+def test_a_value_of_the_language_model_leaves_other_parts_alone(config, wanted):
+    assert with_changes({**config, **VISION}, {"vocab_size": 9}) == {**wanted, **VISION}
+
+
+def test_a_type_is_set_wherever_it_stands():
+    config = {"dtype": "float32", "text_config": {"torch_dtype": "float32"}, **VISION}
+    changed = with_changes(config, {"dtype": "bfloat16"})
+    assert changed["dtype"] == changed["text_config"]["torch_dtype"] == "bfloat16"
+    assert changed["vision_config"]["dtype"] == "bfloat16"
+    assert with_changes({"text_config": {}}, {"dtype": "float16"})["torch_dtype"] == "float16"
+
+
+def test_tying_is_written_where_each_release_of_transformers_reads_it():
+    changed = with_changes({"text_config": {"tie_word_embeddings": True}}, {"tie_word_embeddings": False})
+    assert changed == {"tie_word_embeddings": False, "text_config": {"tie_word_embeddings": False}}
+    assert with_changes({}, {"tie_word_embeddings": True}) == {"tie_word_embeddings": True}
+
+
+def test_a_path_is_meant_exactly():
+    changed = with_changes({"vocab_size": 1, "text_config": {}}, {("text_config", "x", "y"): 2})
+    assert changed == {"vocab_size": 1, "text_config": {"x": {"y": 2}}}
+
+
+@pytest.mark.parametrize(
+    ("of_a", "of_b", "wanted"),
+    [
+        ({"text_config": {"eos_token_id": 2}}, {"eos_token_id": 4}, {"text_config": {"eos_token_id": 4}}),
+        ({"eos_token_id": 2, "text_config": {}}, {"eos_token_id": 4}, {"eos_token_id": 4, "text_config": {}}),
+        (
+            {"eos_token_id": 2, "text_config": {"eos_token_id": 2}},
+            {"text_config": {"eos_token_id": 4}},
+            {"eos_token_id": 4, "text_config": {"eos_token_id": 4}},
+        ),
+        (
+            {"text_config": {"eos_token_id": 2}},
+            {"eos_token_id": 4, "text_config": {}},
+            {"text_config": {"eos_token_id": 4}},
+        ),
+        (
+            {"image_token_id": 3, "text_config": {}},
+            {"text_config": {"pad_token_id": 4}},
+            {"image_token_id": 1, "text_config": {"pad_token_id": 4}},
+        ),
+        ({"text_config": {}}, {"image_token_id": 4}, {"text_config": {"image_token_id": 4}}),
+    ],
+    ids=str,
+)
+def test_the_givers_ids_stand_where_model_a_has_them(tmp_path, of_a, of_b, wanted):
+    models = {
+        "a": model_with(tmp_path / "a", TOKENS, of_a),
+        "b": model_with(tmp_path / "b", TOKENS[::-1], of_b),
+    }
+    config = content(made(models, tokenizer="b")[0][CONFIG])
+    assert {key: value for key, value in config.items() if key in wanted} == wanted
+    assert "eos_token_id" in wanted or "eos_token_id" not in config
+
+
+# The setting config_overrides.
+
+
+def with_overrides(tmp_path: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    a = model_with(tmp_path / "a", TOKENS, {"rope_scaling": {"factor": 2.0}, "text_config": {"x": 1}})
+    b = model_with(tmp_path / "b", TOKENS)
+    models = {"a": a, "b": b}
+    configs = {label: model.config for label, model in models.items()}
+    files, _ = child_configs(models, configs, {"vocab_size": 9}, aligned(models), by_path(overrides))
+    return content(files[CONFIG])
+
+
+def test_overrides_are_written_last_and_null_removes_a_key(tmp_path):
+    config = with_overrides(
+        tmp_path, {"text_config.vocab_size": 7, "text_config.x": None, "rope_scaling": None, "new": [1]}
+    )
+    assert config["text_config"] == {"vocab_size": 7}
+    assert config["new"] == [1]
+    assert "rope_scaling" not in config
+
+
+def test_an_override_of_a_part_that_is_not_there(tmp_path):
+    with pytest.raises(SettingsError) as caught:
+        with_overrides(tmp_path, {"texts_config.x": 1})
+    message = str(caught.value)
+    assert message.startswith("config_overrides names a part that config.json lacks\n  found: texts_config.x")
+    assert "the config has rope_scaling, text_config" in message

@@ -8,7 +8,7 @@ from safetensors.numpy import load_file
 
 from fusion_slerp import MismatchError, SettingsError, merge, plan_merge, slerp
 from fusion_slerp.settings.merge_settings import make_settings
-from tests.models import write_checkpoint
+from tests.models import tiny_tensors, write_checkpoint
 from tests.settings.test_schedule import deep
 
 PARTS = ("self_attn.q_proj", "mlp.up_proj", "input_layernorm")
@@ -101,3 +101,111 @@ def test_wrong_slices(slices, headline, found):
     lines = str(caught.value).splitlines()
     assert lines[0] == f"invalid {headline}"
     assert lines[1] == f"  found: {found}"
+
+
+# What the config says of the layers.
+
+SOME = [{"a": [0, 1], "b": [0, 1]}, {"a": [3, 6], "b": [3, 6]}]
+
+
+def six_layers(tmp_path, extra=None, **config):
+    """Two models of six layers with these keys in their configs, and these tensors more."""
+    folders = []
+    for label, seed in (("a", 1), ("b", 2)):
+        names = [f"model.layers.{i}.mlp.up_proj.weight" for i in range(6)]
+        tensors = tiny_tensors(seed) | {name: np.full((8, 4), seed, "f4") for name in names}
+        changes = {"num_hidden_layers": 6, **config}
+        folders.append(write_checkpoint(tmp_path / label, tensors=tensors | (extra or {}), config=changes))
+    return folders
+
+
+def config_of(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+def test_keys_that_speak_of_layers_follow(tmp_path):
+    parents = six_layers(
+        tmp_path, first_k_dense_replace=1, mlp_only_layers=[3], hybrid_override_pattern="M-*M-*"
+    )
+    merge(*parents, out=tmp_path / "child", slices=SOME)
+    config = config_of(tmp_path / "child")
+    assert (config["num_hidden_layers"], config["first_k_dense_replace"]) == (4, 1)
+    assert (config["mlp_only_layers"], config["hybrid_override_pattern"]) == ([1], "MM-*")
+
+
+def test_a_key_that_cannot_follow_is_named_with_a_way_out(tmp_path):
+    parents = six_layers(tmp_path, attn_layer_period=3)
+    with pytest.raises(MismatchError) as caught:
+        plan_merge(*parents, slices=SOME)
+    lines = str(caught.value.problems[0]).splitlines()
+    assert lines[0] == "attn_layer_period cannot follow the slices"
+    assert lines[2] == f"  key: attn_layer_period: 3 in {parents[0] / 'config.json'}"
+    assert lines[3] == "  found: layers [0, 3, 4, 5] of 6"
+    assert lines[-1].endswith("config_overrides={'attn_layer_period': 3}")
+    merge(*parents, out=tmp_path / "child", slices=SOME, config_overrides={"attn_layer_period": 2})
+    assert config_of(tmp_path / "child")["attn_layer_period"] == 2
+
+
+def test_layers_of_other_parts_are_left_alone(tmp_path):
+    """A model of pictures and text: the slices are those of its language model."""
+    vision = {f"vision_tower.layers.{i}.fc.weight": np.ones((2, 2), "f4") for i in range(2)}
+    text = {"num_hidden_layers": 6, "layer_types": list("abcdef")}
+    parents = six_layers(tmp_path, vision, text_config=text, vision_config={"num_hidden_layers": 6})
+    merge(*parents, out=tmp_path / "child", slices=SOME)
+    config = config_of(tmp_path / "child")
+    assert config["text_config"] == {"num_hidden_layers": 4, "layer_types": list("adef")}
+    assert config["vision_config"] == {"num_hidden_layers": 6}
+    assert vision.keys() <= load_file(tmp_path / "child/model.safetensors").keys()
+
+
+def test_layers_for_multi_token_prediction_stay_behind_the_last(tmp_path):
+    more = {"model.layers.6.mlp.up_proj.weight": np.ones((8, 4), "f4")}
+    parents = six_layers(tmp_path, more, num_nextn_predict_layers=1, layer_types=list("abcdefn"))
+    merge(*parents, out=tmp_path / "child", slices=SOME)
+    layers = {name for name in load_file(tmp_path / "child/model.safetensors") if ".layers." in name}
+    assert layers == {f"model.layers.{i}.mlp.up_proj.weight" for i in range(5)}
+    config = config_of(tmp_path / "child")
+    assert (config["num_nextn_predict_layers"], config["layer_types"]) == (1, list("adefn"))
+    with pytest.raises(MismatchError, match="the model has layers 0 to 5"):
+        plan_merge(*parents, slices=[{"a": [0, 7], "b": [0, 7]}])
+
+
+def test_a_layer_with_tensors_of_its_own_stays_in_its_place(tmp_path):
+    parents = six_layers(tmp_path, {"model.layers.0.first_norm.weight": np.ones(4, "f4")})
+    for slices in ([{"a": [1, 3], "b": [1, 3]}], [*SOME, {"a": [0, 1], "b": [0, 1]}]):
+        with pytest.raises(MismatchError) as caught:
+            plan_merge(*parents, slices=slices)
+        assert "found: layer 0 has other tensors than its like: first_norm.weight" in str(caught.value)
+        assert str(caught.value).endswith("or let layer 0 be the first and take it once")
+    plan_merge(*parents, slices=SOME)
+
+
+def test_layers_whose_kinds_the_config_states_may_have_other_tensors(tmp_path):
+    extra = {"model.layers.3.experts.weight": np.ones((4, 4), "f4")}
+    parents = six_layers(tmp_path, extra, layer_types=["dense", "dense", "dense", "moe", "dense", "dense"])
+    merge(*parents, out=tmp_path / "child", slices=SOME)
+    assert config_of(tmp_path / "child")["layer_types"] == ["dense", "moe", "dense", "dense"]
+    assert "model.layers.1.experts.weight" in load_file(tmp_path / "child/model.safetensors")
+
+
+@pytest.mark.parametrize("count", [5, 7])
+def test_a_config_that_counts_other_layers(tmp_path, count):
+    parents = six_layers(tmp_path, num_hidden_layers=count)
+    with pytest.raises(MismatchError) as caught:
+        plan_merge(*parents)
+    lines = str(caught.value.problems[0]).splitlines()
+    assert lines[0] == "the config counts other layers than the files hold"
+    assert lines[1] == f"  config: num_hidden_layers: {count} in {parents[0] / 'config.json'}"
+    assert lines[2] == f"  found: layers up to model.layers.5 in {parents[0] / 'model.safetensors'}"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"num_hidden_layers": 5, "num_nextn_predict_layers": 1},
+        {"num_hidden_layers": None},
+        {"num_hidden_layers": 3, "is_encoder_decoder": True},
+    ],
+)
+def test_counts_that_are_not_certain(tmp_path, config):
+    plan_merge(*six_layers(tmp_path, **config))

@@ -160,3 +160,21 @@ def test_a_tensor_that_grows_as_the_vocabulary_does_follows_it(tmp_path):
     of_b = load_file(parents[1] / "model.safetensors")["model.frequency"]
     assert child["model.frequency"].shape == (V + 1,)
     assert child["model.frequency"][-1] == of_b[-1], "copied from the only model that has it"
+
+
+def test_another_part_with_the_same_vocabulary_grows_as_well(tmp_path):
+    """And a part with as many rows of something else does not."""
+    name = "model.patcher.embed_tokens.weight"
+    parents = []
+    for label, tokens in (("a", TOKENS), ("b", (*TOKENS, "new"))):
+        n = len(tokens)
+        tensors = tiny_tensors(1) | {EMBEDDING: table(n, 4), HEAD: table(n, 4), name: table(n, 3)}
+        parts = {"patcher_config": {"vocab_size": n}, "vision_config": {"vocab_size": n}}
+        parents.append(
+            write_checkpoint(
+                tmp_path / label, tensors=tensors, tokens=tokens, config={"vocab_size": n, **parts}
+            )
+        )
+    child, config = child_of(tmp_path, *parents)
+    assert (len(child[name]), config["patcher_config"]["vocab_size"]) == (V + 1, V + 1)
+    assert config["vision_config"]["vocab_size"] == V

@@ -73,7 +73,7 @@ def defaults_text() -> str:
             if (known and type(default) is int) or (key in CYCLES and default):
                 defaults.setdefault(f"{key!r}, {default!r}", []).append(name)
         for key in INDICES:
-            value = getattr(_made(cls, {}), key, None)
+            value = getattr(made_config(cls, {}), key, None)
             if key in _fields(cls) and value and key not in _lists(cls):
                 defaults.setdefault(f"{key!r}, {tuple(value)!r}", []).append(name)
     of_parts = "\n".join(f"    {name!r}: {part!r}," for name, part in sorted(parts.items()))
@@ -131,12 +131,13 @@ def _value(value: Any) -> str:
 
 def _lists(cls: type[PreTrainedConfig]) -> list[str]:
     """The keys of lists with a value a layer in a default config."""
-    config = _made(cls, {COUNT: DEPTH})
+    config = made_config(cls, {COUNT: DEPTH})
     values = {} if config is None else vars(config)
     return [k for k, v in values.items() if isinstance(v, (list, tuple)) and len(v) == DEPTH and k[0] != "_"]
 
 
-def _made(cls: type[PreTrainedConfig], values: dict[str, Any]) -> Any:
+def made_config(cls: type[PreTrainedConfig], values: dict[str, Any]) -> Any:
+    """Returns a config with these values; None if the class refuses them."""
     try:
         return cls(**values)
     except Exception:
@@ -145,11 +146,11 @@ def _made(cls: type[PreTrainedConfig], values: dict[str, Any]) -> Any:
 
 def pattern_of(cls: type[PreTrainedConfig], key: str) -> Pattern | None:
     """Returns how a class fills a list; None if all layers have one value whatever else is set."""
-    usual = list(getattr(_made(cls, {COUNT: DEPTH}), key))
+    usual = list(getattr(made_config(cls, {COUNT: DEPTH}), key))
     is_index = usual == list(range(DEPTH))
 
     def filled(n: int, **given: Any) -> list[Any] | None:
-        config = _made(cls, {COUNT: n, **given})
+        config = made_config(cls, {COUNT: n, **given})
         values = None if config is None else getattr(config, key, None)
         if not isinstance(values, (list, tuple)):
             return None
@@ -211,14 +212,14 @@ def _other_values(default: Any) -> list[Any]:
 
 
 def _follows(cls: type[PreTrainedConfig], other: str, filled: Filled) -> bool:
-    values = list(getattr(_made(cls, {COUNT: DEPTH}), other))
+    values = list(getattr(made_config(cls, {COUNT: DEPTH}), other))
     others = values[1:] if values == list(range(DEPTH)) else [*values[1:], *values[:1]]
     return filled(DEPTH, **{other: others}) not in (None, filled(DEPTH))
 
 
 def _bounds(cls: type[PreTrainedConfig], key: str) -> dict[str, bool]:
     """Whether the class refuses or replaces a list with another last value, or without one of the kinds."""
-    usual = list(getattr(_made(cls, {COUNT: DEPTH}), key))
+    usual = list(getattr(made_config(cls, {COUNT: DEPTH}), key))
     kinds = list(dict.fromkeys(map(str, usual)))
     if not all(isinstance(each, str) for each in usual) or not _takes(cls, key, usual):
         return {}
@@ -229,7 +230,7 @@ def _bounds(cls: type[PreTrainedConfig], key: str) -> dict[str, bool]:
 
 
 def _takes(cls: type[PreTrainedConfig], key: str, values: Sequence[Any]) -> bool:
-    config = _made(cls, {COUNT: DEPTH, key: list(values)})
+    config = made_config(cls, {COUNT: DEPTH, key: list(values)})
     return config is not None and list(getattr(config, key)) == list(values)
 
 

@@ -1,0 +1,124 @@
+"""The generated tables are those that the installed transformers gives, and say what it does."""
+
+from __future__ import annotations
+
+import json
+import random
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.tables.written import FOLDER
+
+RELEASE = "5.23.0"
+"""That of transformers from which the tables are made."""
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(version("transformers") != RELEASE, reason=f"the tables are those of {RELEASE}"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+def committed(name: str) -> str:
+    return "".join((FOLDER / f"{name}.py").read_text(encoding="utf-8").split())
+
+
+def made(text: str) -> str:
+    """A module's text without white space: the formatter breaks lines, and adds commas before brackets."""
+    return "".join(text.split())
+
+
+def without_commas(text: str) -> str:
+    return text.replace(",)", ")").replace(",}", "}").replace(",]", "]")
+
+
+def test_tensors_in_float32():
+    from tests.tables.float32_tensors import text
+
+    assert without_commas(committed("float32_tensors")) == without_commas(made(text()))
+
+
+def test_heads_that_are_tied_by_default():
+    from tests.tables.tied_embeddings import text
+
+    assert without_commas(committed("tied_in_transformers_5")) == without_commas(made(text()))
+
+
+def test_lists_with_a_value_a_layer():
+    from tests.tables.layer_lists import defaults_text, text
+
+    assert without_commas(committed("layer_lists")) == without_commas(made(text()))
+    assert without_commas(committed("layer_defaults")) == without_commas(made(defaults_text()))
+
+
+NUMBERS = (
+    "first_k_dense_replace num_dense_layers sliding_window_pattern full_attention_interval layer_group_size "
+    "interleave_moe_layer_step no_rope_layer_interval decoder_sparse_step global_attn_every_n_layers "
+    "attn_layer_period expert_layer_period moe_layer_interval num_kv_shared_layers max_window_layers"
+).split()
+INDICES = ("moe_layers", "full_attn_idxs", "rope_scaling_layers")
+
+
+def test_each_layer_of_a_sliced_config_keeps_its_kind():
+    """For every type of language model: transformers reads the kinds of the layers that were chosen."""
+    from fusion_slerp.planning.layer_values import Layers
+    from fusion_slerp.planning.sliced_config import sliced_config
+    from tests.tables.layer_lists import COUNT, language_configs, made_config
+
+    rng, n_read, wrong = random.Random(0), 0, []
+    for model_type, cls in language_configs().items():
+        for _ in range(12):
+            given = {COUNT: rng.choice([6, 8, 13])} | {
+                key: rng.randint(1, 3) for key in NUMBERS if hasattr(cls, key) and rng.random() < 0.4
+            }
+            lists = lists_of(made_config(cls, given), given[COUNT])
+            given |= {key: lists[key] for key in lists if rng.random() < 0.2}
+            order = chosen(rng, given[COUNT])
+            config, unfit = sliced_config({"model_type": model_type, **given}, Layers(order, given[COUNT]))
+            if unfit or not lists:
+                continue
+            child = made_config(
+                cls, {k: v for k, v in json.loads(json.dumps(config)).items() if k != "model_type"}
+            )
+            n_read += 1
+            for key, values in lists.items():
+                got = getattr(child, key, None)
+                if got is not None and list(got) != wanted(key, values, order):
+                    wrong.append((model_type, key, given, order, list(got)))
+    assert n_read > 300
+    assert wrong == []
+
+
+def lists_of(config, n: int) -> dict[str, list]:
+    values = {} if config is None else vars(config)
+    return {
+        k: [*v] for k, v in values.items() if k[0] != "_" and isinstance(v, (list, tuple)) and len(v) == n
+    }
+
+
+def chosen(rng: random.Random, n: int) -> tuple[int, ...]:
+    """Some layers, some of them perhaps twice."""
+    end = rng.randint(2, n)
+    return (*range(end), *range(rng.randint(0, end), n)) if rng.random() < 0.5 else (*range(n - end, n),)
+
+
+def wanted(key: str, values: list, order: tuple[int, ...]) -> list:
+    if key in INDICES:
+        return [new for new, old in enumerate(order) if old in values]
+    if key == "kv_source_layers":
+        return list(range(len(order)))
+    return [values[i] for i in order]
+
+
+def test_tables_are_named_by_their_release():
+    assert {file.name for file in Path(FOLDER).glob("[a-z]*.py")} == {
+        "float32_tensors.py",
+        "layer_defaults.py",
+        "layer_lists.py",
+        "tied_in_transformers_4.py",
+        "tied_in_transformers_5.py",
+    }
+    texts = [file.read_text(encoding="utf-8") for file in FOLDER.glob("[a-z]*.py")]
+    assert all(f"transformers {RELEASE}" in text or "transformers 4.57.6" in text for text in texts)
