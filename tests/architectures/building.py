@@ -88,7 +88,9 @@ def words(n: int = VOCABULARY) -> list[str]:
 def save(model: Any, folder: Path, tokens: list[str], **how: Any) -> Path:
     """Saves a model with a tokenizer of these tokens; keyword arguments go to save_pretrained."""
     model.save_pretrained(folder, **how)
-    write_json(folder / "tokenizer.json", tokenizer_json(tokens))
+    tokenizer = tokenizer_json(tokens)
+    tokenizer["model"]["unk_token"] = "<unk>"
+    write_json(folder / "tokenizer.json", tokenizer)
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
     write_json(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", **special})
     return folder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from itertools import groupby
@@ -48,7 +48,7 @@ def text() -> str:
     """Returns the text of the module."""
     alike: dict[str, list[str]] = {}
     for name, cls in language_configs().items():
-        for key in _lists(cls):
+        for key in layer_lists(cls):
             pattern = pattern_of(cls, key)
             if pattern is not None:
                 alike.setdefault(f"{key!r}, {_written(pattern)}", []).append(name)
@@ -74,7 +74,7 @@ def defaults_text() -> str:
                 defaults.setdefault(f"{key!r}, {default!r}", []).append(name)
         for key in INDICES:
             value = getattr(made_config(cls, {}), key, None)
-            if key in _fields(cls) and value and key not in _lists(cls):
+            if key in _fields(cls) and value and key not in layer_lists(cls):
                 defaults.setdefault(f"{key!r}, {tuple(value)!r}", []).append(name)
     of_parts = "\n".join(f"    {name!r}: {part!r}," for name, part in sorted(parts.items()))
     rows = "\n".join(f"    ({row}, {' '.join(types)!r})," for row, types in sorted(defaults.items()))
@@ -129,19 +129,26 @@ def _value(value: Any) -> str:
     return " + ".join(f"({each!r},)" if n == 1 else f"{n} * ({each!r},)" for each, n in runs)
 
 
-def _lists(cls: type[PreTrainedConfig]) -> list[str]:
-    """The keys of lists with a value a layer in a default config."""
+def layer_lists(cls: type[PreTrainedConfig]) -> list[str]:
+    """Returns the keys of lists with a value a layer in a default config."""
     config = made_config(cls, {COUNT: DEPTH})
     values = {} if config is None else vars(config)
     return [k for k, v in values.items() if isinstance(v, (list, tuple)) and len(v) == DEPTH and k[0] != "_"]
 
 
-def made_config(cls: type[PreTrainedConfig], values: dict[str, Any]) -> Any:
+def made_config(cls: type[PreTrainedConfig], values: Mapping[str, Any]) -> Any:
     """Returns a config with these values; None if the class refuses them."""
-    try:
-        return cls(**values)
-    except Exception:
-        return None
+    key = cls, repr(sorted(values.items()))
+    if key not in _MADE:
+        try:
+            _MADE[key] = cls(**values)
+        except Exception:
+            _MADE[key] = None
+    return _MADE[key]
+
+
+_MADE: dict[tuple[type[PreTrainedConfig], str], Any] = {}
+"""Configs by class and values: most are asked for several times."""
 
 
 def pattern_of(cls: type[PreTrainedConfig], key: str) -> Pattern | None:
@@ -157,7 +164,7 @@ def pattern_of(cls: type[PreTrainedConfig], key: str) -> Pattern | None:
         return [i in values for i in range(n)] if is_index else list(values)
 
     keys = _keys_with_effect(cls, key, filled)
-    lists = [each for each in _lists(cls) if each != key and _follows(cls, each, filled)]
+    lists = [each for each in layer_lists(cls) if each != key and _follows(cls, each, filled)]
     if not keys and not lists and not any(_vary(filled(n)) for n in DEPTHS):
         return None
     own = {"of_list": lists[0] if lists else "", "indices": is_index, **_bounds(cls, key)}

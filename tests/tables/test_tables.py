@@ -65,7 +65,7 @@ def test_each_layer_of_a_sliced_config_keeps_its_kind():
     """For every type of language model: transformers reads the kinds of the layers that were chosen."""
     from fusion_slerp.planning.layer_values import Layers
     from fusion_slerp.planning.sliced_config import sliced_config
-    from tests.tables.layer_lists import COUNT, language_configs, made_config
+    from tests.tables.layer_lists import COUNT, language_configs, layer_lists, made_config
 
     rng, n_read, wrong = random.Random(0), 0, []
     for model_type, cls in language_configs().items():
@@ -73,7 +73,8 @@ def test_each_layer_of_a_sliced_config_keeps_its_kind():
             given = {COUNT: rng.choice([6, 8, 13])} | {
                 key: rng.randint(1, 3) for key in NUMBERS if hasattr(cls, key) and rng.random() < 0.4
             }
-            lists = lists_of(made_config(cls, given), given[COUNT])
+            config = made_config(cls, given)
+            lists = {key: [*getattr(config, key)] for key in layer_lists(cls) if config}
             given |= {key: lists[key] for key in lists if rng.random() < 0.2}
             order = chosen(rng, given[COUNT])
             config, unfit = sliced_config({"model_type": model_type, **given}, Layers(order, given[COUNT]))
@@ -89,13 +90,6 @@ def test_each_layer_of_a_sliced_config_keeps_its_kind():
                     wrong.append((model_type, key, given, order, list(got)))
     assert n_read > 300
     assert wrong == []
-
-
-def lists_of(config, n: int) -> dict[str, list]:
-    values = {} if config is None else vars(config)
-    return {
-        k: [*v] for k, v in values.items() if k[0] != "_" and isinstance(v, (list, tuple)) and len(v) == n
-    }
 
 
 def chosen(rng: random.Random, n: int) -> tuple[int, ...]:
