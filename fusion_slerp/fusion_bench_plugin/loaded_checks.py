@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -155,8 +156,8 @@ def _not_strict(names: list[str]) -> Problem:
 
 
 def origins(models: Mapping[str, nn.Module]) -> dict[str, Path]:
-    """Returns the folders that language models were loaded from, by name, where they are still available."""
-    found = {name: _origin(model) for name, model in models.items() if _has_tokens(model)}
+    """Returns the folders that models were loaded from, by name, where they are still available."""
+    found = {name: _origin(model) for name, model in models.items()}
     return {name: folder for name, folder in found.items() if folder is not None}
 
 
@@ -199,8 +200,8 @@ def _origin(model: Any) -> Path | None:
     """The folder that a model was loaded from; None if it is not known or no longer available."""
     config = getattr(model, "config", None)
     source, commit = getattr(config, "_name_or_path", None), getattr(config, "_commit_hash", None)
-    if not source:
-        return None
+    if not source or not (_has_tokens(model) or os.path.isdir(source)):
+        return None  # or nothing that the Hub need be asked for
     return _folder(f"{source}@{commit}" if commit else source)
 
 

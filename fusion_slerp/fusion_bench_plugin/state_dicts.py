@@ -68,7 +68,7 @@ def _settings_by_name(
     for name in next(iter(models.values())):
         dtypes = {label: BY_NAME[_dtype_name(each[name])] for label, each in models.items()}
         of: Any = {label: SimpleNamespace(dtype=dtype) for label, dtype in dtypes.items()}
-        dtype = types.of(Match(name, of))
+        dtype = types.of(Match(name, of), next(iter(dtypes.values())))
         wanted = dtype.name if dtype.is_mergeable else settings.dtype
         if wanted not in in_type:
             in_type[wanted] = replace(settings, dtype=wanted)

@@ -29,12 +29,6 @@ def float32_pattern(config: Mapping[str, Any], dtype: str) -> re.Pattern[str] | 
     return re.compile("|".join(pattern.replace("*", ".*") for pattern in dict.fromkeys(patterns)))
 
 
-def stays_float32(config: Mapping[str, Any], name: str, dtype: str) -> bool:
-    """Whether transformers keeps a tensor in float32 if it loads the model as `dtype`."""
-    pattern = float32_pattern(config, dtype)
-    return bool(pattern and pattern.search(name))
-
-
 def _model_types(config: Mapping[str, Any], depth: int) -> Iterator[str]:
     """The model types of a config and of its parts."""
     model_type = config.get("model_type")

@@ -24,7 +24,7 @@ COUNTS = (
 )
 """Names of the number of layers."""
 
-MTP_COUNTS = ("num_nextn_predict_layers",)
+MTP_COUNTS = ("num_nextn_predict_layers", "num_mtp_layers")
 """Names of the number of layers for multi-token prediction, which are numbered after the others."""
 
 NUMBERS = {
@@ -83,8 +83,19 @@ SOURCES = ("kv_source_layers",)
 RUNS = ("attention_types",)
 """Keys with pairs of a list and how often it repeats."""
 
-SHAPES_OF_ALL = ("hidden_size_per_layer_input", "n_layers_per_attn_res_block", "cross_layer_interval")
-"""Keys that, if not 0, let tensors depend on all layers: one has a part for each, or each reads those before it."""
+BOUND = (
+    "hidden_size_per_layer_input",
+    "n_layers_per_attn_res_block",
+    "cross_layer_interval",
+    "aligner_num_add_layers",
+    "scale_attn_by_inverse_layer_idx",
+)
+"""Keys that, if not 0 or false, bind each layer to its index: a tensor outside has a part for each layer,
+other layers stand between them, or the index is a factor.
+"""
+
+BY_ROOT_OF_COUNT = ("scale_depth",)
+"""Keys with a number that is divided by the square root of the number of layers."""
 
 WINDOWS = ("max_window_layers",)
 """Keys without effect unless the config has `use_sliding_window`."""

@@ -46,6 +46,10 @@ def value_for(key: str, value: Any, layers: Layers) -> Any:
     """
     if keys.OF_OTHERS.search(key) and key not in keys.COUNTS:
         return value
+    if key in keys.BOUND:
+        return _if(not value or layers.are_all, value)
+    if key in keys.BY_ROOT_OF_COUNT and type(value) in (int, float):
+        return value * (len(layers.order) / layers.n) ** 0.5
     if type(value) is int:
         return _number(key, value, layers)
     if isinstance(value, list):
@@ -64,8 +68,6 @@ def _number(key: str, value: int, layers: Layers) -> int:
         return _same_kinds(keys.NUMBERS[key], value, layers)
     if key in keys.LAST_INDEX and value >= 0:
         return _same_kinds(LEADING, value + 1, layers) - 1
-    if key in keys.SHAPES_OF_ALL:
-        return _if(value == 0 or layers.are_all, value)
     if key in keys.PERIODS or (keys.PERIOD_ALIKE.search(key) and key not in keys.PERIODS.values()):
         shifts = {(old - new) % value for new, old in enumerate(layers.order)} if value > 1 else set()
         return _if(shifts <= {0}, value)

@@ -24,9 +24,13 @@ class OutputTypes:
         self._config = config
         self._kept: dict[str, re.Pattern[str] | None] = {}
 
-    def of(self, match: Match) -> DType:
-        """Returns a tensor's type: float32 if transformers keeps it so and a model stores it so."""
-        own = match.first.dtype
+    def of(self, match: Match, own: DType) -> DType:
+        """Returns a tensor's type: float32 if transformers keeps it so and a model stores it so.
+
+        Args:
+            match: The tensor.
+            own: Its type in the first model that has it.
+        """
         dtype = self._wanted if self._wanted is not None and own.is_mergeable else own
         if dtype.itemsize == 2 and any(source.dtype is F32 for source in match.of.values()):
             return F32 if self._is_kept(match.name, dtype) else dtype

@@ -11,7 +11,6 @@ from math import prod
 from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.dtypes import DType
 from fusion_slerp.errors import MismatchError, Problem, SettingsError, listed, raise_all, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.methods.method import UnusableError
@@ -196,7 +195,7 @@ def _tensors(
     wholes: Mapping[str, Whole],
 ) -> tuple[tuple[TensorPlan, ...], tuple[Any, ...], list[str]]:
     types = OutputTypes(settings.dtype, next(iter(views.values())).config)
-    wanted = [_wanted(m, types.of(m), rows.get(m.name), wholes.get(m.name)) for m in matches]
+    wanted = [_wanted(m, types, rows.get(m.name), wholes.get(m.name)) for m in matches]
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     by_name = {match.name: match for match in matches}
     stored = {name: wholes[name].name if name in wholes else name for name in by_name} if wholes else {}
@@ -221,9 +220,11 @@ def _unusable(reason: str, fix: str, names: Sequence[str]) -> Problem:
     return Problem(SettingsError, reason, (("tensors", f"{len(names)}: {listed(names, 3)}"),), fix)
 
 
-def _wanted(match: Match, dtype: DType, rows: RowMap | None, whole: Whole | None) -> Tensor:
+def _wanted(match: Match, types: OutputTypes, rows: RowMap | None, whole: Whole | None) -> Tensor:
     """The tensor in its output type."""
-    shape = match.first.shape if rows is None else (len(rows), *match.first.shape[1:])
+    first = match.first
+    dtype = types.of(match, first.dtype)
+    shape = first.shape if rows is None else (len(rows), *first.shape[1:])
     return Tensor(match.name, dtype, shape, prod(shape) * dtype.itemsize, whole)
 
 

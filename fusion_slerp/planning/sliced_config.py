@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -85,7 +85,7 @@ def _defaults() -> dict[str, dict[str, Any]]:
     return by_type
 
 
-@dataclass
+@dataclass(slots=True)
 class _Slicing:
     """The work on the part of a config that describes the language model.
 
@@ -187,15 +187,3 @@ def _may_hold_layers(key: str, part: Config) -> bool:
     """Whether a part of a config may have keys about the language model's layers."""
     is_other_model = key.endswith("_config") and isinstance(part.get("model_type"), str)
     return not is_other_model and not key.startswith(FOREIGN) and not keys.OF_OTHERS.search(key)
-
-
-def described(each: Unfit) -> str:
-    """Returns a key that cannot follow, with its value."""
-    name = ".".join(each.path)
-    return f"{name} (the default)" if each.value is None else f"{name}: {each.value!r}"
-
-
-def unfit_paths(unfit: list[Unfit]) -> Iterator[str]:
-    """Yields the keys that cannot follow, joined by dots."""
-    for each in unfit:
-        yield ".".join(each.path)

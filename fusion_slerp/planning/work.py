@@ -83,11 +83,12 @@ class Works:
             return _copy(match, slot, values, decision.copied, decision.why)
         if match.name.endswith(BOUNDS) and _is_equal_bound(match):
             return _copy(match, slot, values, owners[0], EQUAL)
-        if not match.first.dtype.is_mergeable:
+        first = match.first
+        if not first.dtype.is_mergeable:
             return TensorPlan(slot, match.of, CopyIfEqual(), values)
         used = decision.used
         sources = match.of if used == owners else {label: match.of[label] for label in used}
-        return TensorPlan(slot, sources, self._merge(decision, self._granularity(match.first)), values)
+        return TensorPlan(slot, sources, self._merge(decision, self._granularity(first)), values)
 
     def _merge(self, decision: Decision, granularity: str) -> Merge:
         """One object for all tensors that are merged alike; decisions live as long as this instance."""

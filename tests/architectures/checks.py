@@ -106,11 +106,25 @@ def _permuted(subject: Subject) -> Path:
     model = build(subject.architecture.kind, config, seed=1)
     model.load_state_dict(subject.model.state_dict())
     reorder(model, order)
+    _check_reordered(subject, model, order)
     tokens = words()
     return save(model, subject.folder / "permuted", [tokens[order.index(row)] for row in range(len(order))])
 
 
+def _check_reordered(subject: Subject, model: Any, order: Sequence[int]) -> None:
+    """Checks the reordering itself by logits, where a class runs and draws nothing at random."""
+    if subject.inputs is None or "decoder_input_ids" in subject.inputs:
+        return
+    before, again = (logits_of(subject.model, IDS, subject.inputs) for _ in range(2))
+    if before.equal(again):
+        moved = logits_of(model, [order[token] for token in IDS], subject.inputs)
+        assert moved[..., order].allclose(before[..., :VOCABULARY], atol=1e-4), (
+            "not all rows are in the new order"
+        )
+
+
 def config_of(folder: Path) -> dict[str, Any]:
+    """Returns the content of a folder's config.json."""
     return json.loads((folder / "config.json").read_text())
 
 
@@ -123,13 +137,12 @@ def _other_values(x: Any, y: Any, path: str = "") -> list[str]:
     if not isinstance(x, dict) or not isinstance(y, dict):
         return [] if x == y else [path]
     keys = sorted((x.keys() | y.keys()) - ADDED)
-    return [
-        found for key in keys for found in _other_values(x.get(key), y.get(key), f"{path}.{key}".lstrip("."))
-    ]
+    pairs = {f"{path}.{key}".lstrip("."): (x.get(key), y.get(key)) for key in keys}
+    return [found for inner, pair in pairs.items() for found in _other_values(*pair, inner)]
 
 
 def named_or_wrong(error: FusionSlerpError, names: Iterable[str], what: str) -> Exception:
-    """The refusal itself if it names one of these, else that it does not."""
+    """Returns the refusal itself if it names one of these, else that it does not."""
     if any(name in str(error) for name in names):
         return error
     return Wrong(f"refused without the name of {what}: {str(error).splitlines()[0]}")
@@ -154,9 +167,8 @@ def check_larger(subject: Subject) -> str:
 
 
 def _n_rows(model: Any) -> int:
-    return max(
-        (tensor.shape[0] for _, tensor, d in token_dimensions(model, VOCABULARY + 1) if d == 0), default=0
-    )
+    found = token_dimensions(model, VOCABULARY + 1)
+    return max((tensor.shape[0] for _, tensor, dimension in found if dimension == 0), default=0)
 
 
 def _is_united(c: np.ndarray, a: np.ndarray, b: np.ndarray) -> bool:

@@ -46,7 +46,7 @@ def counts(records: Records) -> dict[str, Counter[str | None]]:
 
 def reason_of(outcome: str) -> Reason | None:
     """Returns the entry of `REASONS` for a refusal."""
-    return next((reason for reason in REASONS if reason.phrase in outcome), None)
+    return next((reason for reason in REASONS if any(phrase in outcome for phrase in reason.phrases)), None)
 
 
 def _head(content: Mapping[str, Any], built: Records) -> Iterator[str]:

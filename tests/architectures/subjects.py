@@ -35,6 +35,7 @@ class Subject:
         inputs: What the model takes besides tokens; None if no attempt to run it succeeded.
         reason: Why it does not run.
         remarks: What the check that runs at the moment has to say besides its outcome.
+        loader: The class that loads both: the automatic one if it can; None until the first is loaded.
     """
 
     architecture: Architecture
@@ -44,6 +45,7 @@ class Subject:
     inputs: Mapping[str, Any] | None = None
     reason: str = ""
     remarks: list[str] = field(default_factory=list)
+    loader: Any = None
 
     @property
     def a(self) -> Path:
@@ -61,10 +63,10 @@ class Subject:
         Raises:
             Wrong: A tensor is missing, unexpected, of another shape, or different from the one in the files.
         """
-        own = auto_class(self.architecture.kind)
-        if not _is_mapped(own, folder):  # a text part whose type the automatic class does not know
-            own = type(self.model)
-        model, info = own.from_pretrained(folder, output_loading_info=True)
+        if self.loader is None:  # the automatic class does not know the types of all parts that it builds
+            auto = auto_class(self.architecture.kind)
+            self.loader = auto if _is_mapped(auto, folder) else type(self.model)
+        model, info = self.loader.from_pretrained(folder, output_loading_info=True)
         wrong = [f"{kind}: {', '.join(sorted(map(str, names))[:3])}" for kind, names in info.items() if names]
         if wrong:
             raise Wrong(f"loads with {'; '.join(wrong)}")

@@ -66,13 +66,13 @@ class Reason:
     """Why something is refused.
 
     Attributes:
-        phrase: Part of the error message, by which it is known; the first entry that fits counts.
+        phrases: Parts of error messages, by any of which it is known; the first entry that fits counts.
         title: A heading.
         why: Why it cannot be done.
         help: What would make it possible.
     """
 
-    phrase: str
+    phrases: tuple[str, ...]
     title: str
     why: str
     help: str
@@ -80,30 +80,55 @@ class Reason:
 
 REASONS = (
     Reason(
-        "stacks of layers",
-        "Slices of a model with several stacks of layers",
-        "The model has several stacks of layers, such as those of a vision tower and a language model. "
-        "Slices "
-        "count the layers of one stack and do not say which one is meant.",
-        "A setting that names the stack. Until then, slice the text model before it becomes part of the "
-        "larger one.",
-    ),
-    Reason(
-        "expert layouts differ",
-        "Expert layouts that cannot be converted",
-        "One model has a tensor for each expert, the other one for all experts, in an arrangement that is "
-        "not "
-        "known here.",
-        "Load one of them with transformers and save it in the other's layout; "
-        "`save_pretrained(..., save_original_format=False)` writes that of the class.",
-    ),
-    Reason(
-        "the tensor names differ",
+        ("the tensor names differ", "the expert layouts differ"),
         "Files with other tensor names",
-        "The files give the same tensors other names, or some hold tensors that the others lack.",
-        "Load the model that is named differently with transformers and save it again: both then have the "
-        "names "
-        "of one version.",
+        "More than prefixes and experts is named differently: the files split other tensors, such as "
+        "queries, keys "
+        "and values, or one of them has a tensor that the other leaves out, such as a bias that is tied as "
+        "well.",
+        "load the model with the other names with transformers, and save it again. `save_pretrained` writes "
+        "the "
+        "published names, and those of the class with `save_original_format=False`.",
+    ),
+    Reason(
+        ("may belong to tokens",),
+        "Tensors that may have a row for each token",
+        "The tokenizers differ, and a tensor has as many rows as a vocabulary, or part of them, under a "
+        "name that does "
+        "not tell whether its rows follow the tokens.",
+        "the setting `vocabulary_tensors`, which says so by name.",
+    ),
+    Reason(
+        ("tensors differ; tensor:",),
+        "Tables of integers by token",
+        "A table that is not an embedding has a row for each token: which experts serve it. Rows of "
+        "integers are "
+        "copied if they are equal, never united.",
+        "merge with the tokenizer of one model, if the other one can be given the same tokens beforehand.",
+    ),
+    Reason(
+        ("cannot follow the slices",),
+        "Slices that a key of the config cannot follow",
+        "A key gives each layer its kind by a rule, such as every fourth one, or a width to all layers "
+        "together. No "
+        "value of it describes the layers in their new order.",
+        "slices that leave each layer the kind that the key gives it, such as whole periods of the rule.",
+    ),
+    Reason(
+        ("bound to its position",),
+        "Layers that are bound to their position",
+        "The class gives one layer other tensors than its like, without a key that says which: the first "
+        "one has a "
+        "norm of its own, or several layers share the weights of one.",
+        "slices that keep this layer in its place.",
+    ),
+    Reason(
+        ("stacks of layers",),
+        "Several stacks of layers in the language model",
+        "Encoder and decoder, or two stacks that take turns: slices count the layers of one stack, and do "
+        "not say "
+        "which one is meant.",
+        "a setting that names the stack.",
     ),
 )
 """For every refusal among the recorded outcomes."""

@@ -60,9 +60,8 @@ def move_ids(config: Any, order: Sequence[int]) -> None:
     for name, value in list(vars(config).items()):
         if isinstance(value, PreTrainedConfig):
             move_ids(value, order)
-        elif (
-            (name in FIXED_TOKENS or TOKEN.fullmatch(name)) and isinstance(value, int) and value < len(order)
-        ):
-            setattr(config, name, order[value])
+        elif name in FIXED_TOKENS or TOKEN.fullmatch(name):
+            if isinstance(value, int) and value < len(order):
+                setattr(config, name, order[value])
         elif name == "vocabulary_map" and isinstance(value, dict):
             setattr(config, name, {token: order[row] for token, row in value.items()})

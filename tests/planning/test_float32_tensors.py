@@ -1,8 +1,13 @@
 """Tensors that stay float32 in a model of 16 bits, as transformers says."""
 
-from fusion_slerp.planning.float32_tensors import float32_pattern, stays_float32
+from fusion_slerp.planning.float32_tensors import float32_pattern
 
 BIAS = "model.layers.3.mlp.gate.e_score_correction_bias"
+
+
+def stays_float32(config, name, dtype):
+    pattern = float32_pattern(config, dtype)
+    return pattern is not None and pattern.search(name) is not None
 
 
 def test_a_routing_bias_stays_float32():

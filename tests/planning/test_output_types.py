@@ -14,7 +14,7 @@ ROUTED = {"model_type": "glm4_moe"}
 def type_of(name: str, a: str, b: str, wanted: str | None, config=ROUTED) -> str:
     models = {label: checkpoint(label, None, {name: (code, 2)}) for label, code in (("a", a), ("b", b))}
     match = Match(name, {label: model.tensors[name] for label, model in models.items()})
-    return OutputTypes(wanted, config).of(match).name
+    return OutputTypes(wanted, config).of(match, match.first.dtype).name
 
 
 @pytest.mark.parametrize("wanted", [None, "bfloat16", "float16"])

@@ -78,7 +78,7 @@ def test_lists_of_indices_that_the_class_fills():
 def test_a_last_layer_that_transformers_replaces():
     _, unfit = config_for((0, 1), 6, model_type="gemma4_text", hidden_size_per_layer_input=0)
     assert unfit == ["layer_types"]
-    config, unfit = config_for((0, 5), 6, model_type="gemma4_text", hidden_size_per_layer_input=0)
+    _, unfit = config_for((0, 5), 6, model_type="gemma4_text", hidden_size_per_layer_input=0)
     assert unfit == []
 
 

@@ -323,6 +323,14 @@ def test_effect_of_tokenizer(tmp_path, parents):
         assert (tmp_path / "child/tokenizer.json").read_bytes() == expected
 
 
+def test_effect_of_config_overrides(tmp_path, parents):
+    merge(*parents, out=tmp_path / "child", config_overrides={"rope_theta": 5.5, "torch_dtype": None})
+    config = json.loads((tmp_path / "child/config.json").read_text())
+    assert config["rope_theta"] == 5.5
+    assert "torch_dtype" not in config
+    assert "rope_theta" in (tmp_path / "child/README.md").read_text()
+
+
 def test_effect_of_follow_links(tmp_path, parents):
     """A private file instead of a licence, in a model's and in a third tokenizer's folder."""
     (tmp_path / "id_rsa").write_text("secret")

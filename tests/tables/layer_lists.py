@@ -16,7 +16,15 @@ from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fusion_slerp.planning.config_paths import text_path
-from fusion_slerp.planning.layer_keys import CYCLES, INDICES, LAST_INDEX, NUMBERS, PERIODS, SHAPES_OF_ALL
+from fusion_slerp.planning.layer_keys import (
+    BOUND,
+    BY_ROOT_OF_COUNT,
+    CYCLES,
+    INDICES,
+    LAST_INDEX,
+    NUMBERS,
+    PERIODS,
+)
 from fusion_slerp.planning.layer_patterns import EVERY, EVERY_FROM_0, LEADING, WINDOW, Pattern
 from tests.tables.model_classes import TASKS
 from tests.tables.written import module, write
@@ -27,6 +35,7 @@ DEPTH = 96
 
 DEPTHS = (DEPTH, 31, 30, 29, 28, 27, 26, 25, 13)
 TRIED = (2, 3, 5, 7)
+SPEAKING = (*NUMBERS, *LAST_INDEX, *PERIODS, *PERIODS.values(), *BOUND, *BY_ROOT_OF_COUNT)
 COUNT = "num_hidden_layers"
 SHORT = {
     "full_attention": "FULL",
@@ -69,8 +78,8 @@ def defaults_text() -> str:
             parts[name] = cls.model_type
     for name, cls in language_configs().items():
         for key, default in _fields(cls).items():
-            known = key in (*NUMBERS, *LAST_INDEX, *PERIODS, *PERIODS.values(), *SHAPES_OF_ALL)
-            if (known and type(default) is int) or (key in CYCLES and default):
+            is_number = key in SPEAKING and type(default) in (int, float) and (default or key in NUMBERS)
+            if is_number or (key in CYCLES and default):
                 defaults.setdefault(f"{key!r}, {default!r}", []).append(name)
         for key in INDICES:
             value = getattr(made_config(cls, {}), key, None)
@@ -123,9 +132,9 @@ def _written(pattern: Pattern) -> str:
 
 def _value(value: Any) -> str:
     """A value as Python writes it, with runs of one value in tuples as products."""
-    if not isinstance(value, tuple) or len(value) < 4:
+    runs = [(each, len([*run])) for each, run in groupby(value)] if isinstance(value, tuple) else []
+    if max((n for _, n in runs), default=0) < 3:
         return repr(value)
-    runs = [(each, len([*run])) for each, run in groupby(value)]
     return " + ".join(f"({each!r},)" if n == 1 else f"{n} * ({each!r},)" for each, n in runs)
 
 
@@ -183,8 +192,8 @@ def pattern_of(cls: type[PreTrainedConfig], key: str) -> Pattern | None:
 def _keys_with_effect(cls: type[PreTrainedConfig], key: str, filled: Filled) -> dict[str, Any]:
     """The keys that change the list, with their defaults."""
     usual, keys = filled(DEPTH), {}
-    for name, default in _candidates(cls).items():
-        if name in (key, COUNT):
+    for name, default in candidates(cls).items():
+        if name in (key, COUNT) or not (default is None or isinstance(default, int)):
             continue
         made = [filled(DEPTH, **{name: value}) for value in _other_values(default)]
         differs = any(each is not None and each != usual and _vary(each, usual) for each in made)
@@ -198,10 +207,11 @@ def _vary(*lists: Sequence[Any] | None) -> bool:
     return any(len({*map(str, each or ())}) > 1 for each in lists)
 
 
-def _candidates(cls: type[PreTrainedConfig]) -> dict[str, Any]:
+def candidates(cls: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Returns the keys that a class reads, with their defaults."""
     read = re.findall(r"kwargs\.(?:pop|get)\(\s*\"(\w+)\"(?:, (\d+)\))?", inspect.getsource(cls))
     unlisted = {name: int(default) if default else None for name, default in read}
-    return {name: v for name, v in {**unlisted, **_fields(cls)}.items() if v is None or isinstance(v, int)}
+    return {**unlisted, **_fields(cls)}
 
 
 def _fields(cls: type[PreTrainedConfig]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from importlib.metadata import version
 from pathlib import Path
 
@@ -104,6 +105,53 @@ def wanted(key: str, values: list, order: tuple[int, ...]) -> list:
     if key == "kv_source_layers":
         return list(range(len(order)))
     return [values[i] for i in order]
+
+
+NOT_OF_LAYERS = frozenset(
+    """
+    _remove_final_layer_norm adapter_layer_norm adapter_reuse_layer_norm altup_active_idx
+    block_auto_adjust_ff_dim block_ff_dim block_ffn_dim_multiplier block_multiple_of block_per_row
+    block_repeats
+    block_size block_sizes do_layer_norm_before emb_layer_norm_before enable_moe_block freeze_text_layers
+    freeze_vision_layers global_block_size index_block_size index_local_blocks index_topk_blocks
+    initial_prior_diagonal_n_blocks initial_prior_first_n_blocks layer_norm_elementwise_affine layer_norm_eps
+    layer_norm_epsilon num_adapter_layers num_encoder_layers num_layers_per_stack num_mem_blocks
+    num_random_blocks num_self_attends_per_block num_sparse_decoder_layers num_sparse_encoder_layers
+    prefix_dense_sliding_window_pattern prompt_types qk_layer_norms resblock_dilation_sizes
+    resblock_kernel_sizes rescale_every rope_local_base_freq segment_types stagger_local_blocks
+    t2u_decoder_layers t2u_encoder_layers time_step_floor time_step_init_scheme time_step_limit time_step_max
+    time_step_min time_step_rank time_step_scale use_weighted_layer_sum vocab_size_per_layer_input
+    vocoder_offset
+    """.split()
+)
+"""Keys of language models whose names look as if they spoke of layers by number, or of models that slices do
+not take.
+"""
+
+OF_LISTS = frozenset(
+    "attn_layers hybrid_override_pattern index_topk_pattern layer_types layers_block_type mlp_layer_types "
+    "per_layer_config".split()
+)
+"""Keys of lists, patterns and mappings that are known by their length."""
+
+
+def test_every_key_that_may_speak_of_layers_is_known():
+    """A new one belongs into `planning.layer_keys`, or into the list above."""
+    from fusion_slerp.planning import layer_keys as keys
+    from tests.tables.layer_lists import SPEAKING, candidates, language_configs, layer_lists
+
+    named = re.compile(
+        r"layers?(_|$)|idx|indices|interval|period|pattern|every|_step|replace|_freq|nextn|block|hybrid|offset|types"
+    )
+    known = {*keys.COUNTS, *keys.MTP_COUNTS, *SPEAKING, *keys.INDICES, *keys.INDICES_FROM_1, *keys.CYCLES}
+    known |= {*keys.SOURCES, *keys.RUNS, *OF_LISTS, *NOT_OF_LAYERS}
+    unknown = {
+        name
+        for cls in language_configs().values()
+        for name in candidates(cls)
+        if named.search(name) and not keys.OF_OTHERS.search(name) and name not in layer_lists(cls)
+    }
+    assert unknown - known == set()
 
 
 def test_tables_are_named_by_their_release():

@@ -126,6 +126,7 @@ PARTS: dict[str, str] = {
 """Model types of the language models within models with several parts."""
 
 DEFAULTS: tuple[tuple[str, Any, str], ...] = (
+    ("aligner_num_add_layers", 8, "evolla"),
     ("attn_layer_offset", 4, "jamba zamba"),
     ("attn_layer_period", 6, "zamba"),
     ("attn_layer_period", 8, "jamba"),
@@ -157,6 +158,7 @@ DEFAULTS: tuple[tuple[str, Any, str], ...] = (
     ("num_dense_layers", 2, "lfm2_moe"),
     ("num_kv_shared_layers", 0, "gemma4_text gemma4_unified_text"),
     ("num_kv_shared_layers", 15, "gemma3n_text"),
+    ("scale_depth", 1.4, "minicpm3"),
     ("sliding_window_pattern", 4, "cohere2_moe exaone4 exaone_moe"),
 )
 """Keys that speak of layers, their defaults, and the types of language models that have them."""

@@ -198,7 +198,7 @@ LISTS: tuple[tuple[str, Pattern, str], ...] = (
         ),
         "dots1",
     ),
-    ("layer_types", Pattern(start=("conv",), cycle=("conv",) + (FULL,) + ("conv",) + (SLIDING,)), "lfm3"),
+    ("layer_types", Pattern(start=("conv",), cycle=("conv", FULL, "conv", SLIDING)), "lfm3"),
     (
         "layer_types",
         Pattern(
@@ -255,52 +255,6 @@ LISTS: tuple[tuple[str, Pattern, str], ...] = (
         ),
         "bailing_hybrid",
     ),
-    ("mlp_layer_types", Pattern(start=("dense", "dense", "dense"), cycle=("sparse",)), "beam"),
-    (
-        "mlp_layer_types",
-        Pattern(
-            start=("dense", "dense", "dense"),
-            cycle=("sparse",),
-            key="first_k_dense_replace",
-            form="leading",
-            kinds=("dense", "sparse"),
-        ),
-        "deepseek_v32",
-    ),
-    (
-        "mlp_layer_types",
-        Pattern(
-            start=("dense", "dense", "dense"),
-            cycle=("sparse",),
-            key="first_k_dense_replace",
-            form="leading",
-            kinds=("dense", "sparse"),
-            others={"index_topk_pattern": None},
-        ),
-        "glm_moe_dsa",
-    ),
-    (
-        "mlp_layer_types",
-        Pattern(
-            start=("dense", "dense", "dense"),
-            cycle=("sparse",),
-            others={"index_topk_pattern": None, "linear_attn_config": None},
-        ),
-        "glm5_next_text",
-    ),
-    (
-        "mlp_layer_types",
-        Pattern(
-            start=("dense", "dense", "dense"),
-            cycle=("sparse",),
-            others={
-                "moe_layers_enum": None,
-                "attention_other_setting": None,
-                "sparse_attention_config": None,
-            },
-        ),
-        "step3p5",
-    ),
     (
         "mlp_layer_types",
         Pattern(start=("dense",), cycle=("sparse",)),
@@ -353,10 +307,56 @@ LISTS: tuple[tuple[str, Pattern, str], ...] = (
         ),
         "mistral_large4_text",
     ),
+    ("mlp_layer_types", Pattern(start=3 * ("dense",), cycle=("sparse",)), "beam"),
     (
         "mlp_layer_types",
         Pattern(
-            start=("hash_moe", "hash_moe", "hash_moe"),
+            start=3 * ("dense",),
+            cycle=("sparse",),
+            key="first_k_dense_replace",
+            form="leading",
+            kinds=("dense", "sparse"),
+        ),
+        "deepseek_v32",
+    ),
+    (
+        "mlp_layer_types",
+        Pattern(
+            start=3 * ("dense",),
+            cycle=("sparse",),
+            key="first_k_dense_replace",
+            form="leading",
+            kinds=("dense", "sparse"),
+            others={"index_topk_pattern": None},
+        ),
+        "glm_moe_dsa",
+    ),
+    (
+        "mlp_layer_types",
+        Pattern(
+            start=3 * ("dense",),
+            cycle=("sparse",),
+            others={"index_topk_pattern": None, "linear_attn_config": None},
+        ),
+        "glm5_next_text",
+    ),
+    (
+        "mlp_layer_types",
+        Pattern(
+            start=3 * ("dense",),
+            cycle=("sparse",),
+            others={
+                "moe_layers_enum": None,
+                "attention_other_setting": None,
+                "sparse_attention_config": None,
+            },
+        ),
+        "step3p5",
+    ),
+    (
+        "mlp_layer_types",
+        Pattern(
+            start=3 * ("hash_moe",),
             cycle=("moe",),
             key="num_hash_layers",
             form="leading",
