@@ -26,8 +26,8 @@ class TensorReport(NamedTuple):
         values: The method's options that may vary from tensor to tensor, with their values: `{"t": 0.3}`,
             `{"weight": {"a": 0.4, "b": 0.6}}`.
         why: Why it was copied: `"values"` (the values select one model), `"owner"` (only that model
-            has it), `"integer"` (never interpolated), `"equal"` (a bound of activations, equal in all models),
-            `"no entry"` (no entry of a schedule matches its name); None if it was not.
+            has it), `"integer"` (never interpolated), `"equal"` (a bound of activations, equal in all
+            models), `"no entry"` (no entry of a schedule matches its name); None if it was not.
         angle_deg: Angle between the first two models in degrees; None if it was not measured, or is
             undefined because a model's tensor is zero.
         norms: Euclidean norm in each model, by label; empty if not measured.

@@ -95,5 +95,28 @@ def layers_where(form: str, number: object, n: int) -> list[bool] | None:
 
 def number_for(form: str, old: int, kinds: Sequence[bool]) -> int | None:
     """Returns a number that means these layers of `len(kinds)`, the old one if it does; None if none does."""
-    candidates = (old, *range(len(kinds) + 2))
-    return next((each for each in candidates if layers_where(form, each, len(kinds)) == list(kinds)), None)
+    n, meant = len(kinds), [i for i, each in enumerate(kinds) if each]
+    if form == EVERY:
+        other = meant[0] + 1 if meant else n + 1
+    elif form == EVERY_FROM_0:
+        other = meant[1] if len(meant) > 1 else n
+    else:
+        other = len(meant)
+    return next((each for each in (old, other) if layers_where(form, each, n) == list(kinds)), None)
+
+
+def period_for(period: int, offset: int, kinds: Sequence[bool]) -> tuple[int, int] | None:
+    """Returns a period and an offset that mean these layers, the old ones if they do; None if none do.
+
+    They mean layer i if `i % period == offset`.
+    """
+    n, meant = len(kinds), [i for i, each in enumerate(kinds) if each]
+    if len(meant) > 1:
+        other = meant[1] - meant[0], meant[0]
+    else:  # a period that does not return within the layers
+        first = meant[0] if meant else n
+        other = max(first + 1, n - first), first
+    for p, o in ((period, offset), other):
+        if p > 0 and [i % p == o for i in range(n)] == list(kinds):
+            return p, o
+    return None

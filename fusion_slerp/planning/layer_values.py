@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.planning import layer_keys as keys
-from fusion_slerp.planning.layer_patterns import LEADING, layers_where, number_for
+from fusion_slerp.planning.layer_patterns import LEADING, layers_where, number_for, period_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,19 +90,16 @@ def _same_kinds(form: str, value: int, layers: Layers) -> int:
     return number
 
 
-def period_for(period: int, offset: int, layers: Layers) -> tuple[int, int]:
+def shifted_period(period: int, offset: int, layers: Layers) -> tuple[int, int]:
     """Returns a period and an offset that mean the same layers, the old ones if they do.
 
     Raises:
         UnfitError: There are none.
     """
-    n = len(layers.order)
-    kinds = [period > 0 and i % period == offset for i in layers.order]
-    candidates = [(p, o) for p in range(1, n + 2) for o in range(p)]
-    for p, o in ((period, offset), *candidates):
-        if p > 0 and [i % p == o for i in range(n)] == kinds:
-            return p, o
-    raise UnfitError
+    numbers = period_for(period, offset, [period > 0 and i % period == offset for i in layers.order])
+    if numbers is None:
+        raise UnfitError
+    return numbers
 
 
 def _list(key: str, value: list[Any], layers: Layers) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from fusion_slerp.planning import layer_keys as keys
 from fusion_slerp.planning.config_paths import Path, text_part, text_path, with_value
 from fusion_slerp.planning.layer_patterns import Pattern
-from fusion_slerp.planning.layer_values import Layers, UnfitError, period_for, value_for
+from fusion_slerp.planning.layer_values import Layers, UnfitError, shifted_period, value_for
 from fusion_slerp.planning.tables.layer_defaults import DEFAULTS, PARTS
 from fusion_slerp.planning.tables.layer_lists import LISTS
 
@@ -133,7 +133,7 @@ class _Slicing:
                 continue
             self._fits((*path, period))
             try:
-                numbers = period_for(*values, self.layers)  # type: ignore[arg-type]
+                numbers = shifted_period(*values, self.layers)  # type: ignore[arg-type]
             except UnfitError:
                 self.unfit.append(Unfit((*path, period), old.get(period)))
                 continue

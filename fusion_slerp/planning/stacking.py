@@ -42,7 +42,8 @@ def views_of(
         return views, problems
     n_more = {label: n_mtp_layers(views[label], *each.items()) for label, each in stacks.items()}
     n_layers = {label: max(each.values()) - n_more[label] for label, each in stacks.items()}
-    problems = [*_labels_differ(slices, n_layers), *_out_of_range(slices, views, n_layers)]
+    problems = [_missing_layers(view) for label, view in views.items() if n_layers[label] > len(view.tensors)]
+    problems = problems or [*_labels_differ(slices, n_layers), *_out_of_range(slices, views, n_layers)]
     if problems:
         return views, problems
     sliced = {}
@@ -61,6 +62,11 @@ def _order(ranges: Sequence[Range]) -> tuple[int, ...]:
 
 def _not_one_stack(view: View, n_stacks: int) -> Problem:
     fields = (("model", view.source), ("found", f"{n_stacks} stacks of layers"), ("needed", "one stack"))
+    return Problem(MismatchError, "the slices do not fit the model", fields, "leave out slices")
+
+
+def _missing_layers(view: View) -> Problem:
+    fields = (("model", view.source), ("found", "more layers by their numbers than tensors"))
     return Problem(MismatchError, "the slices do not fit the model", fields, "leave out slices")
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import Field, dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
 
 from fusion_slerp.chunks import DirectIO
@@ -36,6 +34,7 @@ from fusion_slerp.options import (
     or_null,
     switch_or,
 )
+from fusion_slerp.settings.mappings import CONFIG_OVERRIDES, VOCABULARY_TENSORS, plain
 from fusion_slerp.settings.schedule import ScheduleOf, read_schedule
 from fusion_slerp.settings.sizes import SIZE, parse_nbytes
 from fusion_slerp.settings.slices import EXAMPLE as SLICES_EXAMPLE
@@ -52,32 +51,9 @@ Overwrite = bool | Literal["any"]
 VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
 """How rows are made that only one model has, or none."""
 
-
-
-def _is_key(key: object) -> bool:
-    """Whether a key has no empty part."""
-    return isinstance(key, str) and all(key.split("."))
-
-
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(_plain(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
 _METHOD = Check(METHODS.__contains__, f"one of {', '.join(METHODS)}", tuple(METHODS))
 _DTYPE = Check(MERGEABLE_NAMES.__contains__, f"one of {', '.join(MERGEABLE_NAMES)}", MERGEABLE_NAMES)
 _TOKENIZER = Check(TEXT.is_fine, "a string: union, a label such as a, a folder or a hub id")
-_VOCABULARY_TENSORS = Check(
-    lambda value: isinstance(value, Mapping) and set(map(str, value.values())) <= {"follow", "stay"},
-    "follow or stay by the name of a tensor",
-)
-_CONFIG_OVERRIDES = Check(
-    lambda value: isinstance(value, Mapping) and all(map(_is_key, value)) and _is_json(value),
-    "values that JSON has, by key, such as {max_position_embeddings: 8192}",
-)
 _TEMPLATE = Check(lambda value: isinstance(value, str) and "{" in value, "the text of a Jinja template")
 
 
@@ -120,7 +96,7 @@ class MergeSettings:
             norm epsilon, activation, sliding window, ...). False warns, with the values.
         follow_links: Read a model's files that are links out of its folder, and copy their targets into the
             merged model. False refuses such a folder: whoever made it could publish your files.
-        hash_inputs: Compute the SHA-256 of every file of the source models while it is read, note those of the
+        hash_inputs: Compute the SHA-256 of the source models' files while they are read, note those of the
             weights in the manifest, and stop if a file in the Hub's cache is not what the Hub lists. Takes
             half a second of one core per gigabyte.
         overwrite: Replace an existing output folder: False refuses it, True replaces an earlier merge, or a
@@ -151,14 +127,14 @@ class MergeSettings:
     pad_vocab_to_multiple_of: int | None = option(None, or_null(COUNT), 64, panel="Vocabulary")
     vocabulary_tensors: Mapping[str, str] | None = option(
         None,
-        or_null(_VOCABULARY_TENSORS),
+        or_null(VOCABULARY_TENSORS),
         {"model.embed_tokens.weight": "follow"},
         panel="Vocabulary",
         records_default=False,
     )
     config_overrides: Mapping[str, Any] | None = option(
         None,
-        or_null(_CONFIG_OVERRIDES),
+        or_null(CONFIG_OVERRIDES),
         {"text_config.max_position_embeddings": 8192},
         panel="Output",
         records_default=False,
@@ -192,7 +168,7 @@ class MergeSettings:
             object.__setattr__(self, "parameters", METHODS[self.method].options())
         raise_all(list(_problems(self)))
         for owner, name, _ in self._declared():
-            object.__setattr__(owner, name, _plain(getattr(owner, name)))
+            object.__setattr__(owner, name, plain(getattr(owner, name)))
 
     def _declared(self) -> Iterator[tuple[Any, str, Field[Any]]]:
         for owner in (self, self.parameters):
@@ -316,17 +292,6 @@ def _unknown(names: list[str], method: Method) -> SettingsError:
         return error
     known = [*declared(MergeSettings), *declared(method.options)]
     return unknown_names_error(names, known, "merge")
-
-
-def _plain(value: Any) -> Any:
-    """The value in Python's own numbers, lists and mappings: the card's YAML cannot hold numpy's."""
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    if isinstance(value, Real) and type(value) not in (int, float, bool):
-        return int(value) if isinstance(value, Integral) else float(value)
-    return value
 
 
 def _problems(settings: MergeSettings) -> Iterator[Problem | FusionSlerpError]:

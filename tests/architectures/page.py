@@ -44,9 +44,10 @@ def counts(records: Records) -> dict[str, Counter[str | None]]:
     return {check: Counter(verdict(each.get(check)) for each in records.values()) for check in TRIALS}
 
 
-def reason_of(outcome: str) -> Reason | None:
+def reason_of(check: str, outcome: str) -> Reason | None:
     """Returns the entry of `REASONS` for a refusal."""
-    return next((reason for reason in REASONS if any(phrase in outcome for phrase in reason.phrases)), None)
+    fitting = (reason for reason in REASONS if check in reason.checks or not reason.checks)
+    return next((each for each in fitting if any(phrase in outcome for phrase in each.phrases)), None)
 
 
 def _head(content: Mapping[str, Any], built: Records) -> Iterator[str]:
@@ -54,13 +55,10 @@ def _head(content: Mapping[str, Any], built: Records) -> Iterator[str]:
     yield "<!-- Made by `make architectures-page` from tests/architectures/results.json. -->"
     yield _paragraph(
         f"transformers {content['transformers']} maps {len(content['architectures'])} architectures to "
-        f"`AutoModelForCausalLM` and `AutoModelForImageTextToText`. {len(built)} of them are built as small "
-        f"as they "
-        "go, with random weights, and merged by SLERP at t = 0.3. Every merged model is loaded with its own "
-        "class, "
-        "run and saved again: no tensor may be missing, unexpected or made at random. This was done with "
-        "torch "
-        f"{content['torch']} on a CPU, in float32."
+        f"`AutoModelForCausalLM` and `AutoModelForImageTextToText`. {len(built)} of them were built as small "
+        "as they go, with random weights, and merged by SLERP at t = 0.3. Every merged model was loaded with "
+        "its own class, run, and saved again: no tensor may be missing, unexpected or made at random. "
+        f"torch was {content['torch']}, on a CPU, in float32."
     )
     yield "\n".join(_summary(built))
     yield _paragraph(
@@ -94,7 +92,7 @@ def _refused(built: Records) -> Iterator[str]:
     found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for name, record in built.items():
         for check, trial in TRIALS.items():
-            if verdict(record.get(check)) == "refused" and (reason := reason_of(record[check])):
+            if verdict(record.get(check)) == "refused" and (reason := reason_of(check, record[check])):
                 found[reason.title][trial.column].append(name)
     for reason in REASONS:
         if reason.title in found:
@@ -113,10 +111,8 @@ def _experts(built: Records) -> Iterator[str]:
     yield "## Tensors with several angles"
     yield _paragraph(
         "SLERP takes one angle for each tensor. In a tensor that holds the matrices of all experts, each "
-        "matrix that "
-        "another layout stores alone has its own angle, so the merged model does not depend on how its "
-        "source "
-        "models were saved."
+        "matrix that another layout stores alone has its own angle, so that the merged model does not depend "
+        "on how its source models were saved."
     )
     yield "\n".join(_item(f"{remark}:", names) for remark, names in sorted(divided.items()))
 
@@ -126,9 +122,9 @@ def _left_out(records: Records) -> Iterator[str]:
     lines = []
     for name, record in records.items():
         if reason := not_built(record):
-            lines.append(f"- `{name}` is not built: `{reason}`")
-        elif "not run" in record:
-            lines.append(f"- `{name}` is merged, loaded and compared, but not run: `{record['not run']}`")
+            lines.append(f"- `{name}` is not built: {_quoted(reason)}")
+        elif reason := record.get("not run"):
+            lines.append(f"- `{name}` is merged, loaded and compared, but not run: {_quoted(reason)}")
     yield "\n".join(lines)
 
 
@@ -143,10 +139,14 @@ def _again() -> Iterator[str]:
         ]
     )
     yield _paragraph(
-        "The code is in `tests/architectures/`. Which rows follow the tokens is found there by the modules "
-        "of each "
-        "model, not by names of tensors: a reordered model must give the same logits."
+        "The code is in `tests/architectures/`. It finds the rows that follow the tokens by the modules of "
+        "each model, not by the names of tensors, and checks that a reordered model gives the same logits."
     )
+
+
+def _quoted(message: str) -> str:
+    plain = message.replace("`", "'")
+    return f"`{plain}`"
 
 
 def _item(head: str, names: list[str]) -> str:

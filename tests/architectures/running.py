@@ -41,7 +41,7 @@ def inputs_for(model: Any, ids: list[int]) -> tuple[Mapping[str, Any] | None, st
         try:
             logits_of(model, ids, more)
         except Exception as error:  # whatever a class raises when it is called in a way it does not know
-            reason = reason or f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            reason = reason or f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
             return more, ""
-    return None, reason[:160]
+    return None, reason[:240]

@@ -39,4 +39,4 @@ def test_no_outcome_is_wrong_and_every_refusal_has_a_reason(check: str):
     outcomes = {name: record[check] for name, record in BUILT.items() if check in record}
     assert {name for name, outcome in outcomes.items() if verdict(outcome) not in ("ok", "refused")} == set()
     refused = {name: outcome for name, outcome in outcomes.items() if verdict(outcome) == "refused"}
-    assert {name: outcome for name, outcome in refused.items() if reason_of(outcome) is None} == {}
+    assert {name: outcome for name, outcome in refused.items() if reason_of(check, outcome) is None} == {}

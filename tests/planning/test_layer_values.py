@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusion_slerp.planning.layer_values import Layers, UnfitError, period_for, value_for
+from fusion_slerp.planning.layer_values import Layers, UnfitError, shifted_period, value_for
 
 LAYERS = Layers((0, 3, 4, 5), 6)
 TYPES = ["sliding", "full", "sliding", "sliding", "sliding", "full"]
@@ -90,9 +90,9 @@ def test_lists_keep_what_comes_after_the_layers():
     [((0, 1, 2, 3), (4, 3)), ((3, 0, 1, 2), (4, 0)), ((4, 5, 6, 7), (4, 3)), ((2, 3, 6, 7), (2, 1))],
 )
 def test_period_and_offset(order, wanted):
-    assert period_for(4, 3, Layers(order, 8)) == wanted
+    assert shifted_period(4, 3, Layers(order, 8)) == wanted
 
 
 def test_no_period_means_layers_that_are_not_evenly_spaced():
     with pytest.raises(UnfitError):
-        period_for(2, 0, Layers((0, 2, 3), 4))
+        shifted_period(2, 0, Layers((0, 2, 3), 4))

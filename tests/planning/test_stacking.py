@@ -209,3 +209,11 @@ def test_a_config_that_counts_other_layers(tmp_path, count):
 )
 def test_counts_that_are_not_certain(tmp_path, config):
     plan_merge(*six_layers(tmp_path, **config))
+
+
+def test_a_layer_with_a_huge_number(tmp_path):
+    """Nothing is made for each layer up to it."""
+    extra = {"model.layers.999999999.mlp.up_proj.weight": np.ones((8, 4), "f4")}
+    parents = six_layers(tmp_path, extra, num_hidden_layers=None, model_type="gemma2")
+    with pytest.raises(MismatchError, match="more layers by their numbers than tensors"):
+        plan_merge(*parents, slices=SOME)

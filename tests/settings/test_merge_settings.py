@@ -1,6 +1,7 @@
 """The options of a merge: every default, every check, and the effect of each."""
 
 import ast
+import json
 import math
 import os
 import re
