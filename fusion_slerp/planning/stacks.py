@@ -21,9 +21,6 @@ _OTHER_STACKS = re.compile(
 )
 """Words in the names of stacks that are not the language model's."""
 
-DEEP = 4
-"""Dots in a name from which the last two parts do not number a layer."""
-
 _STACK_OF_LAYERS = re.compile(r"(^|\.)(layers|h|blocks)\.$")
 """Names of stacks with a module for each layer that a config counts."""
 
@@ -36,13 +33,19 @@ def stacks_of(names: Iterable[str], n_layers: int | None = None) -> dict[str, in
         n_layers: The language model's number of layers; None if it is not known.
     """
     stacks: dict[str, int] = {}
-    modules = {n if n.count(".") < DEEP else n.rsplit(".", 2)[0] + "." for n in names}  # far fewer than names
+    modules = {_without_its_end(name) for name in names}  # far fewer than names
     for layer in filter(None, map(layer_of, modules)):
         stacks[layer[0]] = max(stacks.get(layer[0], 0), layer[1] + 1)
     candidates = {stack: n for stack, n in stacks.items() if not _OTHER_STACKS.search(stack)}
     usual = {stack: n for stack, n in candidates.items() if _STACK_OF_LAYERS.search(stack)}
     as_counted = {stack: n for stack, n in usual.items() if n == n_layers}
     return candidates if len(candidates) == 1 else as_counted or usual or candidates
+
+
+def _without_its_end(name: str) -> str:
+    """A name without its last two parts, unless they tell the layer."""
+    start, *end = name.rsplit(".", 2)
+    return name if len(end) < 2 or end[0].isdecimal() or start.isdecimal() else f"{start}."
 
 
 def stacks_of_view(view: View) -> dict[str, int]:

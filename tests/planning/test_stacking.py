@@ -7,6 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fusion_slerp import MismatchError, SettingsError, merge, plan_merge, slerp
+from fusion_slerp.planning.stacks import stacks_of
 from fusion_slerp.settings.merge_settings import make_settings
 from tests.models import tiny_tensors, write_checkpoint
 from tests.settings.test_schedule import deep
@@ -217,3 +218,16 @@ def test_a_layer_with_a_huge_number(tmp_path):
     parents = six_layers(tmp_path, extra, num_hidden_layers=None, model_type="gemma2")
     with pytest.raises(MismatchError, match="more layers by their numbers than tensors"):
         plan_merge(*parents, slices=SOME)
+
+
+def test_stacks_of_layers_by_their_names():
+    names = ["h.0.w", "h.1.attn.c_attn.weight", "model.encoder.language_model.layers.3.scalar"]
+    names += [
+        "model.layers.2.mlp.experts.17.up_proj.weight",
+        "model.vision_tower.layers.40.fc.weight",
+        "norm.weight",
+    ]
+    found = {"h.": 2, "model.encoder.language_model.layers.": 4, "model.layers.": 3}
+    assert stacks_of(names) == found
+    assert stacks_of(names, n_layers=3) == {"model.layers.": 3}
+    assert stacks_of(["altup.0.weight", *names]) == found
