@@ -10,22 +10,22 @@ from pathlib import Path
 from fusion_slerp.output.manifest import ManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT
 from fusion_slerp.output.unfinished import MANIFEST
-from fusion_slerp.planning.side_files import CONFIGS, MODEL_FILES
+from fusion_slerp.planning.side_files import MODEL_FILES
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.vocabulary.child_tokenizer import TOKENIZER_FILES
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 KNOWN = (
     *WEIGHTS,
-    *("*.safetensors.index.json", "pytorch_model*.bin.index.json", CONFIGS, "README.md", MANIFEST, REPORT),
+    *("model*.safetensors.index.json", "pytorch_model*.bin.index.json", "README.md", MANIFEST, REPORT),
+    *(CONFIG, "generation_config.json", "tokenizer_config.json"),
     *MODEL_FILES,
     *TOKENIZER_FILES,
-    *("configuration_*.py", "modeling_*.py", "tokenization_*.py", "processing_*.py", "image_processing_*.py"),
     *("additional_chat_templates/*.jinja", "mergekit_config.yml"),
     *(".gitattributes", ".cache/huggingface/*", ".DS_Store"),  # of the Hub's client, and of macOS
 )
-"""Files of a model that can be downloaded or made again. States of a training are not among them."""
+"""Files of a model that can be downloaded or made again: no code, no adapters, no states of a training."""
 
 
 def in_the_way(folder: Path) -> list[str]:

@@ -35,23 +35,32 @@ PARTS_OF_TYPES = ("_text_model", "_text", "_thinker")
 """Endings of the model types of parts."""
 
 
+OTHER_PARTS = ("vision_config", "audio_config", "visual", "vision_tower")
+"""Keys of other parts in configs that describe the language model at their top, as the first of Qwen2-VL."""
+
+
+def is_larger(config: Mapping[str, Any]) -> bool:
+    """Whether a config describes a model with more parts than a language model."""
+    return bool(text_path(config)) or any(isinstance(config.get(key), Mapping) for key in OTHER_PARTS)
+
+
 def comparable(views: Mapping[str, View]) -> dict[str, View]:
     """Returns the models with the configs of their language models, where only some models have other parts.
 
     Raises:
         MismatchError: The first of them is a text model.
     """
-    larger = [label for label, view in views.items() if text_path(view.config)]
+    larger = [label for label, view in views.items() if is_larger(view.config)]
     if not larger or len(larger) == len(views):
         return dict(views)
-    if not text_path(next(iter(views.values())).config):
+    if not is_larger(next(iter(views.values())).config):
         raise _larger_first(views, larger[0]).error()
     return {label: replace(view, config=_of_text(view.config)) for label, view in views.items()}
 
 
 def _of_text(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config of the language model, with the model type of the text model that has the same weights."""
-    part = {key: value for key, value in text_part(config).items() if key != "model_type"}
+    part = {key: value for key, value in text_part(config).items() if key not in ("model_type", *OTHER_PARTS)}
     kind = text_part(config).get("model_type")
     if isinstance(kind, str):
         for ending in PARTS_OF_TYPES:
@@ -64,10 +73,7 @@ def _larger_first(views: Mapping[str, View], larger: str) -> Problem:
     first = next(iter(views.values()))
     fields = (
         (first.label, f"{first.source}: a text model"),
-        (
-            larger,
-            f"{views[larger].source}: its language model is {'.'.join(text_path(views[larger].config))}",
-        ),
+        (larger, f"{views[larger].source}: a language model and other parts"),
         ("needed", "the model with more parts first: the merged model gets its class and its other parts"),
     )
     fix = f"name {views[larger].source} first; t then counts from it: use 1 - t"
@@ -87,8 +93,8 @@ def other_parts(
         The names, and a remark.
     """
     (first, of_first), *others = by_label.items()
-    texts = [label for label, _ in others if not text_path(views[label].config)]
-    if not text_path(views[first].config) or not texts:
+    texts = [label for label, _ in others if not is_larger(views[label].config)]
+    if not is_larger(views[first].config) or not texts:
         return frozenset(), []
     _, embedding = ends({name: None for label in texts for name in by_label[label]})
     if embedding is None:

@@ -135,8 +135,8 @@ def _unfit(view: View, each: Unfit, layers: Layers) -> Problem:
         ("found", f"layers {shortened(list(layers.order))} of {layers.n}"),
         ("needed", "slices that leave each layer the kind that this key gives it"),
     )
-    example = setting("config_overrides", {name: each.value})
-    fix = f"leave out slices, move their ends, or give the merged model a value of your own: {example}"
+    fix = "leave out slices, or move their ends; if you know the value that fits the merged model's layers, "
+    fix += f"give it in config_overrides, under the key {printable(name, SHOWN_NAME)}"
     return Problem(MismatchError, f"{printable(name, SHOWN_NAME)} cannot follow the slices", fields, fix)
 
 

@@ -18,6 +18,9 @@ from fusion_slerp.vocabulary.tokens import Vocabulary, special_tokens
 
 EOS = "eos_token_id"
 
+MARKS = ("<", "[")
+"""Beginnings of tokens that are no ordinary text, which a template may contain as well."""
+
 
 def ends_of(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary: Vocabulary) -> set[str]:
     """Returns the tokens at which a model's generation stops.
@@ -27,7 +30,7 @@ def ends_of(config: Mapping[str, Any], generation: Mapping[str, Any], vocabulary
         generation: Its generation_config.json; empty if it has none.
         vocabulary: Its tokens.
     """
-    ids = {*as_ids(value_at(config, _place(config))), *as_ids(generation.get(EOS))}
+    ids = set(as_ids(generation.get(EOS)) or as_ids(value_at(config, _place(config))))
     return {token for token, row in vocabulary.items() if row in ids} if ids else set()
 
 
@@ -46,7 +49,12 @@ def with_turn_ends(
     template = tokenizer.chat_template or ""
     own_end = special_tokens(tokenizer.config).get("eos_token")
     is_named = re.search(r"\beos_token\b", template) is not None
-    used = [t for t in ends if t in rows and (t in template or (is_named and t == own_end))]
+    used = [
+        token
+        for token in ends
+        if token in rows
+        and ((token in template and token.startswith(MARKS)) or (is_named and token == own_end))
+    ]
     known = next((ids for each in (target, config) if (ids := as_ids(value_at(each, _place(each))))), [])
     if not known and own_end is not None and own_end in rows:
         known = [rows[own_end]]

@@ -220,7 +220,7 @@ def _is_other_table(match: Match) -> bool:
 def _has_rows(source: Source, sizes: set[int]) -> bool:
     """Whether one of these is the number of its rows, or of its columns if it is one row."""
     shape = source.shape
-    if not shape or not source.dtype.is_mergeable:
+    if not shape:
         return False
     return shape[0] in sizes or (len(shape) == 2 and shape[0] == 1 and shape[1] in sizes)
 

@@ -19,6 +19,9 @@ _RESERVED = re.compile(
 )
 """Words in names of reserved tokens: of Llama 3, Gemma, BERT, InternLM, DeepSeek, Phi, Mistral, Qwen, OPT."""
 
+MARKS = ("<", "[", ">>", "madeupword")
+"""Beginnings of the names of reserved tokens: no ordinary word has them."""
+
 MAX_NAME = 60
 """Longer tokens are no names."""
 
@@ -35,8 +38,9 @@ OUTCOMES = {
 
 
 def is_reserved(token: str) -> bool:
-    """Whether a token's name says that it is for later use: such names are numbered."""
-    return len(token) <= MAX_NAME and any(map(str.isdigit, token)) and bool(_RESERVED.search(token.lower()))
+    """Whether a token's name says that it is for later use: such names are marked, and numbered."""
+    is_marked = token.startswith(MARKS) and len(token) <= MAX_NAME and any(map(str.isdigit, token))
+    return is_marked and bool(_RESERVED.search(token.lower()))
 
 
 def renamed_in(other: Vocabulary, one: Vocabulary) -> dict[str, str]:
@@ -52,9 +56,16 @@ def renamed_in(other: Vocabulary, one: Vocabulary) -> dict[str, str]:
     rows = {one[token] for token in reserved}
     name_at = {row: token for token, row in other.items() if row in rows}
     names = {token: name_at.get(one[token]) for token in reserved}
-    return {
+    renamed = {
         token: name for token, name in names.items() if name and name not in one and not is_reserved(name)
     }
+    return renamed if renamed and _are_of_one_family(other, one) else {}
+
+
+def _are_of_one_family(one: Vocabulary, other: Vocabulary) -> bool:
+    """Whether most of the tokens that two tokenizers have in common are in the same rows."""
+    shared = one.keys() & other.keys()
+    return 2 * sum(one[token] == other[token] for token in shared) > len(shared)
 
 
 def missing(tokens: Vocabulary, other: Vocabulary) -> list[str]:

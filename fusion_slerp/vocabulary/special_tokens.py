@@ -11,13 +11,19 @@ from collections.abc import Callable, Iterator, Mapping
 from reprlib import repr as shortened
 from typing import Any
 
-from fusion_slerp.errors import SHOWN_NAME, listed, printable, quoted
+from fusion_slerp.errors import SHOWN_NAME, MismatchError, Problem, listed, printable, quoted, setting
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
 from fusion_slerp.vocabulary.tokens import Vocabulary
 
 _ID_KEY = re.compile(r".*_token_(?:ids?|index)|(?:begin_)?suppress_tokens")
 _MARKED = re.compile(r"<\|[\w .-]{1,60}\|>|<｜[\w▁ .-]{1,60}｜>|<(?:start|end)_of_turn>|\[/?INST\]")
 """Tokens as chat templates write them."""
+
+OPTIONAL = re.compile(
+    r"(?:bos|eos|pad|unk|sep|cls|mask|decoder_start|forced_\w+|prefix|suffix|middle)_token_ids?"
+    r"|(?:begin_)?suppress_tokens"
+)
+"""Keys that a model may lack; others, such as `image_token_id`, it needs to be loaded or to read pictures."""
 
 Ids = int | list[int]
 Translate = Callable[[int], int | None]
@@ -43,6 +49,9 @@ def with_ids_of_child(
         own: Translates that parent's ids.
         giver: The config of the parent whose tokenizer the child has, if it is another; its ids win.
         of_giver: Translates the giver's ids.
+
+    Raises:
+        MismatchError: The merged model lacks a token that its config needs.
     """
     changed: dict[str, Any] = {}
     remarks: list[str] = []
@@ -59,11 +68,20 @@ def with_ids_of_child(
             value, translate = giver[key], of_giver
         if _ID_KEY.fullmatch(key) and _are_ids(value):
             value, lost = _translated(value, translate)
+            if lost and value is None and not OPTIONAL.fullmatch(key):
+                raise _needed(key, lost).error()
             if lost:
                 named = f"{printable(key, SHOWN_NAME)} {shortened(lost)}"
                 remarks.append(f"{named} is not a token of the merged model and is left out")
         changed[key] = value
     return changed, remarks
+
+
+def _needed(key: str, lost: list[int]) -> Problem:
+    fields = (("key", printable(key, SHOWN_NAME)), ("found", f"id {shortened(lost[0])} of the source model"))
+    fix = f"use {setting('tokenizer', 'union')}, or the tokenizer of the model that has this token"
+    headline = "the merged model lacks a token that its config needs"
+    return Problem(MismatchError, headline, fields, fix)
 
 
 def is_id_key(key: str) -> bool:

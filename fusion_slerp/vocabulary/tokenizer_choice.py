@@ -127,7 +127,8 @@ def _united(models: ReadModels, named: Sequence[str]) -> Choice:
         return chosen, _template_left_behind(label, models)
     base, *others = (GivenTokenizer(label, model.folder, tokens) for label, (model, tokens) in models.items())
     more = _missing(base.tokens.rows, others)
-    new = [token for token in named if all(token not in tokens.rows for _, tokens in models.values())]
+    added = set(chain.from_iterable(more.values()))
+    new = [token for token in named if token not in base.tokens.rows and token not in added]
     union = extend(base, [*chain.from_iterable(more.values()), *new], others)
     templates = {} if chat_template(base.folder) is not None else _templates(others)
     written = {**union.written, **templates}

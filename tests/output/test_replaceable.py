@@ -45,7 +45,6 @@ def test_nothing_is_in_the_way_in_a_merge_or_a_model(merged, model, tmp_path):
         "additional_chat_templates/tool_use.jinja",
         "README.md",
         "LICENSE.txt",
-        "modeling_new.py",
         "model-00001-of-00002.safetensors",
         "pytorch_model.bin",
         ".gitattributes",

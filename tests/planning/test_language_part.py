@@ -120,3 +120,34 @@ def test_the_tokens_of_pictures_are_kept(tmp_path):
     assert np.array_equal(child["model.language_model.embed_tokens.weight"][6], np.full(4, 7, "f4"))
     written = json.loads((tmp_path / "child/config.json").read_text())
     assert (written["image_token_id"], written["text_config"]["vocab_size"]) == (6, 7)
+
+
+def test_a_larger_model_with_a_flat_config(tmp_path):
+    """As Qwen2-VL was first published: its language model is described at the top."""
+    tensors = tiny_tensors(1) | vision(1, "")
+    config = {"model_type": "qwen2_vl", "vision_config": {"depth": 2}}
+    a = write_checkpoint(tmp_path / "a", tensors=tensors, config=config)
+    b = write_checkpoint(tmp_path / "b", 2, config={"model_type": "qwen2"})
+    merge(a, b, out=tmp_path / "child", t=0.3)
+    child = load_file(tmp_path / "child/model.safetensors")
+    assert child.keys() == tensors.keys()
+    for name, tensor in tiny_tensors(2).items():
+        assert np.array_equal(child[name], slerp(0.3, tensors[name], tensor)), name
+    with pytest.raises(MismatchError, match="a text model comes before a model with more parts"):
+        plan_merge(b, a)
+
+
+def test_a_token_that_the_config_needs_is_not_lost(tmp_path):
+    """Transformers would not load a model without its token for pictures."""
+    tokens = ("<unk>", "to", "be", "or", "not", "##s", "<image>")
+    tensors = tiny_tensors(1)
+    for name in ("lm_head.weight", "model.embed_tokens.weight"):
+        tensors[name] = np.concatenate([tensors[name], np.ones((1, 4), "f4")])
+    config = {"image_token_id": 6, "vocab_size": 7}
+    a = write_checkpoint(tmp_path / "a", tensors=tensors, config=config, tokens=tokens)
+    b = write_checkpoint(tmp_path / "b", 2)
+    with pytest.raises(
+        MismatchError, match="lacks a token that its config needs\n  key: image"
+    ):
+        plan_merge(a, b, tokenizer="b")
+    assert plan_merge(a, b, tokenizer="union").tensors

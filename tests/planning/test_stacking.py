@@ -142,7 +142,7 @@ def test_a_key_that_cannot_follow_is_named_with_a_way_out(tmp_path):
     assert lines[0] == "attn_layer_period cannot follow the slices"
     assert lines[2] == f"  key: attn_layer_period: 3 in {parents[0] / 'config.json'}"
     assert lines[3] == "  found: layers [0, 3, 4, 5] of 6"
-    assert lines[-1].endswith("config_overrides={'attn_layer_period': 3}")
+    assert lines[-1].endswith("give it in config_overrides, under the key attn_layer_period")
     merge(*parents, out=tmp_path / "child", slices=SOME, config_overrides={"attn_layer_period": 2})
     assert config_of(tmp_path / "child")["attn_layer_period"] == 2
 

@@ -102,10 +102,22 @@ def test_the_setting_has_two_values(value):
         plan_merge("a", "b", vocabulary_tensors=value)
 
 
-def test_a_bias_within_a_layer_and_integers_are_no_rows_of_tokens(tmp_path):
-    a, b, tensors = permuted(tmp_path, {"model.layers.0.q.bias": table(V), "model.ids": np.arange(V)})
+def test_a_bias_within_a_layer_is_no_row_of_a_token(tmp_path):
+    a, b, tensors = permuted(tmp_path, {"model.layers.0.q.bias": table(V)})
     child, _ = child_of(tmp_path, a, b)
-    assert np.array_equal(child["model.ids"], tensors["model.ids"])
+    np.testing.assert_allclose(child["model.layers.0.q.bias"], tensors["model.layers.0.q.bias"], rtol=1e-6)
+
+
+def test_integers_for_every_token_are_refused_as_well(tmp_path):
+    """DeepSeek-V4 routes tokens to experts by such a table."""
+    name = "model.layers.0.ffn.gate.tid2eid"
+    a, b, tensors = permuted(tmp_path, {name: np.arange(2 * V).reshape(V, 2)})
+    with pytest.raises(MismatchError, match=r"may belong to tokens\n  tensors: 1: model\.layers\.0\.ffn"):
+        plan_merge(a, b)
+    child, _ = child_of(tmp_path, a, b, vocabulary_tensors={name: "stay"})
+    assert np.array_equal(child[name], tensors[name])
+    with pytest.raises(MismatchError, match="this tensor's rows cannot be rearranged"):
+        plan_merge(a, b, vocabulary_tensors={name: "follow"})
 
 
 def test_equal_vocabularies_need_no_decision(tmp_path):
