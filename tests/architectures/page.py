@@ -132,6 +132,7 @@ def _again() -> Iterator[str]:
     yield "## Run it again"
     yield "\n".join(
         [
+            "<!-- not run: takes minutes, in a clone of the repository -->",
             "```bash",
             "make architectures        # compares with the recorded outcomes",
             "make architectures-page   # records them, and writes this page",
