@@ -17,7 +17,6 @@ from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.rules import RULES
 from fusion_slerp.sources.folder import CONFIG, Checkpoint
 from fusion_slerp.sources.header import TensorEntry
-from fusion_slerp.sources.hub.cache import listed_sha256
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
 HUB_SHA256 = "hub_sha256"
@@ -96,5 +95,9 @@ def _table_digest(entries: list[TensorEntry]) -> str:
 
 
 def _listed(file: Path) -> dict[str, str]:
+    if not file.is_symlink():  # as all files in the Hub's cache are
+        return {}
+    from fusion_slerp.sources.hub.cache import listed_sha256  # rarely needed
+
     sha256 = listed_sha256(file)
     return {HUB_SHA256: sha256} if sha256 else {}

@@ -23,7 +23,6 @@ from typing import Any
 from fusion_slerp.errors import CheckpointError, Problem, raise_all
 from fusion_slerp.hashes import BLOCK_NBYTES
 from fusion_slerp.sources.folder import Checkpoint
-from fusion_slerp.sources.hub.cache import content_name
 from fusion_slerp.sources.regular_files import open_regular, reading_models
 
 Files = Mapping[str, Mapping[str, Path]]
@@ -105,6 +104,8 @@ def with_digests(rows: Rows, digests: Digests) -> Rows:
 
 def _hash(file: Path, stop: threading.Event) -> tuple[str, Problem | None]:
     """The SHA-256 of a file; and the problem, if it is not what the Hub lists."""
+    from fusion_slerp.sources.hub.cache import content_name  # rarely needed
+
     name = content_name(file)
     with open_regular(file) as stream:
         of_git = f"blob {os.fstat(stream.fileno()).st_size}\0".encode()
