@@ -28,7 +28,7 @@ from fusion_slerp.planning.rows_of_tensors import RowsOfTensors, rows_of_tensors
 from fusion_slerp.planning.side_files import check_side_files, pointers_in
 from fusion_slerp.planning.stacking import values_by_name, views_of
 from fusion_slerp.planning.view import View
-from fusion_slerp.planning.vocabulary_tensors import vocabulary_tensors
+from fusion_slerp.planning.vocabulary_tensors import VocabularyTensors, vocabulary_tensors
 from fusion_slerp.planning.work import NO_ENTRY, Works
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
@@ -59,15 +59,10 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
     overrides = by_path(settings.config_overrides or {})
     views, problems = views_of(parents, settings.layer_slices, overrides)
     raise_all(problems)
-    problems, warnings = compare_configs(comparable(views))
-    if settings.strict:
-        problems += [_too_different(warning) for warning in warnings]
-    matching = match_tensors(views, settings.missing, configs_fit=not problems)
-    vocabulary = vocabulary_tensors(views, matching.matches, settings.vocabulary_tensors or {})
-    problems += [*matching.problems, *compare_tensors(views, matching.matches, vocabulary.counts)]
-    raise_all(problems)
+    alike = comparable(views)
+    matching, vocabulary, warnings = _matched(views, alike, settings)
     rows = rows_of_tensors(views, settings, matching.matches, vocabulary)
-    of_ids = compare_ids(comparable(views), rows.alignment.vocabularies)
+    of_ids = compare_ids(alike, rows.alignment.vocabularies)
     raise_all([_too_different(warning) for warning in of_ids] if settings.strict else [])
     tensors, shards, remarks = _tensors(views, settings, matching.matches, rows.by_name, matching.wholes)
     changes = _config_changes(views, settings, matching, rows)
@@ -98,6 +93,26 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         ),
         notes=(*_defaults(views, settings), *rows.notes),
     )
+
+
+def _matched(
+    views: Mapping[str, View], alike: Mapping[str, View], settings: MergeSettings
+) -> tuple[Matching, VocabularyTensors, list[str]]:
+    """The matching tensors, those that follow the tokens, and warnings about the configs.
+
+    Args:
+        views: The models by label.
+        alike: The same with configs that can be compared.
+        settings: The options.
+    """
+    problems, warnings = compare_configs(alike)
+    if settings.strict:
+        problems += [_too_different(warning) for warning in warnings]
+    matching = match_tensors(views, settings.missing, configs_fit=not problems)
+    vocabulary = vocabulary_tensors(views, matching.matches, settings.vocabulary_tensors or {})
+    problems += [*matching.problems, *compare_tensors(views, matching.matches, vocabulary.counts)]
+    raise_all(problems)
+    return matching, vocabulary, warnings
 
 
 def _defaults(views: Mapping[str, View], settings: MergeSettings) -> list[str]:

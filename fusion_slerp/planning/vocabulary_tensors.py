@@ -78,19 +78,11 @@ def vocabulary_tensors(
         usual = next((each for each in follow.values() if all(each.values())), None)
         if usual is None:
             return VocabularyTensors({}, None)
-    fitting: dict[str, Counts] = {}
-    unclear, notes = [], []
-    only = {*ends_among(known), *(name for name, role in named.items() if role == "per layer")}
-    for name, each in counts.items():
-        extra = [n - usual[label] for label, n in each.items() if n]
-        if name in only or chosen.get(name) == FOLLOW:
-            fitting[name] = each
-        elif max(map(abs, extra)) > MOST_EXTRA_ROWS:
-            notes.append(f"{name} has {_sizes(each)} rows: another vocabulary, merged in place")
-        elif min(extra) < 0:
-            unclear.append(name)
-        else:
-            fitting[name] = each
+    certain = {
+        *ends_among(known),
+        *(name for name, role in named.items() if role == "per layer" or chosen.get(name) == FOLLOW),
+    }
+    fitting, unclear, notes = _judged(counts, usual, certain)
     more = _unnamed(by_name, views, usual, fitting, chosen)
     notes += [f"{name}: its rows follow the tokens" for name in more]
     full = {
@@ -106,6 +98,31 @@ def vocabulary_tensors(
         has_embedding="embedding" in {named.get(name) for name in full} or FOLLOW in chosen.values(),
         notes=tuple(notes),
     )
+
+
+def _judged(
+    counts: Mapping[str, Counts], usual: Counts, certain: Container[str]
+) -> tuple[dict[str, Counts], list[str], list[str]]:
+    """The tensors whose rows fit the vocabulary, the names of those that may, and notes about others.
+
+    Args:
+        counts: Rows of the tensors with the name of an embedding or head.
+        usual: Rows of the vocabulary.
+        certain: Names that need no check.
+    """
+    fitting: dict[str, Counts] = {}
+    unclear, notes = [], []
+    for name, each in counts.items():
+        extra = [n - usual[label] for label, n in each.items() if n]
+        if name in certain:
+            fitting[name] = each
+        elif max(map(abs, extra)) > MOST_EXTRA_ROWS:
+            notes.append(f"{name} has {_sizes(each)} rows: another vocabulary, merged in place")
+        elif min(extra) < 0:
+            unclear.append(name)
+        else:
+            fitting[name] = each
+    return fitting, unclear, notes
 
 
 def _unnamed(
