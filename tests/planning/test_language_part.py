@@ -146,8 +146,6 @@ def test_a_token_that_the_config_needs_is_not_lost(tmp_path):
     config = {"image_token_id": 6, "vocab_size": 7}
     a = write_checkpoint(tmp_path / "a", tensors=tensors, config=config, tokens=tokens)
     b = write_checkpoint(tmp_path / "b", 2)
-    with pytest.raises(
-        MismatchError, match="lacks a token that its config needs\n  key: image"
-    ):
+    with pytest.raises(MismatchError, match="lacks a token that its config needs\n  key: image"):
         plan_merge(a, b, tokenizer="b")
     assert plan_merge(a, b, tokenizer="union").tensors
