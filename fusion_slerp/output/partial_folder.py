@@ -38,21 +38,26 @@ def stranger(folder: Path) -> str | None:
     """Returns what has the name of a partial folder although no merge made it; None if a merge did.
 
     Also None if nothing has that name, and for a folder without anything in it, which a merge leaves that
-    dies between its first two steps.
+    dies between its first two steps. A merge may begin or end there meanwhile: only a folder that looks the same
+    twice was not made by one.
     """
-    try:
-        if os.path.islink(folder):
-            return f"a link to {os.readlink(folder)}"
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError:
-        return "a file"
-    except OSError as error:
-        return error.strerror
-    if not names or any(_has_sign(folder / name) for name in SIGNS) or _is_new_lock(folder, names):
-        return None
-    return listed(names, SHOWN_NAMES)
+    before: list[str] | None = None
+    while True:
+        try:
+            if os.path.islink(folder):
+                return f"a link to {os.readlink(folder)}"
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
+            return None
+        except NotADirectoryError:
+            return "a file"
+        except OSError as error:
+            return error.strerror
+        if not names or any(_has_sign(folder / name) for name in SIGNS) or _is_new_lock(folder, names):
+            return None
+        if names == before:
+            return listed(names, SHOWN_NAMES)
+        before = names
 
 
 def _has_sign(file: Path) -> bool:

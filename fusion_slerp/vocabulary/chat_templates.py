@@ -72,8 +72,10 @@ def _name_of(file: str) -> str:
 def _named(value: object) -> dict[str, str]:
     """The templates in a value of `chat_template`: a text, a list of named ones, or a mapping."""
     if isinstance(value, list):
-        entries = [entry for entry in value if isinstance(entry, Mapping)]
-        value = {entry.get("name"): entry.get("template") for entry in entries}
+        entries = [
+            entry for entry in value if isinstance(entry, Mapping) and isinstance(entry.get("name"), str)
+        ]
+        value = {entry["name"]: entry.get("template") for entry in entries}
     named = value if isinstance(value, Mapping) else {DEFAULT: value}
     return {
         name: text for name, text in named.items() if isinstance(name, str) and isinstance(text, str) and text

@@ -164,3 +164,21 @@ def test_a_journal_holds_names_that_are_not_utf8(tmp_path):
     journal.close()
     (line,) = (tmp_path / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["identity"] == {"folder": "A\udcff"}
+
+
+def test_a_folder_that_a_merge_removes_meanwhile_is_no_strangers(tmp_path, monkeypatch):
+    folder = partial_folder(tmp_path / "child")
+    (folder / "lock").unlink()
+    (folder / "files").mkdir()
+    listings = [["files", "journal.jsonl", "lock"], ["files", "lock"], []]
+    monkeypatch.setattr("os.listdir", lambda path: listings.pop(0))
+    assert stranger(folder) is None
+    assert not listings
+
+
+def test_a_lock_that_is_being_written_is_no_strangers(tmp_path, monkeypatch):
+    folder = partial_folder(tmp_path / "child")
+    seen = iter((False, True))
+    monkeypatch.setattr("fusion_slerp.output.partial_folder._has_sign", lambda file: next(seen, True))
+    monkeypatch.setattr("fusion_slerp.output.partial_folder._is_new_lock", lambda *_: False)
+    assert stranger(folder) is None
