@@ -14,6 +14,7 @@ PARALLEL ?= --numprocesses 2 --dist loadfile
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
 PEER_ENV := .venv-mergekit
+DPO_ENV := .venv-dpo
 RUN := $(TEST_ENV)/bin/python -m
 READY := $(TEST_ENV)/.ready
 TOKENIZERS := .tokenizers
@@ -27,7 +28,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types docs recordings peer safety long architectures architectures-page bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types method-files docs recordings peer safety long dpo architectures architectures-page bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -61,6 +62,9 @@ format: | $(READY) ## Mend style and formatting
 types: | $(READY) ## Check types
 	$(RUN) pyright --pythonpath $(TEST_ENV)/bin/python
 
+method-files: | $(READY) ## Write the YAML and the types of every method's class from its declared options
+	$(RUN) tests.fusion_bench_plugin.method_files
+
 docs: | $(READY) ## Build the documentation into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(RUN) mkdocs build --strict
 
@@ -75,6 +79,9 @@ safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all tri
 
 long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals (three minutes)
 	$(RUN) pytest -m "recorded or wheel or long" $(ARGS)
+
+dpo: | $(DPO_ENV)/.ready ## Tune a merge of the demo models by DPO with TRL, judge it, merge it again (Python 3.11, two minutes)
+	$(DPO_ENV)/bin/python -m pytest -m long tests/examples/test_dpo.py $(ARGS)
 
 architectures: | $(READY) ## Build and merge every architecture of transformers, compare with the record (four minutes)
 	$(RUN) pytest -m architectures --numprocesses 2 tests/architectures $(ARGS)
@@ -93,6 +100,11 @@ $(PEER_ENV)/.ready:
 	$(PEER_ENV)/bin/python -m pip install $(shell grep '^mergekit==' constraints.txt)
 	touch $@
 
+# TRL needs a newer Python than fusion_slerp, so it has an environment of its own.
+$(DPO_ENV)/.ready:
+	$(call fresh_env,$(DPO_ENV),--editable ".[dpo,test]")
+	touch $@
+
 # Packages that ship real tokenizers: the tests read their archives, and nothing is installed.
 $(TOKENIZERS)/.ready: | $(READY)
 	$(RUN) pip download --no-deps --dest $(TOKENIZERS) $(shell grep -E '^(mistral-common|openai-whisper)==' constraints.txt)
@@ -106,4 +118,4 @@ wheel: | $(READY) ## Build wheel and sdist into dist/
 	$(RUN) build
 
 clean: ## Remove what these targets made
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) $(TOKENIZERS) build dist site .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) $(DPO_ENV) $(TOKENIZERS) build dist site .hypothesis .pytest_cache .ruff_cache

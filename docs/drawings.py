@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/slerp.md and docs/choosing-t.md: small SVG files, the same ones each time.
+"""Draws pictures of docs/slerp.md, choosing-t.md and methods.md: small SVG files, the same ones each time.
 
     .venv-test/bin/python docs/drawings.py
 
@@ -14,7 +14,10 @@ from html import escape
 from math import acos, cos, degrees, pi, radians, sin, sqrt
 from pathlib import Path
 
-from fusion_slerp import merge
+import numpy as np
+
+from fusion_slerp import make_settings, merge
+from fusion_slerp.engine.in_memory import combine_tensors
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.methods.slerp import SlerpOptions
 from fusion_slerp.tensor_names import layer_of, module_of
@@ -36,6 +39,7 @@ STYLE = """\
     .soft { stroke: #8793a0; fill: #8793a0; stroke-width: 1.2; stroke-dasharray: 3 4 }
     .grid { stroke: #d8dee4; stroke-width: 1 }
     .dashed { stroke-dasharray: 5 6 } .thick { stroke-width: 6 }
+    .pale { opacity: 0.25 } .hollow { fill: none; stroke-width: 1.5 }
     .line { fill: none } text.a, text.b, text.c, text.ink { stroke: none }
     text.halo { stroke: #ffffff; stroke-width: 6; stroke-linejoin: round; paint-order: stroke }
     @media (prefers-color-scheme: dark) {
@@ -69,6 +73,7 @@ def main() -> None:
     speeds_along_t()
     nearly_parallel_and_opposite()
     demo_losses()
+    ties_steps()
 
 
 def slerp_arc() -> None:
@@ -271,6 +276,58 @@ def demo_losses() -> None:
     )
 
 
+TASK_VECTORS = (
+    (0.8, 0.15, -0.9, 0.1, 0.7, -0.1, 0.3, -0.6),
+    (0.6, 0.75, 0.2, -0.15, -1.0, 0.25, 0.65, 0.1),
+    (0.9, -0.5, -0.7, 0.2, 0.15, -0.25, 0.7, 0.6),
+)
+"""Of models a, b and c: their differences from the base in eight elements."""
+
+DENSITY = 0.5
+
+
+def ties_steps() -> None:
+    """TIES step by step: what is trimmed, what is outvoted, and the merged task vector."""
+    vectors = np.array(TASK_VECTORS)
+    n_kept = int(DENSITY * vectors.shape[1])
+    cuts = -np.sort(-abs(vectors))[:, n_kept - 1 : n_kept]
+    kept = abs(vectors) >= cuts
+    signs = np.where((vectors * kept).sum(axis=0) >= 0, 1, -1)
+    agree = kept & (np.sign(vectors) == signs)
+    parts = [text(12, 28, "TIES of three task vectors, density 0.5", kind="bold")]
+    for row, (name, values) in enumerate(zip("abc", vectors, strict=True)):
+        y = 92.0 + 88 * row
+        parts += [line([(62, y), (388, y)], "grid"), text(16, y + 5, name, kind=f"{name} bold")]
+        for i, value in enumerate(values):
+            kind = name if agree[row, i] else f"{name} hollow" if kept[row, i] else f"{name} pale"
+            parts.append(bar(_ties_x(i), y, 38 * value, kind))
+    parts.append(text(16, 334, "sign", kind="bold"))
+    elected = ["·" if not any(of) else "+" if s > 0 else "−" for s, of in zip(signs, kept.T, strict=True)]
+    parts += [text(_ties_x(i), 334, each, "middle", "bold") for i, each in enumerate(elected)]
+    y = 392.0
+    parts += [line([(62, y), (388, y)], "grid"), text(12, y + 5, "result", kind="bold")]
+    parts += [bar(_ties_x(i), y, 38 * value, "ink") for i, value in enumerate(merged_task_vector())]
+    words = {"a": "agrees", "a hollow": "outvoted", "a pale": "trimmed"}
+    for i, (kind, word) in enumerate(words.items()):
+        parts += [bar(22 + 130 * i, 470, 16, kind), text(38 + 130 * i, 467, word)]
+    description = "Half of each task vector is kept, signs are elected, and models that agree are averaged."
+    save("ties-steps", 490, "Trim, elect, merge", description, parts)
+
+
+def _ties_x(element: int) -> float:
+    return 80.0 + 41 * element
+
+
+def merged_task_vector() -> list[float]:
+    """What the method `ties` makes of `TASK_VECTORS`."""
+    models = {label: np.array(vector) for label, vector in zip("abc", TASK_VECTORS, strict=True)}
+    tensors = {**models, "base": np.zeros(len(TASK_VECTORS[0]))}
+    values = {"weight": dict.fromkeys(models, 1.0), "density": dict.fromkeys(models, DENSITY)}
+    settings = make_settings(method="ties", density=DENSITY)
+    merged, _ = combine_tensors(tensors, settings, "task vectors", values)
+    return merged.tolist()
+
+
 def _parallel() -> list[str]:
     origin, radius, theta = (24.0, 158.0), 150.0, radians(16)
     a, b = polar(origin, radius, theta), polar(origin, radius, 0)
@@ -342,6 +399,12 @@ def arc(origin: Point, radius: float, start: float, end: float) -> list[Point]:
 def line(points: Iterable[Point], kind: str) -> str:
     """A line through points."""
     return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def bar(x: float, y: float, height: float, kind: str) -> str:
+    """A bar from a base line upwards, or downwards if its height is negative."""
+    top = y - max(height, 0)
+    return f'<rect class="{kind}" x="{x - 8:.1f}" y="{top:.1f}" width="16" height="{abs(height):.1f}"/>'
 
 
 def dot(point: Point, kind: str, radius: float = 4.5) -> str:

@@ -64,11 +64,12 @@ RECORDINGS = (
         "questions",
         ("fusion_slerp",),
         (
+            ("list [slerp]: ", ""),
             ("(t = 0): ", "plays"),
             ("(t = 1): ", "cod"),
             ("[y/N] ", "n"),
             ("(t = 1): ", "code"),
-            ("slerp]: ", "child"),
+            ("-slerp]: ", "child"),
             ("[0.5]: ", "1.3"),
             ("[0.5]: ", "0.3"),
             ("[Y/n] ", "y"),

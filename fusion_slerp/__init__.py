@@ -9,6 +9,44 @@ from fusion_slerp._version import __version__ as __version__
 TYPE_CHECKING = False
 """As in typing, whose import takes longer than the rest here, and Ctrl-C shows a traceback meanwhile."""
 
+__all__ = [
+    "BreadcrumbsForCausalLM",
+    "BreadcrumbsTiesForCausalLM",
+    "CheckpointError",
+    "DareLinearForCausalLM",
+    "DareTiesForCausalLM",
+    "DellaForCausalLM",
+    "DellaLinearForCausalLM",
+    "FusionSlerpError",
+    "KarcherForCausalLM",
+    "LinearForCausalLM",
+    "MergePlan",
+    "MergeResult",
+    "MergeSettings",
+    "MismatchError",
+    "ModelStockForCausalLM",
+    "MultislerpForCausalLM",
+    "NearswapForCausalLM",
+    "OutputError",
+    "PassthroughForCausalLM",
+    "PerplexityTaskPool",
+    "RamForCausalLM",
+    "RamplusForCausalLM",
+    "SceForCausalLM",
+    "SettingsError",
+    "SlerpForCausalLM",
+    "TaskArithmeticForCausalLM",
+    "TiesForCausalLM",
+    "Verification",
+    "WarpForCausalLM",
+    "clean",
+    "make_settings",
+    "merge",
+    "plan_merge",
+    "slerp",
+    "verify",
+]
+
 _HOMES = {
     "merge": "fusion_slerp.api",
     "plan_merge": "fusion_slerp.api",
@@ -20,36 +58,16 @@ _HOMES = {
     "Verification": "fusion_slerp.verification.findings",
     "MergePlan": "fusion_slerp.planning.plan",
     "slerp": "fusion_slerp.engine.in_memory",
-    "LinearForCausalLM": "fusion_slerp.fusion_bench_plugin.linear_for_causal_lm",
-    "SlerpForCausalLM": "fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm",
     "PerplexityTaskPool": "fusion_slerp.fusion_bench_plugin.perplexity_task_pool",
     "FusionSlerpError": "fusion_slerp.errors",
     "SettingsError": "fusion_slerp.errors",
     "CheckpointError": "fusion_slerp.errors",
     "MismatchError": "fusion_slerp.errors",
     "OutputError": "fusion_slerp.errors",
-}
-
-__all__ = [
-    "CheckpointError",
-    "FusionSlerpError",
-    "LinearForCausalLM",
-    "MergePlan",
-    "MergeResult",
-    "MergeSettings",
-    "MismatchError",
-    "OutputError",
-    "PerplexityTaskPool",
-    "SettingsError",
-    "SlerpForCausalLM",
-    "Verification",
-    "clean",
-    "make_settings",
-    "merge",
-    "plan_merge",
-    "slerp",
-    "verify",
-]
+} | dict.fromkeys(
+    [name for name in __all__ if name.endswith("ForCausalLM")],  # one for each method
+    "fusion_slerp.fusion_bench_plugin.method_classes",
+)
 
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult, merge, plan_merge
@@ -61,9 +79,28 @@ if TYPE_CHECKING:
         OutputError,
         SettingsError,
     )
-    from fusion_slerp.fusion_bench_plugin.linear_for_causal_lm import LinearForCausalLM
+    from fusion_slerp.fusion_bench_plugin.method_classes import (
+        BreadcrumbsForCausalLM,
+        BreadcrumbsTiesForCausalLM,
+        DareLinearForCausalLM,
+        DareTiesForCausalLM,
+        DellaForCausalLM,
+        DellaLinearForCausalLM,
+        KarcherForCausalLM,
+        LinearForCausalLM,
+        ModelStockForCausalLM,
+        MultislerpForCausalLM,
+        NearswapForCausalLM,
+        PassthroughForCausalLM,
+        RamForCausalLM,
+        RamplusForCausalLM,
+        SceForCausalLM,
+        SlerpForCausalLM,
+        TaskArithmeticForCausalLM,
+        TiesForCausalLM,
+        WarpForCausalLM,
+    )
     from fusion_slerp.fusion_bench_plugin.perplexity_task_pool import PerplexityTaskPool
-    from fusion_slerp.fusion_bench_plugin.slerp_for_causal_lm import SlerpForCausalLM
     from fusion_slerp.output.unfinished import clean
     from fusion_slerp.planning.plan import MergePlan
     from fusion_slerp.settings.merge_settings import MergeSettings, make_settings

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, count_rules
-from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, SettingsError, printable, raise_all
+from fusion_slerp.errors import (
+    FusionSlerpError,
+    OutputError,
+    Problem,
+    SettingsError,
+    printable,
+    raise_all,
+)
 from fusion_slerp.garbage import rare_searches
 from fusion_slerp.interruption import dies_by_signals
 from fusion_slerp.output.child_files import write_beside, write_manifest, write_records, write_weights
@@ -33,9 +39,11 @@ from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.resources import check_resources
 from fusion_slerp.planning.side_files import side_files
+from fusion_slerp.settings.bases import wrong_base
 from fusion_slerp.settings.labels import BASE, labels
 from fusion_slerp.settings.merge_options import MergeOptions
-from fusion_slerp.settings.merge_settings import MergeSettings, make_settings, option_fields
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+from fusion_slerp.settings.signatures import lists_options
 from fusion_slerp.settings.sizes import nbytes_text
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import open_sources
@@ -86,25 +94,6 @@ class MergeResult:
         return f"{printable(self.out)}: {len(self.report)} tensors ({rules}), {size}"
 
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def lists_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Shows the options by name to those who ask for a function's signature, as notebooks do to complete
-    them.
-    """
-    own = inspect.signature(function)
-    named = [each for each in own.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    fields = option_fields()
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=fields[name].default, annotation=kind)
-        for name, kind in MergeOptions.__annotations__.items()
-    ]
-    function.__signature__ = own.replace(parameters=[*named, *added])  # type: ignore[attr-defined]
-    return function
-
-
 @lists_options
 def plan_merge(*models: Model, base: Model | None = None, **options: Unpack[MergeOptions]) -> MergePlan:
     """Returns what `merge` would do, from headers and configs alone; writes nothing.
@@ -128,22 +117,24 @@ def open_parents(
     """Opens the models and labels them; what is wrong with any is raised together.
 
     Raises:
-        SettingsError: The method takes no base, or needs one.
+        SettingsError: The method takes no base, needs one, or an option does; or the base is one of the
+            models.
         CheckpointError: A model cannot be opened.
     """
-    raise_all(_wrong_base(base, settings))
+    raise_all(wrong_base(base, settings))
     named = dict(zip(labels(len(models)), models, strict=True)) | ({BASE: base} if base is not None else {})
-    return open_sources(named, settings.follow_links)
+    parents = open_sources(named, settings.follow_links)
+    raise_all(list(_bases_among(parents)))
+    return parents
 
 
-def _wrong_base(base: Model | None, settings: MergeSettings) -> list[Problem]:
-    if (base is not None) == settings.how.takes_base:
-        return []
-    fields = (("method", settings.method), ("base", base))
-    what, fix = ("takes no", "leave out base")
-    if base is None:
-        what, fix = "needs a", "name the models' ancestor as base"
-    return [Problem(SettingsError, f"{settings.method} {what} base", fields, fix)]
+def _bases_among(parents: Mapping[str, Checkpoint]) -> Iterator[Problem]:
+    """The problems with models that are the base, which mergekit's recipes name among the models."""
+    for label, parent in parents.items():
+        if label != BASE and BASE in parents and parent.folder.samefile(parents[BASE].folder):
+            fields = (("model", parent.source), ("base", parents[BASE].source))
+            fix = f"leave {parent.source} out of the models: its difference from the base is zero"
+            yield Problem(SettingsError, f"model {label} is the base", fields, fix)
 
 
 @lists_options

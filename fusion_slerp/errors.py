@@ -37,7 +37,12 @@ SHORT_OPTIONS = {"t": "-t", "weight": "-w", "out": "-o"}
 SWITCHES_OR_NAMES = frozenset({"overwrite"})
 """Options of the command that stand alone, or take a name after `=`."""
 
-HYDRA_KEYS = {"out": "method.model_save_path", "tokenizer": "modelpool.tokenizer", "method": "method"}
+HYDRA_KEYS = {
+    "out": "method.model_save_path",
+    "tokenizer": "modelpool.tokenizer",
+    "base": "++modelpool.models._pretrained_",
+    "method": "method",
+}
 """Of settings that are not keys of `method`."""
 
 

@@ -84,9 +84,12 @@ def meanings(of: type) -> Mapping[str, str]:
     """Returns each option's description from the docstring of a class, on one line."""
     import inspect  # slow to import, and rarely needed
 
-    text = inspect.cleandoc(of.__doc__ or "").partition("Attributes:\n")[2]
-    entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    return {name: " ".join(body.split()).removesuffix(".") + "." for name, body in entries}
+    found: dict[str, str] = {}
+    for each in reversed(of.__mro__[:-1]):  # options that several methods share are inherited
+        text = inspect.cleandoc(each.__doc__ or "").partition("Attributes:\n")[2]
+        entries = re.findall(r"^    (\w+): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
+        found |= {name: " ".join(body.split()).removesuffix(".") + "." for name, body in entries}
+    return found
 
 
 def is_number(value: object) -> bool:

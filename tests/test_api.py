@@ -291,7 +291,7 @@ def test_card_of_two_local_models(tmp_path, parents):
     }
     assert text.count("# child\n") == 1
     assert f"fusion_slerp {fusion_slerp.__version__}" in text
-    assert "This is a merged language model: a spherical linear interpolation (SLERP) of two models" in text
+    assert "This is a merged language model: spherical linear interpolation (SLERP) of two models" in text
     assert "| label | model | revision |" in text
     assert "| a | a | local |" in text
     assert "| b | b | local |" in text

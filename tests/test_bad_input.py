@@ -24,6 +24,7 @@ from fusion_slerp import (
     merge,
     plan_merge,
 )
+from fusion_slerp.methods import METHODS
 from fusion_slerp.output import output_file
 from fusion_slerp.output.target import check_disk_space, check_target
 from tests.models import (
@@ -585,15 +586,118 @@ def three_models_for_slerp(w):
     w.more = [w.a]
 
 
-for method in ("slerp", "linear"):
+for each in METHODS.values():
 
-    def a_base(w, method=method):
-        w.options |= {"method": method, "base": w.a}
+    def a_base(w, method=each.name):
+        w.options |= {"method": method, "base": w.root / "c"}
 
-    a_base.__name__ = f"a base for {method}"
-    case(SettingsError, f"{method} takes no base", "base: {root}/a", f"method: {method}", "leave out base")(
-        a_base
+    def no_base(w, method=each.name):
+        w.options["method"] = method
+
+    a_base.__name__ = f"a base for {each.name}"
+    no_base.__name__ = f"no base for {each.name}"
+    if each.base == "none":
+        parts = "base: {root}/c", f"method: {each.name}", "leave out base, or use a method that takes one"
+        case(SettingsError, f"{each.name} takes no base", *parts)(a_base)
+    if each.base == "needed":
+        parts = f"method: {each.name}", "needed: a base", "common ancestor: base='FOLDER'"
+        case(SettingsError, f"{each.name} needs a base", *parts)(no_base)
+
+
+def with_base(w, **options):
+    """A merge by TIES."""
+    w.options |= {"method": "ties", "base": write_checkpoint(w.root / "base", seed=9), **options}
+
+
+@case(SettingsError, "invalid density", "found: 1.5 (float)", "needed: a number in [0, 1]", "use density=0.5")
+def a_density_above_one(w):
+    with_base(w, density=1.5)
+
+
+@case(SettingsError, "invalid density.b", "found: -0.1 (float)", "needed: a number in [0, 1]")
+def a_density_of_one_model_below_zero(w):
+    with_base(w, density={"a": 0.5, "b": -0.1})
+
+
+@case(SettingsError, "weights that sum to zero: a 1, b -1", "tensors: 4: ", "use normalize=False")
+def weights_of_task_vectors_that_cancel(w):
+    with_base(w, weight={"b": -1})
+
+
+@case(SettingsError, "model c is the base", "model: {root}/base", "leave {root}/base out of the models")
+def the_base_among_the_models(w):
+    with_base(w)
+    w.more = [w.root / "base"]
+
+
+@case(SettingsError, "model a is the base", "model: {root}/a", "base: {root}/link")
+def the_base_among_the_models_under_another_name(w):
+    with_base(w)
+    (w.root / "link").symlink_to(w.a)
+    w.options["base"] = w.root / "link"
+
+
+@case(SettingsError, "weight has a value for the base", "needed: a, b", "leave base out of weight")
+def a_weight_of_the_base(w):
+    with_base(w, weight={"a": 1, "base": 0.5})
+
+
+@case(SettingsError, "density has a value for model d, which is not merged", "needed: a, b")
+def a_density_of_a_model_that_is_not_merged(w):
+    with_base(w, density={"d": 0.5})
+
+
+@case(SettingsError, "ties has no option t", "found: t, an option of slerp", "use method='slerp'")
+def an_option_of_slerp_for_a_method_with_a_base(w):
+    with_base(w, t=0.5)
+
+
+@case(
+    MismatchError,
+    "the slices do not fit the model",
+    "model: {root}/base",
+    "base: [0, 2]",
+    "has layers 0 to 0",
+)
+def slices_beyond_the_base(w):
+    with_base(
+        w, slices=[{"a": [0, 1], "b": [0, 1], "base": [0, 1]}, {"a": [0, 2], "b": [0, 2], "base": [0, 2]}]
     )
+
+
+@case(MismatchError, "slices[0] does not fit the models", "found: a, b", "needed: a range of base")
+def slices_without_the_base(w):
+    with_base(w, slices=[{"a": [0, 1], "b": [0, 1]}])
+
+
+@case(CheckpointError, "{root}/bass: model not found", "did you mean 'base'?")
+def a_misspelt_base(w):
+    with_base(w)
+    w.options["base"] = w.root / "bass"
+
+
+@case(MismatchError, "the models differ in hidden_size", "a: 4 in", "base: 5 in {root}/base/config.json")
+def a_base_of_another_size(w):
+    with_base(w)
+    w.change_config("base", hidden_size=5)
+
+
+@case(MismatchError, "the shapes of 1 tensors differ", "base: [5] in {root}/base/")
+def a_base_with_another_shape(w):
+    with_base(w)
+    w.change_tensors("base", model__norm__weight=np.ones(5, "float32"))
+
+
+@case(MismatchError, "the tensor names differ", "only in a, b: 1: model.norm.weight")
+def a_base_without_a_tensor(w):
+    with_base(w)
+    w.change_tensors("base", model__norm__weight=None)
+
+
+@case(CheckpointError, "NaN or infinity in a weight", "tensor: model.norm.weight", "base: 1 of 4 elements")
+def nan_in_the_base(w):
+    with_base(w)
+    w.set_element("base", "model.norm.weight", math.nan)
 
 
 @case(SettingsError, "invalid method", "found: 'lineal' (str)", "(did you mean 'linear'?)")
@@ -807,7 +911,7 @@ def test_bad_input(tmp_path, spoil, error, parts):
         assert part.format(root=tmp_path) in message
     blocks = re.split(r"\n\n(?=\[)", message)
     for block in blocks[len(blocks) > 1 :]:
-        assert re.fullmatch(r"(?:\[\d+\] )?\S.*(?:\n  \w[\w ]*: .+)+\nFix: .+", block), block
+        assert re.fullmatch(r"(?:\[\d+\] )?\S.*(?:\n  \w[\w ,]*: .+)+\nFix: .+", block), block
     assert contents(tmp_path) == before
     assert names_in(tmp_path) == names
     assert world.out.exists() == target_was_there

@@ -12,7 +12,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
-from hydra.utils import get_object
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError
 
@@ -20,13 +20,16 @@ import fusion_slerp
 from fusion_slerp.fusion_bench_plugin.merge_for_causal_lm import ELSEWHERE
 from fusion_slerp.methods import METHODS
 from fusion_slerp.options import declared
-from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.settings.schedule import parse_schedule
 from hydra_plugins import fusion_slerp_search_path as plugin
+from tests.fusion_bench_plugin.method_files import shown
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 YAML_NAMES = sorted(p.relative_to(CONFIG).with_suffix("").as_posix() for p in CONFIG.rglob("*.yaml"))
 HOST = plugin.host_config_dir()
+WHOLE = ("recipes",)
+"""Folders of configurations that stand alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +64,7 @@ def targets_in(node) -> list[str]:
 @pytest.mark.parametrize("name", YAML_NAMES)
 def test_every_shipped_yaml_composes_and_its_targets_import(name):
     group, _, choice = name.partition("/")
-    if choice and not group.startswith("_"):
+    if choice and not group.startswith("_") and group not in WHOLE:
         cfg = composed("fabric_model_fusion", "modelpool=fusion_slerp/demo", f"{group}={choice}")
     else:
         cfg = composed(name)
@@ -74,7 +77,7 @@ def test_every_shipped_yaml_composes_and_its_targets_import(name):
 def test_every_key_is_commented(name):
     lines = (CONFIG / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     values = [i for i, line in enumerate(lines) if re.match(r" *[\w-]+: *[^\s#]", line)]
-    assert values
+    assert values or "defaults:" in lines
     assert [lines[i] for i in values if not is_commented(lines, i)] == []
 
 
@@ -119,11 +122,6 @@ def types_of(values: dict[str, object]) -> dict[str, type]:
     return {name: type(value) for name, value in values.items()}
 
 
-def shown(value: object) -> str:
-    words = {True: "true", False: "false", None: "null"}
-    return words[value] if value is None or isinstance(value, bool) else str(value).replace("1e-08", "1e-8")
-
-
 def defaults_in_comments(file: Path) -> dict[str, str]:
     """The default that the comment above each key names."""
     found, comment = {}, ""
@@ -135,6 +133,14 @@ def defaults_in_comments(file: Path) -> dict[str, str]:
         found |= {line.partition(":")[0]: default[1]} if default else {}
         comment = ""
     return found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_class_of_every_method_is_made_from_its_yaml(method):
+    cfg = composed("fabric_model_fusion", f"method=fusion_slerp/{method}_lm", "modelpool=fusion_slerp/demo")
+    made = instantiate(cfg.method)
+    assert type(made) is getattr(fusion_slerp, METHODS[method].class_name)
+    assert made.settings == make_settings(method=method)
 
 
 CURVES = sorted(name for name in YAML_NAMES if name.startswith("method/fusion_slerp/slerp_lm_"))
@@ -161,6 +167,18 @@ def test_task_pool_yaml_names_every_argument_of_the_class():
 
 
 # --- the default configuration --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in YAML_NAMES if re.fullmatch("llm_[a-z]+", name)])
+def test_whole_configurations_differ_in_method_and_pool_alone(name):
+    cfg, usual = composed(name), composed("llm_slerp")
+    assert {key for key in usual if cfg[key] != usual[key]} <= {"method", "modelpool", "taskpool"}
+    assert cfg.keys() == usual.keys()
+    method = METHODS[name.removeprefix("llm_")]
+    assert cfg.method._target_ == f"fusion_slerp.{method.class_name}"
+    assert cfg.method.model_save_path == usual.method.model_save_path
+    assert cfg.taskpool.baselines == cfg.modelpool.models
+    assert ("_pretrained_" in cfg.modelpool.models) == (method.base == "needed")
 
 
 def test_default_saves_and_reports_in_the_folder_of_the_run():

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fusion_slerp.cli.options import SettingsCommand, normalized, with_settings
+from fusion_slerp.cli.options import MODEL_HELP, SettingsCommand, base_help, normalized, with_settings
 from fusion_slerp.cli.output import UNUSABLE, Output, exit_on_error, warnings_to
 from fusion_slerp.cli.usage import Commands
 
@@ -25,7 +25,6 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 
-MODEL_HELP = "a folder, or a Hub id, optionally with @revision"
 Models = Annotated[
     list[str],
     typer.Argument(
@@ -45,7 +44,7 @@ ModelsOrRecipe = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="MODEL", help="The models' ancestor, for methods that take one."),
+    typer.Option("--base", metavar="MODEL", help=base_help(), show_default=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
@@ -68,7 +67,7 @@ def start(
     ] = False,
     no_color: NoColor = False,
 ) -> None:
-    """Merge the weights of language models: SLERP of two, or a weighted average of any number.
+    """Merge the weights of language models: SLERP of two, averages, TIES and other methods of any number.
 
     Without a command, in a terminal, it asks for everything.
     """
@@ -93,6 +92,16 @@ def merge(
         typer.Option("-o", "--out", metavar="FOLDER", help="The merged model's folder. Required."),
     ] = None,
     base: Base = None,
+    intermediate_dir: Annotated[
+        str | None,
+        typer.Option(
+            "-I",
+            "--intermediate-dir",
+            metavar="FOLDER",
+            help="Where the named documents of a recipe are merged, if it has several. Default: next to OUT.",
+            show_default=False,
+        ),
+    ] = None,
     show_config: Annotated[
         bool, typer.Option("--show-config", help="Print the merge as a config file as well.")
     ] = False,
@@ -105,11 +114,16 @@ def merge(
     fusion_slerp merge path/to/A owner/B -t 0.3 -o child
 
     fusion_slerp merge A B C --method linear -w a=0.5 -w b=0.3 -w c=0.2 -o child
+
+    fusion_slerp merge A B C --method ties --base BASE --density 0.5 -o child
     """
-    from fusion_slerp.cli import running
+    from fusion_slerp.cli import chaining, running
     from fusion_slerp.cli.request import read_request
 
     output = Output(json, quiet)
+    if intermediate_dir is not None or chaining.is_chain(models):
+        chaining.merge_documents(models, base, options, out, intermediate_dir, output, show_config)
+        return
     with warnings_to(output):
         with exit_on_error(output):
             request = read_request(models, base, options, out, needs_out=True)
@@ -178,8 +192,8 @@ def verify(
         typer.Option(
             "--model",
             metavar="LABEL=FOLDER",
-            help="A source model's folder, as a=models/A, or the recipe that names them; may be repeated. "
-            "Default: next to OUT, in the current folder, or the Hub.",
+            help="A source model's folder, as a=models/A or base=models/B, or the recipe that names them; "
+            "may be repeated. Default: next to OUT, in the current folder, or the Hub.",
             show_default=False,
         ),
     ] = None,
@@ -222,6 +236,15 @@ def clean(
 @app.command(epilog=EXIT_CODES)
 def inspect(
     models: Models,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="MODEL",
+            help="The models' common ancestor: compare their differences from it.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     no_color: NoColor = False,
@@ -229,12 +252,13 @@ def inspect(
     """Show the contents of checkpoints, and the angles between them.
 
     For two models: angles in degrees and norms by layer and module, and everything that prevents a merge or
-    is doubtful. For more: the mean angles of A with each of the others. Weights are read only to compare
-    models. The exit code is 0 even for models that are damaged or cannot be merged.
+    is doubtful. For more: the mean angles of A with each of the others. With a base, angles and norms are
+    those of the models' differences from it, their task vectors. Weights are read only to compare models. The
+    exit code is 0 even for models that are damaged or cannot be merged.
     """
     from fusion_slerp.cli.inspecting import inspect_models
 
-    inspect_models(models, Output(json, quiet))
+    inspect_models(models, base, Output(json, quiet))
 
 
 @app.command(epilog=EXIT_CODES)

@@ -19,11 +19,12 @@ def convert_recipe(file: str, out: str | None, to: str | None, output: Output) -
     with exit_on_error(output):
         _check_form(to)
         from fusion_slerp.recipes import read_recipe, to_hydra, to_mergekit
+        from fusion_slerp.recipes.shipped import shipped
 
-        path = user_path(file)
+        path = shipped(file) or user_path(file)
         if not os.path.isfile(path):
             raise _not_found(file, path).error()
-        recipe = read_recipe(path)
+        recipe = read_recipe(file)
         form = to or ("hydra" if _is_mergekit(path) else "mergekit")
         converted = to_hydra(recipe) if form == "hydra" else to_mergekit(recipe)
         if out is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from typing import Any
@@ -13,8 +13,10 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, Problem, raise_all
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
+from fusion_slerp.settings.labels import BASE, labels
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.tensor_names import layer_of, module_of
 
 MOST = 5
@@ -30,8 +32,8 @@ class Cell:
 
     Attributes:
         angle_deg: The mean of their angles, weighted by elements.
-        norm_a: Their Euclidean norm in the first model.
-        norm_b: Their Euclidean norm in the second.
+        norm_a: Their Euclidean norm in the first model; with a base, that of its difference from the base.
+        norm_b: The same in the second.
     """
 
     angle_deg: float
@@ -71,20 +73,23 @@ class Difference:
         return sorted(self.measured, key=lambda report: -(report.angle_deg or 0.0))[:MOST]
 
 
-def compare(
-    a: Checkpoint, b: Checkpoint, progress: Callable[[int, int], object], problems: Problems = ()
-) -> Difference:
+Model = tuple[Checkpoint, Problems]
+"""A model, and what is known to prevent a merge of it."""
+
+
+def compare(models: Mapping[str, Model], progress: Callable[[int, int], object]) -> Difference:
     """Plans a merge at t = 0.5 and measures the tensors that it would merge, as far as they are readable.
 
     Args:
-        a: The first model.
-        b: The second.
+        models: Two models, a and b, and their base, if the angles are those of the task vectors.
         progress: Called with the bytes done and the bytes in all.
-        problems: What is known to prevent a merge of either.
     """
-    plan, problems = _plan(a, b, problems)
+    opened = {label: model for label, (model, _) in models.items()}
+    known = [problem for _, problems in models.values() for problem in problems]
+    warnings = tuple(line for model in opened.values() for line in model.warnings)
+    plan, problems = _plan(opened, known)
     if plan is None:
-        return Difference(as_error(problems), (*a.warnings, *b.warnings))
+        return Difference(as_error(problems), warnings)
     unreadable: list[FusionSlerpError] = []
     reports, done, total = [], 0, plan.nbytes_in
     for measured in _measured(plan, unreadable):
@@ -93,28 +98,29 @@ def compare(
         progress(done, total)
     error = as_error([*problems, *_first(unreadable)])
     if error is not None and not any(report.norms for report in reports):
-        return Difference(error, (*a.warnings, *b.warnings))
+        return Difference(error, warnings)
     return Difference(error, plan.warnings, plan.notes, tuple(reports))
 
 
 def compare_others(
-    models: Sequence[Checkpoint],
-    progress: Callable[[int, int], object],
-    problems: Sequence[Problems],
-) -> Iterator[Difference]:
-    """Yields the difference between the first model and each of the others; see `compare`."""
-    (first, *others), (of_first, *of_others) = models, problems
-    for other, of_other in zip(others, of_others, strict=True):
-        yield compare(first, other, progress, (*of_first, *of_other))
+    models: Mapping[str, Model], progress: Callable[[int, int], object]
+) -> Iterator[tuple[str, Difference]]:
+    """Yields the difference between the first model and each of the others with its label; see `compare`."""
+    base = {BASE: models[BASE]} if BASE in models else {}
+    first, *others = (model for label, model in models.items() if label != BASE)
+    for label, other in zip(labels(len(others) + 1)[1:], others, strict=True):
+        yield label, compare({"a": first, "b": other, **base}, progress)
 
 
-def _plan(a: Checkpoint, b: Checkpoint, problems: Problems) -> tuple[MergePlan | None, Problems]:
+def _plan(
+    models: Mapping[str, Checkpoint], problems: Sequence[Problem | FusionSlerpError]
+) -> tuple[MergePlan | None, Sequence[Problem | FusionSlerpError]]:
     """A plan for the models, or for what they have in common; and what prevents a merge."""
     copying = MergeSettings(missing="copy")
     attempts = (
-        lambda: make_plan({"a": a, "b": b}, MergeSettings()),
-        lambda: make_plan({"a": a, "b": b}, copying),
-        lambda: make_plan(_in_common(a, b), copying),
+        lambda: make_plan(models, MergeSettings()),
+        lambda: make_plan(models, copying),
+        lambda: make_plan(_in_common(models), copying),
     )
     for i, attempt in enumerate(attempts):
         try:
@@ -127,25 +133,28 @@ def _plan(a: Checkpoint, b: Checkpoint, problems: Problems) -> tuple[MergePlan |
     return None, problems
 
 
-def _in_common(a: Checkpoint, b: Checkpoint) -> dict[str, Checkpoint]:
+def _in_common(models: Mapping[str, Checkpoint]) -> dict[str, Checkpoint]:
     """The models with the tensors that can be compared alone, and the first one's config.
 
     Raises:
         MismatchError: They are too few.
     """
-    both = [
+    first, *others = models.values()
+    common = [
         name
-        for name, entry in a.tensors.items()
-        if entry.dtype.is_mergeable
-        and (other := b.tensors.get(name))
-        and (other.dtype.is_mergeable, other.shape) == (True, entry.shape)
+        for name, entry in first.tensors.items()
+        if entry.dtype.is_mergeable and all(_is_alike(entry, other.tensors.get(name)) for other in others)
     ]
-    if not both or len(both) < SHARE * max(len(a.tensors), len(b.tensors)):
+    if not common or len(common) < SHARE * max(len(model.tensors) for model in models.values()):
         raise MismatchError("too little in common")
     return {
-        label: replace(model, config=a.config, tensors={name: model.tensors[name] for name in both})
-        for label, model in (("a", a), ("b", b))
+        label: replace(model, config=first.config, tensors={name: model.tensors[name] for name in common})
+        for label, model in models.items()
     }
+
+
+def _is_alike(entry: TensorEntry, other: TensorEntry | None) -> bool:
+    return other is not None and other.dtype.is_mergeable and other.shape == entry.shape
 
 
 def _measured(plan: MergePlan, unreadable: list[FusionSlerpError]) -> Iterator[Measurement]:

@@ -43,9 +43,15 @@ class Forecast:
     is_measured: bool
 
     @property
+    def nbytes_read(self) -> tuple[int, int]:
+        """Bytes of weights that are read: the minimum, and the maximum that the values require as a rule."""
+        least, most = self.plan.nbytes_read, self.plan.nbytes_read_most
+        return (least, least) if self.plan.settings.how.is_in_span else (least, most)
+
+    @property
     def seconds(self) -> float:
         """The approximate duration."""
-        return START_S + (self.plan.nbytes_read + self.nbytes_written) / self.rate
+        return START_S + (self.nbytes_read[1] + self.nbytes_written) / self.rate
 
     @property
     def time_text(self) -> str:
@@ -97,6 +103,7 @@ def as_fields(forecast: Forecast, request: Request) -> dict[str, Any]:
         "files": {shard.file_name: shard.nbytes for shard in plan.shards},
         "tokenizer": str(plan.tokenizer.folder),
         "bytes_read": plan.nbytes_read,
+        "bytes_read_most": plan.nbytes_read_most,
         "bytes_written": forecast.nbytes_written,
         "peak_memory_bytes": plan.peak_nbytes,
         "free_bytes": forecast.free_nbytes,

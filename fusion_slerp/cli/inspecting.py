@@ -10,21 +10,30 @@ from typing import TYPE_CHECKING, Any
 from fusion_slerp.cli.inspection import Facts, inspect_anything
 from fusion_slerp.cli.output import Output, console, exit_on_error, problem_fields, warnings_to
 from fusion_slerp.cli.readable import Problems
+from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.cli.stopping import interrupts_raise
-from fusion_slerp.errors import FusionSlerpError, raise_all
-from fusion_slerp.settings.labels import labels
+from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an_option, raise_all
+from fusion_slerp.settings.labels import BASE, labels
 
 if TYPE_CHECKING:
     from fusion_slerp.cli.difference import Difference
 
 
-def inspect_models(sources: Sequence[str], output: Output) -> None:
-    """Shows checkpoints, and the difference of two or the mean angles of the first with the others."""
+def inspect_models(sources: Sequence[str], base: str | None, output: Output) -> None:
+    """Shows checkpoints, and the difference of two or the mean angles of the first with the others.
+
+    Args:
+        sources: The models.
+        base: Their ancestor, for the angles between task vectors; None without.
+        output: Where to print.
+    """
     from fusion_slerp.cli import difference, inspection_tables
 
+    names = labels(len(sources)) + ([] if base is None else [BASE])
     with warnings_to(output), exit_on_error(output):
-        opened, facts, problems = zip(*_open_all(sources), strict=True)
-        output.show(*inspection_tables.facts_tables(facts))
+        _check_count(sources, base)
+        opened, facts, problems = zip(*_open_all([*sources, *([] if base is None else [base])]), strict=True)
+        output.show(*inspection_tables.facts_tables(dict(zip(names, facts, strict=True))))
         fields = [_with_problems(*each) for each in zip(facts, problems, strict=True)]
         if len(opened) == 1:
             error = difference.as_error(problems[0])
@@ -34,14 +43,23 @@ def inspect_models(sources: Sequence[str], output: Output) -> None:
             output.give(lambda: fields[0])
             return
         with _progress(output) as progress:
-            differences = list(difference.compare_others(opened, progress, problems))
-    first, *others = labels(len(facts))
-    by_label = dict(zip(others, differences, strict=True))
-    if len(differences) == 1:
-        output.show(*inspection_tables.difference_tables(differences[0]))
+            models = dict(zip(names, zip(opened, problems, strict=True), strict=True))
+            by_label = dict(difference.compare_others(models, progress))
+    if len(by_label) == 1:
+        (only,) = by_label.values()
+        output.show(*inspection_tables.difference_tables(only, has_base=base is not None))
     else:
-        output.show(*inspection_tables.mean_tables(by_label))
-    output.give(lambda: {**dict(zip([first, *others], fields, strict=True)), **_fields(by_label)})
+        output.show(*inspection_tables.mean_tables(by_label, has_base=base is not None))
+    output.give(lambda: {**dict(zip(names, fields, strict=True)), **_fields(by_label)})
+
+
+def _check_count(sources: Sequence[str], base: str | None) -> None:
+    """Refuses a base without two models to compare."""
+    if base is None or len(sources) > 1:
+        return
+    fields = (("found", f"one model, {sources[0]}, and the base {base}"), ("needed", "two models or more"))
+    fix = shell_line(["fusion_slerp", "inspect", not_an_option(sources[0]), not_an_option(base)])
+    raise Problem(SettingsError, "no models to compare by their differences from a base", fields, fix).error()
 
 
 def _with_problems(facts: Facts, problems: Problems) -> dict[str, Any]:

@@ -16,7 +16,6 @@ from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import FusionSlerpError, printable
-from fusion_slerp.settings.labels import labels
 from fusion_slerp.tensor_names import MODULES, layer_of
 
 SHOWN_FILES = 6
@@ -26,19 +25,25 @@ MAY_VARY = ("files", "special tokens")
 
 LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm |A|, norm ratio |B|/|A|\n"
 
+WITH_BASE = "\nA and {} stand for the models' differences from the base, their task vectors."
+
 PREVENTED = "Problems that prevent a merge:"
 
 MEANS = "\nMean angle with A (degrees, weighted by elements), and norm ratio |X|/|A|\n"
 
 
-def facts_tables(models: Sequence[Facts]) -> list[Table | Text]:
-    """Returns the models' names and folders, and their facts in columns; those that differ stand out."""
-    names = labels(len(models)) if len(models) > 1 else [""]
+def facts_tables(models: Mapping[str, Facts]) -> list[Table | Text]:
+    """Returns the models' names and folders, and their facts in columns; those that differ stand out.
+
+    Args:
+        models: Their facts by label.
+    """
+    names = list(models) if len(models) > 1 else [""]
     parts: list[Table | Text] = []
     table = ruled(show_header=len(models) > 1)
     table.add_column("", style="bold", no_wrap=True)
-    lines = [_lines(facts) for facts in models]
-    for label, facts, own in zip(names, models, lines, strict=True):
+    lines = [_lines(facts) for facts in models.values()]
+    for label, facts, own in zip(names, models.values(), lines, strict=True):
         parts.append(Text.assemble((f"{label.upper()}: " if label else "", "bold"), _named(facts)))
         table.add_column(label.upper(), min_width=longest_word(own.values()))
     for name in lines[0]:
@@ -90,12 +95,13 @@ def _files(facts: Facts) -> str:
     return "\n".join([*named[:2], f"... {len(named)} files, {total} in all"])
 
 
-def difference_tables(difference: Difference) -> list[Table | Text]:
-    """Returns the tables for two checkpoints."""
+def difference_tables(difference: Difference, has_base: bool) -> list[Table | Text]:
+    """Returns the tables for two checkpoints; with a base, for their differences from it."""
     parts: list[Table | Text] = []
     measured = difference.measured
     if measured:
-        parts += [Text(LEGEND), layer_table(measured), Text(), outside_table(measured), summary(difference)]
+        legend = WITH_BASE.format("B") * has_base + LEGEND
+        parts += [Text(legend), layer_table(measured), Text(), outside_table(measured), summary(difference)]
     if difference.error is not None:
         parts += problem_parts(PREVENTED if measured else "They cannot be merged:", difference.error)
     remarks = [Text.assemble(("note: ", "cyan"), line) for line in difference.notes]
@@ -105,8 +111,11 @@ def difference_tables(difference: Difference) -> list[Table | Text]:
     return [*parts, Text(), *remarks] if remarks else parts
 
 
-def mean_tables(differences: Mapping[str, Difference]) -> list[Table | Text]:
-    """Returns the tables for several models: the mean angles of each, by its label, with model a."""
+def mean_tables(differences: Mapping[str, Difference], has_base: bool) -> list[Table | Text]:
+    """Returns the tables for several models: the mean angles of each, by its label, with model a.
+
+    With a base, they are for the models' differences from it.
+    """
     table = ruled()
     for name in ("X", "all", *MODULES, "|X|/|A|"):
         table.add_column(name, justify="left" if name == "X" else "right", no_wrap=True)
@@ -114,7 +123,7 @@ def mean_tables(differences: Mapping[str, Difference]) -> list[Table | Text]:
     for label, each in differences.items():
         table.add_row(label.upper(), *_means(each.measured))
         lines += [(label, warning) for warning in each.warnings]
-    parts: list[Table | Text] = [Text(MEANS), table]
+    parts: list[Table | Text] = [Text(WITH_BASE.format("X") * has_base + MEANS), table]
     for label, each in differences.items():
         if each.error is not None:
             parts += problem_parts(f"Problems that prevent a merge of A and {label.upper()}:", each.error)

@@ -14,10 +14,12 @@ from typer.core import TyperCommand
 
 from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
 from fusion_slerp.methods import METHODS
-from fusion_slerp.options import declaration, declared, meanings
-from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
+from fusion_slerp.options import Declaration, declaration, declared, meanings
+from fusion_slerp.settings.merge_settings import MergeSettings, fields_by_method, option_fields
 
 Command = Callable[..., Any]
+
+MODEL_HELP = "a folder, or a Hub id, optionally with @revision"
 
 NAMED = "as"
 """Ends the hidden option that takes the name of a switch: `--overwrite=any` becomes `--overwrite-as=any`."""
@@ -51,9 +53,8 @@ def with_settings(command: Command) -> Command:
         command: Its parameter `options`, which is not an option itself, gets what the user typed, by name.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "options"]
-    known = option_fields()
     switches = _named_switches()
-    added = [_parameter(name, known[name]) for name in _in_order(known)]
+    added = [_parameter(name) for name in _in_order(option_fields())]
     added += [_hidden_parameter(name) for name in switches]
 
     @functools.wraps(command)
@@ -154,7 +155,23 @@ def _example(name: str) -> Any:
 
 def flag(name: str) -> str:
     """Returns an option as typed: its short form if it has one."""
-    return declaration(option_fields()[name]).flag or long_flag(name)
+    return next((each.flag for each in declarations(name) if each.flag), long_flag(name))
+
+
+def declarations(name: str) -> list[Declaration]:
+    """Returns the declarations of an option: one, or that of each method that has it."""
+    own = fields_by_method().get(name)
+    return list(map(declaration, own.values() if own else [declared(MergeSettings)[name]]))
+
+
+def is_per_model(name: str) -> bool:
+    """Whether each model may have a value of its own for an option, in some method."""
+    return any(each.is_per_model for each in declarations(name))
+
+
+def is_switch(name: str) -> bool:
+    """Whether an option is typed without a value."""
+    return all(each.check.is_switch for each in declarations(name))
 
 
 def long_flag(name: str, is_on: bool = True) -> str:
@@ -167,19 +184,18 @@ def normalized(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
-def _parameter(name: str, each: Field[Any]) -> inspect.Parameter:
-    about = declaration(each)
-    is_switch = about.check.is_switch
-    short = [about.flag] if about.flag else []
-    names = [f"{long_flag(name)}/{long_flag(name, False)}"] if is_switch else [*short, long_flag(name)]
+def _parameter(name: str) -> inspect.Parameter:
+    about, may_stand_alone = declarations(name)[0], is_switch(name)
+    short = [flag(name)] if flag(name) != long_flag(name) else []
+    names = [f"{long_flag(name)}/{long_flag(name, False)}"] if may_stand_alone else [*short, long_flag(name)]
     option = typer.Option(
         *names,
         help=_escaped(help_text(name)),
-        metavar=None if is_switch else "TEXT" if about.is_text else "YAML",
+        metavar=None if may_stand_alone else "TEXT" if about.is_text else "YAML",
         rich_help_panel=about.panel,
         show_default=False,
     )
-    kind: Any = bool | None if is_switch else list[str] | None if about.is_per_model else str | None
+    kind: Any = bool | None if may_stand_alone else list[str] | None if is_per_model(name) else str | None
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -191,15 +207,44 @@ def _hidden_parameter(name: str) -> inspect.Parameter:
 
 
 def help_text(name: str) -> str:
-    """Returns the help of an option: the methods that it belongs to, its meaning and its default."""
-    each = option_fields()[name]
-    owners = [method for method in METHODS.values() if name in declared(method.options)]
-    methods = f"For {' and '.join(method.name for method in owners)}. " if owners else ""
-    meaning = meanings(owners[0].options if owners else MergeSettings)[name]
-    per_model = "Repeat it as LABEL=YAML for each model. " if declaration(each).is_per_model else ""
-    check = declaration(each).check
-    named = "".join(f"Also `{long_flag(name)}={choice}`. " for choice in check.choices if check.is_switch)
-    return f"{methods}{meaning} {per_model}{named}Default: {_shown(name, each.default)}."
+    """Returns the help of an option: its meaning and default, for each group of methods that share them."""
+    own = fields_by_method().get(name)
+    if own is None:
+        return _sentences(name, MergeSettings)
+    groups: dict[str, list[str]] = {}
+    for method in own:
+        groups.setdefault(_sentences(name, METHODS[method].options), []).append(method)
+    return " ".join(f"For {_enumerated(methods)}. {text}" for text, methods in groups.items())
+
+
+def base_help() -> str:
+    """Returns the help of `--base`: which methods take one."""
+    by_base = {
+        base: [method.name for method in METHODS.values() if method.base == base]
+        for base in ("needed", "optional")
+    }
+    for_which = "; ".join(f"{base} for {_enumerated(names)}" for base, names in by_base.items() if names)
+    return f"The models' common ancestor, labelled base: {MODEL_HELP}. {for_which.capitalize()}."
+
+
+def _enumerated(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _sentences(name: str, owner: type) -> str:
+    each = declared(owner)[name]
+    about = declaration(each)
+    choices, is_alone = about.check.choices, about.check.is_switch
+    parts = [meanings(owner)[name]]
+    parts += ["Repeat it as LABEL=YAML for each model."] if about.is_per_model else []
+    parts += [f"Also `{long_flag(name)}={choice}`." for choice in choices if is_alone]
+    parts += [f"One of {', '.join(choices)}."] if not is_alone and not _names_all(parts[0], choices) else []
+    return " ".join([*parts, f"Default: {_shown(name, each.default)}."])
+
+
+def _names_all(meaning: str, choices: Sequence[str]) -> bool:
+    return all(re.search(rf"\b{re.escape(choice)}\b", meaning) for choice in choices)
 
 
 def _shown(name: str, default: Any) -> str:

@@ -13,6 +13,7 @@ from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
 from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.errors import listed
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.schedule import PerModel
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def tables(shown: Forecast, every: bool = False) -> list[Table | Text]:
 def tensor_table(plan: MergePlan, every: bool = False) -> Table:
     """Returns each tensor's action, the values of the method's schedules, shape, type and size."""
     tensors, schedules = plan.tensors, plan.settings.schedules
+    models = [label for label in plan.parents if label != BASE]
     table = ruled()
     table.add_column("tensor", no_wrap=True)
     table.add_column("action", no_wrap=True)
     for name, schedule in schedules.items():
-        labels = ", ".join(plan.parents) if isinstance(schedule, PerModel) else ""
+        labels = ", ".join(models) if isinstance(schedule, PerModel) else ""
         table.add_column(f"{name}\nof {labels}" if labels else name, justify="right", no_wrap=True)
     table.add_column("shape", justify="right", no_wrap=True)
     table.add_column("type", no_wrap=True)
@@ -47,7 +49,7 @@ def tensor_table(plan: MergePlan, every: bool = False) -> Table:
     for group in [[tensor] for tensor in tensors] if every else _groups(tensors):
         first = group[0]
         cells = [_name(group), _action(first)]
-        cells += [_values([tensor.values.get(name) for tensor in group]) for name in schedules]
+        cells += [_values([tensor.values.get(name) for tensor in group], models) for name in schedules]
         shape = "×".join(map(str, first.out.shape)) or "scalar"
         size = nbytes_text(sum(tensor.out.nbytes for tensor in group))
         table.add_row(*map(Text, (*cells, shape, _type(first), size)))
@@ -62,7 +64,7 @@ def summary(shown: Forecast) -> Table:
     n_files = len(plan.shards)
     written = f"{nbytes_text(shown.nbytes_written)}, {n_files} file{'s' * (n_files > 1)} of weights"
     lines = {
-        "reads": nbytes_text(plan.nbytes_read),
+        "reads": _reads(shown),
         "writes": written,
         "memory": f"peak about {nbytes_text(plan.peak_nbytes)}",
         "disk": _disk(shown),
@@ -74,6 +76,11 @@ def summary(shown: Forecast) -> Table:
         if value is not None:
             table.add_row(name, Text(value))
     return table
+
+
+def _reads(shown: Forecast) -> str:
+    least, most = map(nbytes_text, shown.nbytes_read)
+    return least if least == most else f"{least} to {most}, as the values require"
 
 
 def _disk(shown: Forecast) -> str | None:
@@ -93,7 +100,8 @@ def _tokenizer(shown: Forecast) -> str:
 def _groups(tensors: Sequence[TensorPlan]) -> list[list[TensorPlan]]:
     groups: dict[object, list[TensorPlan]] = {}
     for tensor in tensors:
-        key = (_pattern(tensor.out.name), _action(tensor), tensor.out.shape, _type(tensor))
+        models = [tuple(value) for value in tensor.values.values() if isinstance(value, Mapping)]
+        key = (_pattern(tensor.out.name), _action(tensor), tensor.out.shape, _type(tensor), *models)
         groups.setdefault(key, []).append(tensor)
     return list(groups.values())
 
@@ -123,16 +131,15 @@ def _action(tensor: TensorPlan) -> str:
     return str(tensor.work if tensor.rows is None else tensor.rows.counts)
 
 
-def _values(values: Sequence[Any]) -> str:
+def _values(values: Sequence[Any], models: Sequence[str]) -> str:
     """The range of a value over several tensors, or of each model's value if each has its own."""
-    first = values[0]
-    if isinstance(first, Mapping):
-        return ", ".join(_range([value[label] for value in values]) for label in first)
+    if isinstance(values[0], Mapping):
+        return ", ".join(_range([value.get(label) for value in values]) for label in models)
     return _range(values)
 
 
 def _range(values: Sequence[float | None]) -> str:
-    """The range of the values; a dash if no entry of the schedule matches."""
+    """The range of the values; a dash if no entry of the schedule matches, or the model is not used."""
     values = [value for value in values if value is not None]
     if not values:
         return "-"

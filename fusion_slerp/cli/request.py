@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from fusion_slerp.cli.options import flag, long_flag, parse_options
+from fusion_slerp.cli.options import flag, is_per_model, is_switch, long_flag, parse_options
 from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an_option
 from fusion_slerp.methods import DEFAULT, METHODS, Method
@@ -82,8 +82,8 @@ class Request:
 
     def _said(self) -> dict[str, Any]:
         """The options that the line names: the method's schedules, and the others that were changed."""
-        known = option_fields()
         own = declared(self.method.options) if self.method else {}
+        known = option_fields() | own
         always = {name: each.default for name, each in own.items() if declaration(each).is_schedule}
         chosen = {
             name: value
@@ -102,8 +102,14 @@ class Request:
 
 
 def is_recipe(argument: str) -> bool:
-    """Whether an argument names a recipe: a YAML file that exists."""
-    return argument.endswith((".yml", ".yaml")) and os.path.isfile(os.path.expanduser(argument))
+    """Whether an argument names a recipe: a YAML file that exists, or one that ships with this package."""
+    if not argument.endswith((".yml", ".yaml")):
+        return False
+    if os.path.isfile(os.path.expanduser(argument)):
+        return True
+    from fusion_slerp.recipes.shipped import shipped
+
+    return shipped(argument) is not None
 
 
 def read_request(
@@ -178,9 +184,9 @@ def _check_count(request: Request, out: str | None) -> None:
 def _words(name: str, value: Any) -> Iterator[str]:
     if isinstance(value, bool):
         yield long_flag(name, value)
-    elif declaration(option_fields()[name]).check.is_switch:
+    elif is_switch(name):
         yield f"{long_flag(name)}={_typed(value)}"
-    elif declaration(option_fields()[name]).is_per_model and _is_by_label(value):
+    elif is_per_model(name) and _is_by_label(value):
         for label, each in value.items():
             yield from (flag(name), f"{label}={_typed(each)}")
     else:

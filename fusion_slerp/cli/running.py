@@ -34,15 +34,25 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
     return prepare_merge(request.models, out, base=request.base, **options)
 
 
-def run(prepared: PreparedMerge, request: Request, out: str, output: Output) -> MergeResult:
-    """Runs a prepared merge and remembers it; ends the command if it fails."""
+def run(
+    prepared: PreparedMerge, request: Request, out: str, output: Output, command: str | None = None
+) -> MergeResult:
+    """Runs a prepared merge and remembers it; ends the command if it fails.
+
+    Args:
+        prepared: The merge.
+        request: The same as the user asked for it.
+        out: The merged model's folder as typed.
+        output: Where to print.
+        command: The line that resumes it; None for that of the request.
+    """
     from fusion_slerp.api import run_merge
     from fusion_slerp.output.unfinished import find_unfinished
 
     left = find_unfinished(prepared.target)
     if left is not None and left.finished:  # reading them again may take a while
         output.show(f"Resuming: {left_over(left)}\nVerifying finished files first.")
-    with stops_cleanly(prepared.target, request.command(out)), exit_on_error(output, FAILED):
+    with stops_cleanly(prepared.target, command or request.command(out)), exit_on_error(output, FAILED):
         result = run_merge(prepared)
     moved = result.nbytes_read + result.nbytes_made
     recent.remember(request.named.values(), moved, result.elapsed_s)

@@ -15,7 +15,7 @@ from fusion_slerp.engine.failures import are_finite, not_finite, refuse_overflow
 from fusion_slerp.engine.reader import as_words, read_batch
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
-from fusion_slerp.engine.units import report_of
+from fusion_slerp.engine.units import report_of, unit_of
 from fusion_slerp.kernels import Table, Words
 from fusion_slerp.methods import Method
 from fusion_slerp.passes.many import combine_many, drive_many
@@ -28,6 +28,11 @@ def make(
 ) -> tuple[Future[int], list[TensorReport]]:
     """Makes the tensors and passes them to a writer; reads each model once."""
     nbytes = sum(tensor.out.nbytes for tensor in tensors)
+    if all(tensor.is_verbatim for tensor in tensors):
+        with threads.result(tensors[0].out, 0, nbytes) as result:
+            sources = [source for tensor in tensors for source in tensor.sources.values()]
+            threads.files.read_in_turn(sources, result.data)
+        return threads.write(result), [report_of(tensor) for tensor in tensors]
     with threads.in_buffer() as buffer, threads.result(tensors[0].out, 0, nbytes) as result:
         read = _read(threads, tensors, buffer)
         with threads.computing:
@@ -130,7 +135,7 @@ def _decided(run: Sequence[_Read], method: Method) -> list[Made]:
     """The method's decisions for tensors of one kind."""
     works = [each.tensor.work for each in run]
     parameters = [next(iter(work.units.values())) for work in works if isinstance(work, Merge)]
-    steps = [method.steps(each) for each in parameters]
+    steps = [method.start(p, unit_of(each.tensor)) for p, each in zip(parameters, run, strict=True)]
     outcomes = drive_many(steps, _table(run, run[0].kind[:-1]), lambda i: run[i].words)
     for each, outcome in zip(run, outcomes, strict=True):
         if not isinstance(outcome, Made):

@@ -46,7 +46,7 @@ def measure(
     try:
         words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
         with threads.computing:
-            part = unit.measure.part(words)
+            part = unit.measure.part(words, chunk[0])
         unit.total.fold(part)
     except BaseException:
         threads.ins.give(buffer)
@@ -79,17 +79,20 @@ def produce(
         OutputError: A value does not fit the output type.
         MismatchError: A tensor that must be equal in all models differs.
     """
+    if tensor.is_verbatim:
+        return _move(threads, tensor, chunk)
     itemsize = tensor.out.dtype.itemsize
+    is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
     buffer = threads.ins.take() if kept is None else kept
     try:
         with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
-            is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
             if is_block:
                 _produce_block(threads, tensor, units, chunk, buffer, result.data)
             for i, unit in enumerate(() if is_block else units):
                 words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
+                before = unit.counts_before(words, chunk, threads.computing)
                 with threads.computing:
-                    _combine(threads, tensor, unit, words, chunk, result.data, is_first=i == 0)
+                    _combine(threads, tensor, unit, words, chunk, before, result.data, is_first=i == 0)
             if not units and tensor.rows is None:
                 words = read(threads.files, [*tensor.sources.values()], None, chunk, tensor.width, buffer)
                 with threads.computing:
@@ -97,8 +100,20 @@ def produce(
             if filler is not None:
                 out = result.data.view(tensor.out.dtype.word)
                 refuse_overflow(tensor, filler.fill(chunk, buffer, out))
+    except BaseException as error:
+        for unit in units:
+            unit.abort(_part_of_unit(chunk, units) if is_block else chunk, error)
+        raise
     finally:
         threads.ins.give(buffer)
+    return threads.write(result)
+
+
+def _move(threads: Threads, tensor: TensorPlan, chunk: Chunk) -> Future[int]:
+    """Reads a chunk of a stored tensor into the memory from which it is written."""
+    (source,), itemsize = tensor.sources.values(), tensor.out.dtype.itemsize
+    with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
+        threads.files.read(source, [(0, chunk[1], chunk[0])], result.data)
     return threads.write(result)
 
 
@@ -117,12 +132,20 @@ def _produce_block(
     assert isinstance(block, Block), tensor.out.name
     out = data.view(tensor.out.dtype.word)
     turns = -1, len(units), block.run if len(units) > 1 else chunk[1]
-    with threads.computing:
-        for i, unit in enumerate(units):
+    for i, unit in enumerate(units):
+        with threads.computing:
             own = [np.ascontiguousarray(each.reshape(turns)[:, i]).reshape(-1) for each in words]
-            target = np.empty(own[0].size, out.dtype)
-            _into(threads, tensor, unit, own, target)
+        part = _part_of_unit(chunk, units)
+        before = unit.counts_before(own, part, threads.computing)
+        with threads.computing:
+            target = np.empty(part[1], out.dtype)
+            _into(threads, tensor, unit, own, target, part[0], before)
             out.reshape(turns)[:, i] = target.reshape(-1, turns[2])
+
+
+def _part_of_unit(chunk: Chunk, units: Sequence[UnitAtWork]) -> Chunk:
+    """The elements of each unit in a chunk in which they take turns."""
+    return chunk[0] // len(units), chunk[1] // len(units)
 
 
 def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> FusionSlerpError:
@@ -151,13 +174,14 @@ def _combine(
     unit: UnitAtWork,
     words: Words,
     chunk: Chunk,
+    before: np.ndarray | None,
     data: np.ndarray,
     is_first: bool,
 ) -> None:
     """Writes a unit's part of a chunk: the first unit writes all of it, the others overwrite their rows."""
     out = data.view(tensor.out.dtype.word)
     target = out if is_first else np.empty_like(out)
-    _into(threads, tensor, unit, words, target)
+    _into(threads, tensor, unit, words, target, chunk[0], before)
     if not is_first:
         assert unit.rows is not None, "only rows make several units"
         here = rows_in(chunk, tensor.width)
@@ -166,10 +190,18 @@ def _combine(
         out[mask] = target[mask]
 
 
-def _into(threads: Threads, tensor: TensorPlan, unit: UnitAtWork, words: Words, target: np.ndarray) -> None:
+def _into(
+    threads: Threads,
+    tensor: TensorPlan,
+    unit: UnitAtWork,
+    words: Words,
+    target: np.ndarray,
+    start: int,
+    before: np.ndarray | None,
+) -> None:
     """Writes a unit's result; raises if it is not finite, and says whose fault that is."""
     try:
-        n_bad = unit.made.combine.into(words, target)
+        n_bad = unit.made.combine.into(words, target, start, before)
     except NotFiniteError:
         raise unit_not_finite(threads, tensor, unit) from None
     if n_bad and not are_finite(words):  # not noticed earlier by a method that measures nothing

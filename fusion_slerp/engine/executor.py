@@ -13,6 +13,7 @@ from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.engine.steps import Batch, Large, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
 from fusion_slerp.kernels import Kernel, loops
+from fusion_slerp.methods.method import BASE
 from fusion_slerp.planning.memory import MAX_BATCH, STEPS_UNDER_WAY
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
@@ -70,7 +71,10 @@ def open_files(plan: MergePlan, tensors: Sequence[TensorPlan]) -> OpenFiles:
 
 def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
     """Compiles the kernels of a merge, which takes a few hundredths of a second, while other threads read."""
-    measured, combined = dict[tuple[str, ...], None](), dict[tuple[Kernel, tuple[str, ...]], None]()
+    measured: dict[tuple[Kernel, tuple[str, ...]], None] = {}
+    combined: dict[tuple[Kernel, tuple[str, ...]], None] = {}
+    if not settings.how.is_in_span:
+        return  # kernels of their own, compiled at their first use
     for tensor in _unlike(tensors):
         assert isinstance(tensor.work, Merge), tensor.out.name
         for owners, parameters in tensor.work.units.items():
@@ -78,11 +82,9 @@ def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
             dtypes = (*words, tensor.out.dtype.word)
             n = CHUNK_ELEMENTS if tensor.is_large else 0
             combined[kernels.weighted_sum_kernel(dtypes, n), dtypes] = None
-            if settings.how.passes(parameters)[0]:
-                measured[words] = None
-    for words in measured:
-        kernels.prepare(loops.gram, *words)
-    for kernel, dtypes in combined:
+            if settings.how.n_passes(parameters)[0]:
+                measured[loops.gram_of_differences if BASE in owners else loops.gram, words] = None
+    for kernel, dtypes in measured | combined:
         kernels.prepare(kernel, *dtypes)
 
 

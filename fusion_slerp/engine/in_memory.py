@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.chunks import CHUNK_ELEMENTS
+from fusion_slerp.chunks import CHUNK_ELEMENTS, chunks_of_rows
 from fusion_slerp.dtypes import BY_NAME, MERGEABLE_NAMES, DType
 from fusion_slerp.engine.failures import are_finite, overflow_fix
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import CheckpointError, MismatchError, OutputError, Problem, SettingsError, setting
 from fusion_slerp.kernels import Words
-from fusion_slerp.methods.method import UnusableError
+from fusion_slerp.methods.method import Unit, UnusableError
 from fusion_slerp.options import UNIT_INTERVAL
-from fusion_slerp.passes.protocols import NotFiniteError, drive
+from fusion_slerp.passes.protocols import NotFiniteError, drive, write
 from fusion_slerp.planning.work import Works
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 
@@ -79,7 +79,7 @@ def combine_tensors(
     words = {label: _words(tensor, name) for label, tensor in tensors.items()}
     dtype = BY_NAME[settings.dtype] if settings.dtype else _dtype_of(first, name)
     out = np.empty(words[next(iter(words))].size, dtype.word)
-    report, overflowed = _combine(words, out, settings, name, values)
+    report, overflowed = _combine(words, out, tuple(first.shape), settings, name, values)
     if overflowed:
         found = f"{overflowed} values that {dtype.name} cannot hold (or that are not finite)"
         wider = dtype.further_reaching
@@ -100,13 +100,14 @@ def _check_shapes(tensors: Mapping[str, Any], name: str) -> None:
 def _combine(
     words: Mapping[str, np.ndarray],
     out: np.ndarray,
+    shape: tuple[int, ...],
     settings: MergeSettings,
     name: str,
     values: Mapping[str, Any],
 ) -> tuple[TensorReport, int]:
     """Fills `out`; also returns how many of its elements are not finite (0 for an exact copy)."""
     try:
-        decision = Works(settings, len(words)).decided(values, tuple(words))
+        decision = Works(settings, words).decided(values, tuple(words))
     except UnusableError as error:
         raise Problem(SettingsError, str(error), (("tensor", name),), error.fix).error() from None
     if decision.copied is not None:
@@ -117,13 +118,15 @@ def _combine(
         out[:] = source
         return report, 0
     vectors = [words[label] for label in decision.used]
+    unit = Unit(name, out.size, out.size // max(shape[0], 1) if len(shape) > 1 else out.size)
+    width = unit.width if settings.how.needs_rows and unit.width <= CHUNK_ELEMENTS else 1
     try:
-        made = drive(settings.how.steps(decision.parameters), lambda: _chunks(vectors))
+        made = drive(settings.how.start(decision.parameters, unit), lambda: _chunks(vectors, width))
     except NotFiniteError:
         raise _not_finite(name).error() from None
-    norms = dict(zip(decision.used, made.gram.norms, strict=True)) if made.gram else {}
+    norms = dict(zip(decision.used, made.gram.norms, strict=False)) if made.gram else {}
     report = TensorReport(name, made.rule, out.size, values, None, made.angle_deg, norms)
-    overflowed = made.combine.into(vectors, out)
+    overflowed = write(made.combine, vectors, out)
     if overflowed and not are_finite(vectors):
         raise _not_finite(name).error()
     return report, overflowed
@@ -134,9 +137,10 @@ def _not_finite(name: str) -> Problem:
     return Problem(CheckpointError, "NaN or infinity in a tensor", (("tensor", name),), fix)
 
 
-def _chunks(vectors: Words) -> Iterator[Words]:
-    for start in range(0, max(vectors[0].size, 1), CHUNK_ELEMENTS):
-        yield [vector[start : start + CHUNK_ELEMENTS] for vector in vectors]
+def _chunks(vectors: Words, width: int) -> Iterator[Words]:
+    """The vectors in chunks of whole rows of a width; at least one."""
+    for start, n in chunks_of_rows(vectors[0].size, max(width, 1)) or [(0, 0)]:
+        yield [vector[start : start + n] for vector in vectors]
 
 
 def _words(tensor: Any, name: str) -> np.ndarray:

@@ -13,7 +13,8 @@ from fusion_slerp.planning.plan import MergePlan
 def progress(plan: MergePlan, done: Collection[int] = ()) -> Iterator[Callable[[int], object]]:
     """Shows bytes measured and written, rate and time left on standard error, if `show_pbar` is set.
 
-    A further pass that the values require increases the total.
+    A further pass that the values require increases the total; one that they do not require is left out at
+    the end.
 
     Args:
         plan: The merge.
@@ -39,3 +40,4 @@ def progress(plan: MergePlan, done: Collection[int] = ()) -> Iterator[Callable[[
             bar.update(nbytes)
 
         yield on_bytes
+        bar.total = bar.n

@@ -187,6 +187,7 @@ class RowFiller:
 def _factor(share: Share, units: Sequence[UnitAtWork]) -> float:
     if share.unit is None:
         return 1.0
-    combine = units[share.unit].made.combine
-    assert isinstance(combine, WeightedSum), "rows are filled from weighted sums"
-    return combine.coefficients[share.position]
+    unit = units[share.unit]
+    if isinstance(unit.made.combine, WeightedSum):
+        return unit.made.combine.coefficients[share.position]
+    return 1.0 if share.position == len(unit.owners) - 1 else 0.0  # of a method that selects: the base's rows

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from fusion_slerp.chunks import Chunk, chunks_of
 from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.kernels import Words
 from fusion_slerp.methods import Method
-from fusion_slerp.passes.protocols import Made, Measure, Steps
+from fusion_slerp.methods.method import Unit
+from fusion_slerp.passes.protocols import CountingCombine, Made, Measure, Steps
 from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
 from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
@@ -59,6 +63,8 @@ class UnitAtWork:
         self.owners, self.sources, self.chunks, self.rows = owners, sources, chunks, rows
         self.measure: Measure | None = None
         self.total = Total()
+        self._counts: dict[int, Future[np.ndarray]] = {}
+        self._counting = threading.Lock()
         self._steps = steps
         self._made: Made | None = None
         self._send(None)
@@ -82,6 +88,36 @@ class UnitAtWork:
         assert self.measure is not None, "nothing was measured"
         self._send(self.measure.value(self.total.take()))
 
+    def counts_before(
+        self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]
+    ) -> np.ndarray | None:
+        """Returns the counts of all chunks before this one; None if the decision needs none.
+
+        It waits for the chunk before, whose task was started earlier, and passes the sum on to the next. It
+        computes only in the given context, and does not wait in it.
+        """
+        combine = self.made.combine
+        if not isinstance(combine, CountingCombine):
+            return None
+        with computing:
+            counts = combine.count(words)
+        if counts is None:
+            return None
+        before = self._before(chunk[0]).result() if chunk[0] else np.zeros_like(counts)
+        self._before(chunk[0] + chunk[1]).set_result(before + counts)
+        return before
+
+    def abort(self, chunk: Chunk, error: BaseException) -> None:
+        """Releases the tasks that wait for the counts of a chunk, which will never come."""
+        following = self._before(chunk[0] + chunk[1])
+        if not following.done():
+            following.set_exception(error)
+
+    def _before(self, start: int) -> Future[np.ndarray]:
+        """The counts of all chunks before an element, which the chunk before it will add up."""
+        with self._counting:
+            return self._counts.setdefault(start, Future())
+
     def _send(self, value: Any) -> None:
         try:
             self.measure = self._steps.send(value)
@@ -89,14 +125,21 @@ class UnitAtWork:
             self.measure, self._made = None, end.value
 
 
-def steps_of(method: Method, parameters: Any, granularity: str, width: int) -> Steps:
+def steps_of(method: Method, parameters: Any, granularity: str, unit: Unit) -> Steps:
     """Returns the method's generator for a tensor, or for each of its rows or columns."""
     if granularity == "tensor":
-        return method.steps(parameters)
+        return method.start(parameters, unit)
     from fusion_slerp.passes.units import by_column, by_row  # rarely needed: keeps small merges fast
 
     of_each = by_row if granularity == "row" else by_column
-    return of_each(lambda: method.steps(parameters), width)
+    n = unit.width if granularity == "row" else unit.n_elements // unit.width
+    return of_each(lambda: method.start(parameters, unit._replace(n_elements=n, width=n)), unit.width)
+
+
+def unit_of(tensor: TensorPlan) -> Unit:
+    """Returns a tensor as one unit."""
+    n = tensor.out.n_elements
+    return Unit(tensor.out.name, n, tensor.width if len(tensor.out.shape) > 1 else n)
 
 
 def units_of(tensor: TensorPlan, method: Method) -> list[UnitAtWork]:
@@ -114,11 +157,12 @@ def _units(tensor: TensorPlan, method: Method) -> Iterator[UnitAtWork]:
     chunks = tensor.chunks
     for owners, parameters in work.units.items():
         sources = [tensor.sources[label] for label in owners]
-        steps = steps_of(method, parameters, work.granularity, tensor.width)
-        rows = None
+        rows, n = None, tensor.out.n_elements
         if tensor.rows is not None and groups is not None:
+            n = int(groups[owners].sum()) * tensor.width
             rows = [np.where(groups[owners], tensor.rows.of[label], NOBODY) for label in owners]
-        yield UnitAtWork(owners, sources, steps, chunks, rows)
+        unit = unit_of(tensor)._replace(n_elements=n)
+        yield UnitAtWork(owners, sources, steps_of(method, parameters, work.granularity, unit), chunks, rows)
 
 
 def _boxes(tensor: TensorPlan, work: Merge, method: Method) -> Iterator[UnitAtWork]:
@@ -126,7 +170,9 @@ def _boxes(tensor: TensorPlan, work: Merge, method: Method) -> Iterator[UnitAtWo
     ((owners, parameters),) = work.units.items()
     blocks = [source for label in owners if isinstance(source := tensor.sources[label], Block)]
     for boxes in zip(*(block.boxes for block in blocks), strict=True):
-        yield UnitAtWork(owners, boxes, method.steps(parameters), chunks_of(boxes[0].n_elements))
+        n = boxes[0].n_elements
+        unit = Unit(tensor.out.name, n, boxes[0].shape[-1])
+        yield UnitAtWork(owners, boxes, method.start(parameters, unit), chunks_of(n))
 
 
 def report_of(tensor: TensorPlan, owners: Owners = (), made: Made | None = None) -> TensorReport:
@@ -137,5 +183,7 @@ def report_of(tensor: TensorPlan, owners: Owners = (), made: Made | None = None)
         why = getattr(tensor.work, "why", "integer")
         return TensorReport(tensor.out.name, str(tensor.work), n, values, why, rows=rows)
     made = made.after() if made.after else made
-    norms = dict(zip(owners, made.gram.norms, strict=True)) if made.gram else {}
+    norms = (
+        dict(zip(owners, made.gram.norms, strict=False)) if made.gram else {}
+    )  # differences: not the base's
     return TensorReport(tensor.out.name, made.rule, n, values, None, made.angle_deg, norms, rows)

@@ -24,9 +24,10 @@ from fusion_slerp.errors import (
     raise_all,
     setting,
 )
+from fusion_slerp.options import declared
 from fusion_slerp.planning.compatibility import compare_configs, compare_ids
 from fusion_slerp.planning.view import whole
-from fusion_slerp.settings.merge_settings import MergeSettings, option_fields
+from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.tokens import Vocabulary, read_all
@@ -34,10 +35,12 @@ from fusion_slerp.vocabulary.tokens import Vocabulary, read_all
 log = logging.getLogger(__name__)
 
 HAVE_AN_EFFECT = frozenset(
-    "method t DOT_THRESHOLD epsilon weight normalize dtype max_shard_size strict follow_links overwrite "
-    "threads checksum show_pbar".split()
+    "method dtype max_shard_size strict follow_links overwrite threads checksum show_pbar".split()
 )
-"""Options that models in memory heed; every other one needs checkpoints."""
+"""Options of every method that models in memory heed. The other ones need checkpoints."""
+
+HAVE_NONE = frozenset({"granularity"})
+"""Options of single methods that need checkpoints. Models in memory heed all others."""
 
 AS_IF_UNSET = {"direct_io": "off"}
 """Values of other options that ask for nothing."""
@@ -52,14 +55,14 @@ def check_settings(settings: MergeSettings) -> None:
     Raises:
         SettingsError: Such an option is set; all of them at once.
     """
-    defaults = {name: each.default for name, each in option_fields().items()}
+    own, common = declared(settings.how.options), declared(MergeSettings)
     raise_all(
         [
-            _without_effect(name, value, defaults[name])
+            _without_effect(name, value, default)
             for name, value in settings.options.items()
-            if name not in HAVE_AN_EFFECT
-            and value != defaults[name]
-            and value != AS_IF_UNSET.get(name, defaults[name])
+            if name not in HAVE_AN_EFFECT and (name not in own or name in HAVE_NONE)
+            for default in [(own | common)[name].default]
+            if value not in (default, AS_IF_UNSET.get(name, default))
         ]
     )
 

@@ -31,6 +31,9 @@ from fusion_slerp.output.side_files import remove_paths, write_side_files
 from fusion_slerp.output.staging import staging
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.paths import real_path
+from fusion_slerp.planning.model_names import with_names
+from fusion_slerp.settings.bases import without_base
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
@@ -53,11 +56,13 @@ def merge_loaded(
         MismatchError: The models are of different classes, names, shapes or types; or their configs or
             tokens differ.
         SettingsError: `save_path` is given and the model has no `save_pretrained`, a setting needs
-            checkpoints, or a model has adapters.
+            checkpoints or a base, or a model has adapters.
     """
     check_settings(settings)
+    raise_all([] if BASE in models else without_base(settings))
     loaded = {label: _load(pool, model, settings.follow_links) for label, model in models.items()}
     names = {label: model.name for label, model in models.items()}
+    settings = with_names(settings, {label: name for label, name in names.items() if label != BASE})
     folders = _check(loaded, names, pool, settings)
     label, first = next(iter(loaded.items()))
     tokenizer = _tokenizer(pool, folders.get(names[label]))

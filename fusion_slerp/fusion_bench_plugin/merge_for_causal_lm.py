@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.modelpool.base_pool import BaseModelPool
-from omegaconf import OmegaConf
 from torch import nn
 
 from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
+from fusion_slerp.fusion_bench_plugin.host_values import plain
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
 from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
 from fusion_slerp.fusion_bench_plugin.merged_models import load_model, name_origin
-from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS, PoolModel, pool_models
+from fusion_slerp.fusion_bench_plugin.pool_models import (
+    HOST_ARGUMENTS,
+    PoolModel,
+    pool_models,
+    special_entries,
+)
+from fusion_slerp.fusion_bench_plugin.pool_names import with_labels, without_names
 from fusion_slerp.fusion_bench_plugin.ranks import Ranks
 from fusion_slerp.fusion_bench_plugin.streamed_models import (
     merge_into_model,
     merge_options,
     merge_to_folder,
 )
-from fusion_slerp.methods import METHODS
+from fusion_slerp.methods import METHODS, Method
 from fusion_slerp.options import declared
 from fusion_slerp.paths import real_path
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
@@ -38,8 +44,10 @@ ELSEWHERE = ("method", "tokenizer")
 class MergeForCausalLM(BaseAlgorithm):
     """Merges the causal language models of a pool by one method; subclasses name it and its arguments.
 
-    The models are a, b, c, ... in the pool's order. Checkpoints are streamed from their files and never
-    loaded; entries of the pool that build a model are loaded.
+    The models are a, b, c, ... in the pool's order; options may call them by these labels, or by their names
+    in the pool. The pool's `_pretrained_` is the base, in methods that take one, and ignored in others.
+    Checkpoints are streamed from their files and never loaded; entries of the pool that build a model are
+    loaded.
 
     Args:
         model_save_path: Folder that the merged model is streamed to; None merges into memory. With a
@@ -53,6 +61,8 @@ class MergeForCausalLM(BaseAlgorithm):
             `"error"`.
         tokens: Where the rows of single tokens come from, by token.
         pad_vocab_to_multiple_of: Round the merged model's rows up to a multiple of it; None does not.
+        vocabulary_tensors: `"follow"` if the rows of a tensor belong to tokens, or `"stay"`, by its name.
+        config_overrides: Values for the merged model's config.json, by key.
         missing: `"error"`, or `"copy"` a tensor that only one checkpoint has.
         strict: Refuse checkpoints whose configs differ where a weight's meaning may change.
         follow_links: Read files that are links out of a checkpoint's folder, and copy what they lead to.
@@ -81,20 +91,39 @@ class MergeForCausalLM(BaseAlgorithm):
             known = set(self._config_mapping.values()) - HOST_ARGUMENTS
             with compact_errors():
                 raise unknown_names_error(sorted(unknown), known, type(self).__name__)
-        with compact_errors():
-            self.settings  # noqa: B018 (raises now what run would raise)
+        with compact_errors():  # now, what run would raise
+            make_settings(method=self.merge_method, **without_names(self._options, self._how))
         super().__init__(**kwargs)
 
     @property
     def settings(self) -> MergeSettings:
-        """The engine's settings from this method's attributes."""
-        own, common = declared(METHODS[self.merge_method].options), declared(MergeSettings)
-        values = {name: getattr(self, name) for name in (*own, *common) if name not in ELSEWHERE}
-        plain = {
-            name: OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-            for name, value in values.items()
-        }
-        return make_settings(method=self.merge_method, **plain)
+        """The engine's settings from this method's attributes, which call models by label."""
+        return self.settings_for({})
+
+    def settings_for(self, labels: Mapping[str, str]) -> MergeSettings:
+        """Returns the engine's settings from this method's attributes.
+
+        Args:
+            labels: Each model's label by its name in the pool. If there are none, models are called by label.
+
+        Raises:
+            SettingsError: An attribute is invalid, or names a model that the pool lacks.
+        """
+        options = with_labels(self._options, labels, self._how) if labels else self._options
+        return make_settings(method=self.merge_method, **options)
+
+    @property
+    def _how(self) -> Method:
+        return METHODS[self.merge_method]
+
+    @property
+    def _towards_base(self) -> Any:
+        return self._options.get("towards_base", 0.0)
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        names = [*declared(self._how.options), *declared(MergeSettings)]
+        return {name: plain(getattr(self, name)) for name in names if name not in ELSEWHERE}
 
     def run(  # pyright: ignore[reportIncompatibleMethodOverride] (FusionBench's returns nothing)
         self, modelpool: BaseModelPool
@@ -103,7 +132,8 @@ class MergeForCausalLM(BaseAlgorithm):
 
         Args:
             modelpool: A `CausalLMPool` of checkpoints, lazy or not, or any pool of torch modules of one
-                class; as many as the method takes. The first in its order is model a.
+                class; as many as the method takes, not counting `_pretrained_`. The first in its order is
+                model a.
 
         Returns:
             The merged model. None with a `model_save_path` inside a program that neither evaluates nor
@@ -119,9 +149,8 @@ class MergeForCausalLM(BaseAlgorithm):
     def _run(self, modelpool: BaseModelPool) -> nn.Module | None:
         ranks = Ranks(getattr(self._program, "fabric", None))
         with ranks.quiet():
-            settings = self.settings
-            models = ranks.on_all(lambda: pool_models(modelpool, settings.how))
-            self._announce(settings, models)
+            models, settings = ranks.on_all(lambda: self._read(modelpool))
+            self._announce(settings, models, special_entries(modelpool, self._how, self._towards_base))
             if any(model.source is None for model in models.values()):
                 return self._merge_loaded(modelpool, models, settings, ranks)
             if self.model_save_path is None:
@@ -133,10 +162,19 @@ class MergeForCausalLM(BaseAlgorithm):
                 return None
             return ranks.on_all(lambda: load_model(next(iter(models.values())), Path(folder)))
 
-    def _announce(self, settings: MergeSettings, models: Mapping[str, PoolModel]) -> None:
+    def _read(self, pool: BaseModelPool) -> tuple[dict[str, PoolModel], MergeSettings]:
+        is_sliced = self._options["slices"] is not None
+        models = pool_models(pool, self._how, is_sliced, self._towards_base)
+        return models, self.settings_for({model.name: label for label, model in models.items()})
+
+    def _announce(
+        self, settings: MergeSettings, models: Mapping[str, PoolModel], notes: Sequence[str]
+    ) -> None:
         values = ", ".join(f"{name} = {getattr(settings.parameters, name)}" for name in settings.schedules)
         named = ", ".join(f"{label} = {model.name}" for label, model in models.items())
-        log.info("%s of %s; %s", self.merge_method, named, values)
+        log.info("%s of %s%s", self.merge_method, named, f"; {values}" * bool(values))
+        for note in notes:
+            log.info("%s", note)
         for model in models.values():
             if model.remark:
                 log.log(logging.INFO if model.source is None else logging.WARNING, "%s", model.remark)

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from fusion_slerp.errors import Problem, SettingsError, setting
+from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
 from fusion_slerp.fusion_bench_plugin.loaders import (
     HOW_IT_DOWNLOADS,
     INSTANTIATION,
@@ -22,10 +22,16 @@ from fusion_slerp.fusion_bench_plugin.loaders import (
     loading_of,
 )
 from fusion_slerp.methods import METHODS, Method
-from fusion_slerp.settings.labels import labels
+from fusion_slerp.settings.labels import BASE, labels
 
 HOST_ARGUMENTS = frozenset({"_recursive_", "_usage_", "_version_"})
 """Metadata that FusionBench's own configurations carry for every class."""
+
+PRETRAINED = "_pretrained_"
+"""The name of the models' common ancestor in a pool. Names of this form are special in FusionBench."""
+
+SHOWN_METHODS = 3
+"""How many other methods a message suggests."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,25 +54,79 @@ class PoolModel:
     remark: str = ""
 
 
-def pool_models(pool: BaseModelPool, method: Method) -> dict[str, PoolModel]:
-    """Returns the pool's models in its order, by label.
+def pool_models(
+    pool: BaseModelPool, method: Method, is_sliced: bool = False, towards_base: Any = 0.0
+) -> dict[str, PoolModel]:
+    """Returns the pool's models in its order, by label; last the base, if the method takes one.
+
+    Args:
+        pool: The pool.
+        method: The method.
+        is_sliced: Whether `slices` are given, each of which names as many models as the method merges.
+        towards_base: The method's option of this name, if it has one.
 
     Raises:
-        SettingsError: The pool holds another number of models than the method merges, or one that cannot be
-            merged.
+        SettingsError: The pool holds another number of models than the method merges, one that cannot be
+            merged, or no base for a method that needs one.
     """
-    names = list(pool.all_model_names)
-    if not method.takes(len(names)):
-        fields = (("modelpool.models", ", ".join(names) or "none"), ("needed", method.models_text))
-        others = [setting("method", other.name) for other in METHODS.values() if other.takes(len(names))]
-        fix = ", or use ".join(
-            [f"name {method.models_text} models (~modelpool.models.NAME removes one)", *others]
-        )
-        headline = f"{method.name} merges {method.models_text} models, not {len(names)}"
-        raise Problem(SettingsError, headline, fields, fix).error()
+    names = list(pool.model_names)
+    has_base = PRETRAINED in pool._models and _uses_base(method, towards_base)
+    wrong_number = [] if is_sliced and names else _wrong_number(pool, method)
+    raise_all([*wrong_number, *_lacking_base(pool, method)])
     common = _plain(pool.get_model_kwargs()) if isinstance(pool, CausalLMPool) else {}
-    models = [_pool_model(name, pool._models[name], common) for name in names]
-    return dict(zip(labels(len(models)), models, strict=True))
+    by_label = dict(zip(labels(len(names)), names, strict=True)) | ({BASE: PRETRAINED} if has_base else {})
+    return {label: _pool_model(name, pool._models[name], common) for label, name in by_label.items()}
+
+
+def special_entries(pool: BaseModelPool, method: Method, towards_base: Any = 0.0) -> list[str]:
+    """Returns a line for each of the pool's special entries: what becomes of it."""
+    special = [name for name in pool.all_model_names if pool.is_special_model(name)]
+    return [line for name in special if (line := _special(name, method, towards_base))]
+
+
+def _uses_base(method: Method, towards_base: Any) -> bool:
+    return method.base != "none" and bool(towards_base or not method.base_is_target)
+
+
+def _special(name: str, method: Method, towards_base: Any) -> str:
+    if name != PRETRAINED:
+        return f"{name} of the pool is not merged: a name between underscores is special in FusionBench"
+    if method.base == "none":
+        return f"{name} of the pool is ignored: {method.name} takes no base"
+    if not _uses_base(method, towards_base):
+        return f"{name} of the pool is ignored: {method.name} uses a base only with towards_base"
+    without = f"; '~modelpool.models.{name}' merges without one" * (method.base == "optional")
+    return f"{name} of the pool is the base of {method.name}{without}"
+
+
+def _wrong_number(pool: BaseModelPool, method: Method) -> list[Problem]:
+    names = list(pool.model_names)
+    if method.takes(len(names)):
+        return []
+    special = [name for name in pool.all_model_names if name not in names]
+    apart = f" (and {', '.join(special)}, which does not count)" if special else ""
+    fields = (("modelpool.models", (", ".join(names) or "none") + apart), ("needed", method.models_text))
+    others = [
+        setting("method", other.name)
+        for other in METHODS.values()
+        if other.takes(len(names)) and (other.base != "needed" or PRETRAINED in special)
+    ]
+    noun = "model" if method.n_models[1] == 1 else "models"
+    advice = f"name {method.models_text} {noun} (~modelpool.models.NAME removes one)"
+    fix = ", or use ".join([advice, *others[:SHOWN_METHODS]])
+    headline = f"{method.name} merges {method.models_text} {noun}, not {len(names)}"
+    return [Problem(SettingsError, headline, fields, fix)]
+
+
+def _lacking_base(pool: BaseModelPool, method: Method) -> list[Problem]:
+    if method.base != "needed" or PRETRAINED in pool._models:
+        return []
+    fields = (
+        ("modelpool.models", ", ".join(pool.all_model_names) or "none"),
+        ("needed", f"{PRETRAINED}, the model that the others were fine-tuned from"),
+    )
+    fix = f"use ++modelpool.models.{PRETRAINED}=MODEL, a folder or Hub id"
+    return [Problem(SettingsError, f"{method.name} needs a base", fields, fix)]
 
 
 def tokenizer_source(pool: BaseModelPool) -> str | None:

@@ -137,7 +137,7 @@ def _copied(
 ) -> tuple[Tensor, TensorReport]:
     """What is never interpolated: of the one model that the values ask for, or equal in all."""
     first = next(iter(tensors.values()))
-    decision = Works(settings, len(tensors)).decided(values, tuple(tensors))
+    decision = Works(settings, tensors.keys()).decided(values, tuple(tensors))
     if decision.copied is not None:
         copied = tensors[decision.copied].clone()
         return copied, TensorReport(name, f"copy {decision.copied}", first.numel(), values, decision.why)

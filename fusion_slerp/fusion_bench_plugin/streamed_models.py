@@ -14,6 +14,7 @@ from fusion_slerp.fusion_bench_plugin.loaded_models import FUSION_BENCH
 from fusion_slerp.fusion_bench_plugin.merged_models import model_from_state_dict
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.planning.plan import MergePlan
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
 
 log = logging.getLogger(__name__)
@@ -25,7 +26,7 @@ def merge_to_folder(models: Mapping[str, PoolModel], options: Mapping[str, Any],
     Raises:
         FusionSlerpError: As `fusion_slerp.merge`.
     """
-    prepared = prepare_merge(_sources(models), folder, **options)
+    prepared = prepare_merge(_sources(models), folder, _base(models), **options)
     _warn_of_types(models, prepared.plan)
     return run_merge(prepared, made_with=FUSION_BENCH)
 
@@ -36,7 +37,7 @@ def merge_into_model(models: Mapping[str, PoolModel], options: Mapping[str, Any]
     Raises:
         FusionSlerpError: As `fusion_slerp.merge_into_memory` and `model_from_state_dict`.
     """
-    plan = plan_merge(*_sources(models), **options)
+    plan = plan_merge(*_sources(models), base=_base(models), **options)
     _warn_of_types(models, plan)
     state_dict, _ = run_in_memory(plan)
     return model_from_state_dict(next(iter(models.values())), plan, state_dict)
@@ -50,7 +51,11 @@ def merge_options(
 
 
 def _sources(models: Mapping[str, PoolModel]) -> list[str]:
-    return [model.source for model in models.values() if model.source is not None]
+    return [model.source for label, model in models.items() if label != BASE and model.source is not None]
+
+
+def _base(models: Mapping[str, PoolModel]) -> str | None:
+    return models[BASE].source if BASE in models else None
 
 
 def _tokenizer(pool: BaseModelPool, models: Mapping[str, PoolModel]) -> str:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion_slerp.kernels import fast_sum, loops
+from fusion_slerp.kernels import doubts, fast_sum, loops
 from fusion_slerp.kernels.building import LANES
 from fusion_slerp.kernels.compiler import Kernel, compiled
 
@@ -55,6 +55,15 @@ def gram(vectors: Words) -> np.ndarray:
     return gram_of_many(table_of("gram", vectors))[0]
 
 
+def gram_of_differences(vectors: Words) -> np.ndarray:
+    """Returns the inner products of every two of n vectors minus one more, which is the last; as `gram` does.
+
+    Returns:
+        Fresh float64 of shape (n*(n+1)/2,); each difference is rounded to float64 before it is multiplied.
+    """
+    return gram_of_many(table_of("gram_of_differences", vectors), is_relative=True)[0]
+
+
 def chords(a: np.ndarray, b: np.ndarray, inverse_norm_a: float, inverse_norm_b: float) -> np.ndarray:
     """Returns the squared chords |u-v|^2 and |u+v|^2 of the unit vectors u = a/|a|, v = b/|b|, in float64.
 
@@ -84,25 +93,27 @@ def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> i
         The number of elements of `out` that are infinite or NaN.
     """
     table = table_of("weighted_sum", (*vectors, out))
-    kernel = weighted_sum_kernel(table.dtypes, out.size)
-    return int(run(kernel, table, np.array([factors], np.float64), np.empty(1, np.int64))[0])
+    kernel, of_one = weighted_sum_kernel(table.dtypes, out.size), np.array([factors], np.float64)
+    _check_factors(table, of_one)
+    return int(run(kernel, table, of_one, np.empty(1, np.int64))[0])
 
 
 def weighted_sum_kernel(dtypes: Sequence[str], n: int) -> Kernel:
     """Returns the faster kernel for a sum of n elements; both give the same words."""
-    if n >= FAST_ELEMENTS and fast_sum.suits(dtypes):
+    if n >= FAST_ELEMENTS and doubts.suits(dtypes):
         return fast_sum.fast_weighted_sum
     return loops.weighted_sum
 
 
-def gram_of_many(table: Table) -> np.ndarray:
-    """`gram` of each of many sets of small vectors, in one call.
+def gram_of_many(table: Table, is_relative: bool = False) -> np.ndarray:
+    """`gram` of each of many sets of small vectors, or `gram_of_differences`, in one call.
 
     Returns:
         Fresh float64 of shape (many, n*(n+1)/2).
     """
-    n = len(table.dtypes)
-    return run(loops.gram, table, _NONE, np.empty((len(table.rows), n * (n + 1) // 2)))
+    n = len(table.dtypes) - is_relative
+    kernel = loops.gram_of_differences if is_relative else loops.gram
+    return run(kernel, table, _NONE, np.empty((len(table.rows), n * (n + 1) // 2)))
 
 
 def weighted_sums_of_many(table: Table, factors: np.ndarray) -> np.ndarray:
@@ -115,7 +126,15 @@ def weighted_sums_of_many(table: Table, factors: np.ndarray) -> np.ndarray:
     Returns:
         Fresh int64 of shape (many,): the number of elements of each sum that are infinite or NaN.
     """
+    _check_factors(table, factors)
     return run(loops.weighted_sum, table, factors, np.empty(len(table.rows), np.int64))
+
+
+def _check_factors(table: Table, factors: np.ndarray) -> None:
+    """Raises ValueError unless there is a factor for each vector: the compiled code trusts its pointers."""
+    needed = len(table.rows), len(table.dtypes) - 1
+    if factors.shape != needed:
+        raise ValueError(f"weighted_sum: factors of shape {factors.shape}; needed: {needed}")
 
 
 def convert(a: np.ndarray, out: np.ndarray) -> int:

@@ -38,7 +38,10 @@ class _Half:
 
 _HALVES = {"uint16": _Half(fraction_bits=7, bias=127), "int16": _Half(fraction_bits=10, bias=15)}
 
-LLVM_TYPES: dict[str, ir.Type] = {"uint16": I16, "int16": I16, "float32": F32, "float64": F64}
+MASK = "bits"
+"""In place of a numpy dtype: 16-bit integers; as `uint16`, they would be bfloat16."""
+
+LLVM_TYPES: dict[str, ir.Type] = {"uint16": I16, "int16": I16, "float32": F32, "float64": F64, MASK: I16}
 """The type in memory of each numpy dtype that the kernels accept."""
 
 
@@ -46,6 +49,8 @@ def decode(builder: Builder, word: Value, dtype: str) -> Value:
     """Returns the value of one raw word as float64; exact for all four types."""
     if dtype == "float64":
         return word
+    if dtype == MASK:
+        return builder.uitofp(word, F64)
     if dtype == "uint16":
         bits = builder.shl(builder.zext(word, I32), I32(16))
         word = builder.bitcast(bits, F32)

@@ -39,6 +39,14 @@ def gram(dtypes: Sequence[str]) -> ir.Module:
     return summing("gram", dtypes, n_factors=0, terms=[_product(i, j) for i, j in pairs])
 
 
+def gram_of_differences(dtypes: Sequence[str]) -> ir.Module:
+    """Adds the products of every two differences from the last vector, and of each with itself, to lanes."""
+    last = len(dtypes) - 1
+    pairs = combinations_with_replacement(range(last), 2)
+    terms = [_product_of_differences(i, j, last) for i, j in pairs]
+    return summing("gram_of_differences", dtypes, n_factors=0, terms=terms)
+
+
 def chords(dtypes: Sequence[str]) -> ir.Module:
     """Adds (u-v)^2 and (u+v)^2 of the scaled elements to two rows of lanes."""
     return summing(
@@ -53,7 +61,7 @@ def weighted_sum(dtypes: Sequence[str]) -> ir.Module:
 
 def sum_of_terms(dtypes: Sequence[str]) -> Arithmetic:
     """Returns the arithmetic for the sum of factor times element; the last type is the result's."""
-    return _plain_sum if len(dtypes) - 1 <= PLAIN_TERMS else partial(_exact_sum, dtypes=dtypes)
+    return _plain_sum if len(dtypes) - 1 <= PLAIN_TERMS else partial(exact_sum, dtypes=dtypes)
 
 
 def convert(dtypes: Sequence[str]) -> ir.Module:
@@ -63,6 +71,10 @@ def convert(dtypes: Sequence[str]) -> ir.Module:
 
 def _product(i: int, j: int) -> Arithmetic:
     return lambda b, values, factors: b.fmul(values[i], values[j])
+
+
+def _product_of_differences(i: int, j: int, last: int) -> Arithmetic:
+    return lambda b, values, factors: b.fmul(b.fsub(values[i], values[last]), b.fsub(values[j], values[last]))
 
 
 def _chord(combine: Arithmetic) -> Arithmetic:
@@ -80,7 +92,7 @@ def _plain_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value]) ->
     return total
 
 
-def _exact_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value], dtypes: Sequence[str]) -> Value:
+def exact_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value], dtypes: Sequence[str]) -> Value:
     """The sum to far more digits than float64 has, rounded to odd if it is then narrowed."""
     total, error = None, None
     for factor, value, dtype in zip(factors, values, dtypes[:-1], strict=True):
@@ -88,7 +100,7 @@ def _exact_sum(b: Builder, values: Sequence[Value], factors: Sequence[Value], dt
         if total is None or error is None:
             total, error = product, missing
             continue
-        total, lost = _sum_and_error(b, total, product)
+        total, lost = sum_and_error(b, total, product)
         error = b.fadd(error, b.fadd(missing, lost))
     high = b.fadd(total, error)
     low = b.fsub(error, b.fsub(high, total))
@@ -114,7 +126,7 @@ def _halves(b: Builder, x: Value, n_bits: int) -> tuple[Value, Value]:
     return high, b.fsub(x, high)
 
 
-def _sum_and_error(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
+def sum_and_error(b: Builder, x: Value, y: Value) -> tuple[Value, Value]:
     total = b.fadd(x, y)
     of_y = b.fsub(total, x)
     return total, b.fadd(b.fsub(x, b.fsub(total, of_y)), b.fsub(y, of_y))

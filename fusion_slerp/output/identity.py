@@ -12,6 +12,7 @@ from fusion_slerp.hashes import BESIDE, digest_of, file_digest
 from fusion_slerp.output.child_settings import child_settings
 from fusion_slerp.output.journal import Identity
 from fusion_slerp.output.manifest import row_of
+from fusion_slerp.planning.model_names import name_of
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.planning.private_paths import SideFile
 from fusion_slerp.planning.rules import RULES
@@ -77,16 +78,11 @@ def fingerprint(parent: Checkpoint) -> dict[str, Any]:
     }
     side_files = {CONFIG: parent.folder / CONFIG, **tokenizer_files(parent.folder)}
     return {
-        "model": _name(parent),
+        "model": name_of(parent),
         **({"revision": parent.revision} if parent.revision else {}),
         "beside": {name: row_of(path, BESIDE) for name, path in sorted(side_files.items())},
         "files": files,
     }
-
-
-def _name(parent: Checkpoint) -> str:
-    """A hub id, or the last name of a local folder: what is published reveals no paths."""
-    return parent.source.partition("@")[0] if parent.revision else parent.folder.resolve().name
 
 
 def _table_digest(entries: list[TensorEntry]) -> str:

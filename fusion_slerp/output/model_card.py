@@ -95,14 +95,16 @@ def model_card(
     """
     rules = "\n".join(f"| {rule} | {count} |" for rule, count in count_rules(report).items())
     merges = (sentence(label, each.lineage) for label, each in parents.items() if each.lineage)
-    about = "\n\n".join([_models_table(parents, settings), *merges, *_options_text(settings)])
+    about = "\n\n".join(
+        [_models_table(parents, settings), *_base_text(parents), *merges, *_options_text(settings)]
+    )
     ran = f" in {made_with}" if made_with else ""
     return f"""---
 {_yaml(_metadata(parents))}---
 
 # {name}
 
-This is a merged language model: a {settings.how.summary}, made with fusion_slerp {__version__}{ran}.
+This is a merged language model: {settings.how.summary}, made with fusion_slerp {__version__}{ran}.
 
 {about}
 
@@ -144,9 +146,22 @@ def _models_table(parents: Mapping[str, CardParent], settings: MergeSettings) ->
     per_model = {name: each for name, each in settings.schedules.items() if isinstance(each, PerModel)}
     rows = [["label", "model", "revision", *per_model], ["---"] * (3 + len(per_model))]
     for label, parent in parents.items():
-        values = [_number_text(each.of(label)) or "varies, see below" for each in per_model.values()]
+        values = [_own_text(each, label) for each in per_model.values()]
         rows.append([label, parent.name, parent.revision or "local", *values])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _own_text(option: PerModel, label: str) -> str:
+    """A model's value of an option; the base has none."""
+    if label == BASE:
+        return ""
+    return _number_text(option.of(label)) or "varies, see below"
+
+
+def _base_text(parents: Mapping[str, CardParent]) -> list[str]:
+    if BASE not in parents:
+        return []
+    return [f"The model labelled {BASE} is the common ancestor of the others."]
 
 
 def _number_text(schedule: Schedule | None) -> str:

@@ -38,8 +38,8 @@ def stranger(folder: Path) -> str | None:
     """Returns what has the name of a partial folder although no merge made it; None if a merge did.
 
     Also None if nothing has that name, and for a folder without anything in it, which a merge leaves that
-    dies between its first two steps. A merge may begin or end there meanwhile: only a folder that looks the same
-    twice was not made by one.
+    dies between its first two steps. A merge may begin or end there meanwhile: only a folder that looks the
+    same twice was not made by one.
     """
     before: list[str] | None = None
     while True:

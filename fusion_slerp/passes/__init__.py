@@ -13,17 +13,66 @@ _HOMES = {
     "Chords": "fusion_slerp.passes.chords",
     "Gram": "fusion_slerp.passes.gram",
     "LargestMagnitude": "fusion_slerp.passes.magnitude",
+    "ByMagnitude": "fusion_slerp.passes.selections",
+    "BySpread": "fusion_slerp.passes.selections",
+    "Clipped": "fusion_slerp.passes.clipping",
+    "NOTHING": "fusion_slerp.passes.ranks",
     "Made": "fusion_slerp.passes.protocols",
+    "SelectedMagnitudes": "fusion_slerp.passes.selections",
+    "SelectedSquares": "fusion_slerp.passes.selections",
+    "SelectedSum": "fusion_slerp.passes.selections",
+    "SharedCounts": "fusion_slerp.passes.selections",
+    "above": "fusion_slerp.passes.selections",
+    "cut_of_spread": "fusion_slerp.passes.ranks",
+    "cuts": "fusion_slerp.passes.ranks",
+    "Draw": "fusion_slerp.passes.chances",
+    "key_of": "fusion_slerp.passes.chances",
+    "Drawn": "fusion_slerp.passes.draws",
+    "Kept": "fusion_slerp.passes.draws",
     "WeightedSum": "fusion_slerp.passes.weighted_sum",
 }
 
-__all__ = ["Chords", "Gram", "LargestMagnitude", "Made", "WeightedSum"]
+__all__ = [
+    "NOTHING",
+    "ByMagnitude",
+    "BySpread",
+    "Chords",
+    "Clipped",
+    "Draw",
+    "Drawn",
+    "Gram",
+    "Kept",
+    "LargestMagnitude",
+    "Made",
+    "SelectedMagnitudes",
+    "SelectedSquares",
+    "SelectedSum",
+    "SharedCounts",
+    "WeightedSum",
+    "above",
+    "cut_of_spread",
+    "cuts",
+    "key_of",
+]
 
 if TYPE_CHECKING:
+    from fusion_slerp.passes.chances import Draw, key_of
     from fusion_slerp.passes.chords import Chords
+    from fusion_slerp.passes.clipping import Clipped
+    from fusion_slerp.passes.draws import Drawn, Kept
     from fusion_slerp.passes.gram import Gram
     from fusion_slerp.passes.magnitude import LargestMagnitude
     from fusion_slerp.passes.protocols import Made
+    from fusion_slerp.passes.ranks import NOTHING, cut_of_spread, cuts
+    from fusion_slerp.passes.selections import (
+        ByMagnitude,
+        BySpread,
+        SelectedMagnitudes,
+        SelectedSquares,
+        SelectedSum,
+        SharedCounts,
+        above,
+    )
     from fusion_slerp.passes.weighted_sum import WeightedSum
 
 

@@ -13,7 +13,7 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Words
 from fusion_slerp.passes.blocks import blocks_of
 from fusion_slerp.passes.exact_sums import ExactSums, sum_of_columns
-from fusion_slerp.passes.gram import scaled, scaled_columns
+from fusion_slerp.passes.gram import differences, scaled, scaled_columns
 
 Angles = tuple[float, float]
 """θ and π - θ in radians; the smaller has an error of about 1e-16."""
@@ -26,16 +26,21 @@ class Chords:
     Attributes:
         norms: Their Euclidean norms, after division by powers of two.
         exponents: As for `Gram`.
+        is_relative: As for `Gram`.
     """
 
     norms: tuple[float, float]
     exponents: tuple[int, ...] = ()
+    is_relative: bool = False
 
     turn: ClassVar[int] = 2
 
-    def part(self, words: Words) -> ExactSums:
+    def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the sums of one chunk."""
-        a, b = scaled(words, self.exponents)
+        vectors = scaled(words, self.exponents)
+        if self.is_relative:
+            vectors = differences([kernels.values_of(each) for each in vectors])
+        a, b = vectors
         squares = kernels.chords(a, b, 1.0 / self.norms[0], 1.0 / self.norms[1])
         return ExactSums(squares)
 
@@ -47,7 +52,11 @@ class Chords:
     def of_columns(measures: Sequence[Chords | None]) -> ChordsOfColumns:
         """Returns the same measure of every column; the result of None is not used."""
         chords = [measure or Chords((1.0, 1.0)) for measure in measures]
-        return ChordsOfColumns(tuple(each.norms for each in chords), tuple(each.exponents for each in chords))
+        return ChordsOfColumns(
+            tuple(each.norms for each in chords),
+            tuple(each.exponents for each in chords),
+            any(each.is_relative for each in chords),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +66,23 @@ class ChordsOfColumns:
     Attributes:
         norms: By column.
         exponents: By column.
+        is_relative: As for `Gram`.
     """
 
     norms: tuple[tuple[float, float], ...]
     exponents: tuple[tuple[int, ...], ...]
+    is_relative: bool = False
 
     @property
     def width(self) -> int:
         """Number of columns."""
         return len(self.norms)
 
-    def part(self, words: Words) -> ExactSums:
+    def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the sums of one chunk."""
         norms = np.array(self.norms).T
         blocks = (scaled_columns(block, self.exponents) for block in blocks_of(words, self.width))
+        blocks = (differences(block) if self.is_relative else block for block in blocks)
         units = ([x / norm for x, norm in zip(block, norms, strict=True)] for block in blocks)
         return ExactSums(sum_of_columns([np.square(u - v), np.square(u + v)] for u, v in units))
 

@@ -51,9 +51,25 @@ class GramMatrix(NamedTuple):
 
     @property
     def angle_deg(self) -> float | None:
-        """The angle between the first two vectors in degrees; None if a norm is zero."""
+        """The angle between the first two vectors in degrees; None for one vector, or if a norm is zero."""
+        if self.n < 2:
+            return None
         cosine = self.cosine(0, 1)
         return None if isnan(cosine) else degrees(acos(cosine))
+
+    @property
+    def lengths(self) -> tuple[float, ...]:
+        """The norms, divided by one power of two such that their squares do not overflow."""
+        most = max(self.exponents, default=0)
+        shifts = [power - most for power in self.exponents]
+        return tuple(map(ldexp, self.measured_norms, shifts)) if shifts else self.measured_norms
+
+    def of_first(self, n: int) -> GramMatrix:
+        """Returns the matrix of the first n vectors."""
+        if n == self.n:
+            return self
+        products = [self.product(i, j) for i, j in combinations_with_replacement(range(n), 2)]
+        return gram_matrix(products, self.exponents[:n])
 
     @property
     def product_exponents(self) -> tuple[int, ...]:
@@ -90,30 +106,38 @@ class Gram:
 
     Attributes:
         exponents: Divide each source by two to this power first, exactly; empty: do not divide.
+        is_relative: Whether the vectors are the differences of the sources from the last one. The exponents
+            are then all equal.
     """
 
     exponents: tuple[int, ...] = ()
+    is_relative: bool = False
 
     turn: ClassVar[int] = 1
 
-    def part(self, words: Words) -> ExactSums:
+    def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the products of one chunk."""
-        products = kernels.gram(scaled(words, self.exponents))
-        return ExactSums(products)
+        gram = kernels.gram_of_differences if self.is_relative else kernels.gram
+        return ExactSums(gram(scaled(words, self.exponents)))
 
     def value(self, total: ExactSums) -> GramMatrix:
         """Returns the matrix."""
-        return gram_matrix(total.totals().tolist(), self.exponents)
+        return gram_matrix(total.totals().tolist(), self._exponents_of_vectors)
 
-    @staticmethod
-    def of_many(table: Table) -> list[GramMatrix]:
-        """Returns the matrices of many sets of small vectors."""
-        return [gram_matrix(products) for products in kernels.gram_of_many(table).tolist()]
+    @property
+    def _exponents_of_vectors(self) -> tuple[int, ...]:
+        return self.exponents[:-1] if self.is_relative else self.exponents
+
+    def of_many(self, table: Table) -> list[GramMatrix]:
+        """Returns the matrices of many sets of small vectors; without exponents."""
+        assert not self.exponents, "one measure for all"
+        return [gram_matrix(products) for products in kernels.gram_of_many(table, self.is_relative).tolist()]
 
     @staticmethod
     def of_columns(measures: Sequence[Gram | None]) -> GramOfColumns:
         """Returns the same measure of every column; the result of None is not used."""
-        return GramOfColumns(tuple(measure.exponents if measure else () for measure in measures))
+        exponents = tuple(measure.exponents if measure else () for measure in measures)
+        return GramOfColumns(exponents, any(measure.is_relative for measure in measures if measure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,27 +146,37 @@ class GramOfColumns:
 
     Attributes:
         exponents: By column.
+        is_relative: As for `Gram`.
     """
 
     exponents: tuple[tuple[int, ...], ...]
+    is_relative: bool = False
 
     @property
     def width(self) -> int:
         """Number of columns."""
         return len(self.exponents)
 
-    def part(self, words: Words) -> ExactSums:
+    def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the products of one chunk."""
         return ExactSums(sum_of_columns(self._products(block) for block in blocks_of(words, self.width)))
 
     def _products(self, block: Sequence[np.ndarray]) -> list[np.ndarray]:
         block = scaled_columns(block, self.exponents)
+        block = differences(block) if self.is_relative else block
         return [x * y for x, y in combinations_with_replacement(block, 2)]
 
     def value(self, total: ExactSums) -> list[GramMatrix]:
         """Returns the matrix of every column."""
         by_column = total.totals().T.tolist()
-        return [gram_matrix(p, e) for p, e in zip(by_column, self.exponents, strict=True)]
+        of_vectors = [each[:-1] for each in self.exponents] if self.is_relative else self.exponents
+        return [gram_matrix(p, e) for p, e in zip(by_column, of_vectors, strict=True)]
+
+
+def differences(values: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Returns the differences of float64 arrays from the last one."""
+    *others, last = values
+    return [each - last for each in others]
 
 
 def scaled(words: Words, exponents: tuple[int, ...]) -> Words:

@@ -31,7 +31,7 @@ class LargestMagnitude:
 
     turn: ClassVar[int] = 0
 
-    def part(self, words: Words) -> Largest:
+    def part(self, words: Words, start: int = 0) -> Largest:
         """Returns the largest magnitudes of one chunk."""
         return Largest(np.array([np.abs(kernels.values_of(each)).max(initial=0.0) for each in words]))
 
@@ -59,7 +59,7 @@ class MagnitudeOfColumns:
 
     width: int
 
-    def part(self, words: Words) -> Largest:
+    def part(self, words: Words, start: int = 0) -> Largest:
         """Returns the largest magnitudes of one chunk."""
         by_block = [
             np.array([np.abs(x).max(axis=0, initial=0.0) for x in block])

@@ -9,10 +9,10 @@ import numpy as np
 from fusion_slerp import kernels
 from fusion_slerp.kernels import Table, Words
 from fusion_slerp.passes.gram import Gram
-from fusion_slerp.passes.protocols import Made, Measure, NotFiniteError, Steps, drive
+from fusion_slerp.passes.protocols import Made, Measure, NotFiniteError, Steps, drive, write
 from fusion_slerp.passes.weighted_sum import WeightedSum
 
-PLAIN_GRAM = Gram()
+UNSCALED = (Gram(), Gram(is_relative=True))
 
 
 def drive_many(
@@ -29,8 +29,9 @@ def drive_many(
         The decision for each; the error if an element is infinite or NaN.
     """
     asked = [_next(each, None) for each in steps]
-    if all(measure == PLAIN_GRAM for measure in asked):
-        asked = [_next(*each) for each in zip(steps, Gram.of_many(table), strict=True)]
+    for gram in UNSCALED:
+        if all(measure == gram for measure in asked):
+            asked = [_next(*each) for each in zip(steps, gram.of_many(table), strict=True)]
     return [
         _driven(each, first, lambda i=i: words(i))
         for i, (each, first) in enumerate(zip(steps, asked, strict=True))
@@ -51,7 +52,7 @@ def combine_many(
     sums = [each.coefficients for each in combines if isinstance(each, WeightedSum)]
     if len(sums) == len(combines):
         return kernels.weighted_sums_of_many(table, np.array(sums)).tolist()
-    return [combine.into(*words(i)) for i, combine in enumerate(combines)]
+    return [write(combine, *words(i)) for i, combine in enumerate(combines)]
 
 
 def _next(steps: Steps, value: object) -> Measure | Made:

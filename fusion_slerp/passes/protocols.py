@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import reduce
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,8 +40,8 @@ class Measure(Protocol):
 
     turn: ClassVar[int]
 
-    def part(self, words: Words) -> Accumulator:
-        """Measures one chunk."""
+    def part(self, words: Words, start: int) -> Accumulator:
+        """Measures one chunk, which begins at element `start` of the unit."""
         ...
 
     def value(self, total: Any) -> Any:
@@ -56,8 +56,24 @@ class Measure(Protocol):
 class Combine(Protocol):
     """Writes the result of a unit, chunk by chunk."""
 
-    def into(self, words: Words, out: np.ndarray) -> int:
-        """Writes one chunk, each element rounded once; returns how many are infinite or NaN."""
+    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+        """Writes one chunk, each element rounded once; returns how many are infinite or NaN.
+
+        Args:
+            words: The words of every source.
+            out: As many words; overwritten.
+            start: The index of the first element in the merged model's tensor.
+            before: The counts of all earlier chunks, added up, if it is a `CountingCombine` that counts.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingCombine(Combine, Protocol):
+    """A combine that needs to know something about the elements of all earlier chunks."""
+
+    def count(self, words: Words) -> np.ndarray | None:
+        """Returns the counts of one chunk, int64; None if nothing needs to be counted in this unit."""
         ...
 
 
@@ -97,7 +113,21 @@ def drive(steps: Steps, chunks: Callable[[], Iterable[Words]], first: Measure | 
     try:
         measure = first or next(steps)
         while True:
-            parts = (measure.part(words) for words in chunks())
+            parts = (measure.part(words, start) for words, start in with_starts(chunks()))
             measure = steps.send(measure.value(reduce(lambda one, other: one.join(other), parts)))
     except StopIteration as end:
         return end.value
+
+
+def write(combine: Combine, words: Words, out: np.ndarray) -> int:
+    """Writes a unit whose words are in memory; returns how many elements are infinite or NaN."""
+    before = combine.count(words) if isinstance(combine, CountingCombine) else None
+    return combine.into(words, out, 0, None if before is None else np.zeros_like(before))
+
+
+def with_starts(chunks: Iterable[Words]) -> Iterator[tuple[Words, int]]:
+    """Yields each chunk with the index of its first element."""
+    start = 0
+    for words in chunks:
+        yield words, start
+        start += words[0].size

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from math import isqrt
 from typing import Any
 
 import numpy as np
 
 from fusion_slerp import kernels
-from fusion_slerp.kernels import Words
-from fusion_slerp.passes.blocks import blocks_of
+from fusion_slerp.kernels import Table, Words
 from fusion_slerp.passes.exact_sums import ExactSums, total_of
 from fusion_slerp.passes.gram import GramMatrix, gram_matrix
-from fusion_slerp.passes.protocols import Made, Measure, Steps, drive
+from fusion_slerp.passes.many import combine_many, drive_many
+from fusion_slerp.passes.protocols import Made, Measure, NotFiniteError, Steps
 from fusion_slerp.passes.weighted_sum import WeightedSum
 
 
@@ -55,6 +54,9 @@ class _Tally:
 
 SMALL = 2.0**-500
 """Squares of smaller norms begin to lose digits."""
+
+TURNED_ELEMENTS = 1 << 18
+"""Elements of each source that are transposed at a time."""
 
 SCALES = (0, -550, 550)
 """Exponents of two by which vectors are scaled before their products are added up; only float64 can need the
@@ -104,16 +106,32 @@ class _Rows:
     width: int
     tally: _Tally
 
-    def into(self, words: Words, out: np.ndarray) -> int:
-        """Writes whole rows; returns how many elements are infinite or NaN."""
-        n_bad, units = 0, []
-        for start in range(0, out.size, self.width):
-            row = [each[start : start + self.width] for each in words]
-            made = drive(self.method(), lambda row=row: (row,))
-            n_bad += made.combine.into(row, out[start : start + self.width])
-            units.append(made)
+    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+        """Writes whole rows; returns how many elements are infinite or NaN.
+
+        Raises:
+            NotFiniteError: An element of a source is infinite or NaN.
+        """
+        n = out.size // self.width
+
+        def row(i: int) -> Words:
+            return [each[i * self.width : (i + 1) * self.width] for each in words]
+
+        made = drive_many([self.method() for _ in range(n)], _table_of_rows(words, self.width), row)
+        units = [unit for unit in made if isinstance(unit, Made)]
+        if len(units) < n:
+            raise NotFiniteError
         self.tally.add(units)
-        return n_bad
+        table = _table_of_rows([*words, out], self.width)
+        return sum(combine_many(units, table, lambda i: (row(i), out[i * self.width : (i + 1) * self.width])))
+
+
+def _table_of_rows(words: Words, width: int) -> Table:
+    """The table of a chunk's rows, which must stay valid while it is in use."""
+    whole = kernels.table_of("rows", words)
+    starts = np.arange(words[0].size // width)[:, None] * [width * each.itemsize for each in words]
+    rows = np.column_stack([np.full(len(starts), width), whole.rows[0, 1:] + starts])
+    return Table(np.ascontiguousarray(rows, np.int64), whole.dtypes)
 
 
 def by_column(method: Callable[[], Steps], width: int) -> Steps:
@@ -124,7 +142,7 @@ def by_column(method: Callable[[], Steps], width: int) -> Steps:
     assert all(type(combine) is WeightedSum for combine in combines), "columns are weighted sums"
     tally = _Tally()
     tally.add(made)
-    coefficients = np.array([combine.coefficients for combine in combines]).T
+    coefficients = np.array([combine.coefficients for combine in combines])
     return tally.summary(Made(_Columns(coefficients), ""), "column")
 
 
@@ -152,19 +170,19 @@ def _in_step(steps: Sequence[Steps]) -> Generator[Measure, Any, list[Made]]:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Writes each column's weighted sum: coefficients of shape (sources, columns)."""
+    """Writes each column's weighted sum: coefficients of shape (columns, sources)."""
 
     coefficients: np.ndarray
 
-    def into(self, words: Words, out: np.ndarray) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
         """Writes whole rows; returns how many elements are infinite or NaN."""
-        n_bad, start = 0, 0
-        for block in blocks_of(words, self.coefficients.shape[1]):
-            total = _sum(c * x for c, x in zip(self.coefficients, block, strict=True))
-            n_bad += kernels.convert(total.reshape(-1), out[start : start + total.size])
-            start += total.size
+        n_bad, width = 0, len(self.coefficients)
+        step = max(1, TURNED_ELEMENTS // width) * width
+        for first in range(0, out.size, step):
+            part = slice(first, first + step)
+            turned = [each[part].reshape(-1, width).T.reshape(-1) for each in words]
+            target = np.empty_like(out[part])
+            table = _table_of_rows([*turned, target], target.size // width)
+            n_bad += int(kernels.weighted_sums_of_many(table, self.coefficients).sum())
+            out[part].reshape(-1, width)[:] = target.reshape(width, -1).T
         return n_bad
-
-
-def _sum(terms: Iterable[np.ndarray]) -> np.ndarray:
-    return reduce(np.add, terms)

@@ -19,6 +19,6 @@ class WeightedSum(NamedTuple):
 
     coefficients: tuple[float, ...]
 
-    def into(self, words: Words, out: np.ndarray) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
         """Writes one chunk; returns how many elements are infinite or NaN."""
         return kernels.weighted_sum(words, self.coefficients, out)

@@ -35,11 +35,14 @@ def nbytes_read(tensor: TensorPlan, settings: MergeSettings, kept_chunks: int) -
 
 
 def nbytes_processed(tensor: TensorPlan, settings: MergeSettings) -> int:
-    """Returns the number of a tensor's bytes that are measured and written, for the progress bar."""
-    measured = 0
+    """Returns the number of a tensor's bytes that are measured and written, for the progress bar.
+
+    Passes that the values may require are rare, and not counted, unless the method counts elements.
+    """
+    measured, as_a_rule = 0, 0 if settings.how.is_in_span else 1
     if tensor.is_large:
-        for merged, _, (certain, _) in _units(tensor, settings, 0, is_dense=True):
-            measured += certain * merged
+        for merged, _, passes in _units(tensor, settings, 0, is_dense=True):
+            measured += passes[as_a_rule] * merged
     return tensor.out.nbytes + measured
 
 
@@ -64,7 +67,7 @@ def _units(
 
 def _passes(work: Merge, parameters: Any, settings: MergeSettings) -> tuple[int, int]:
     """The minimum and maximum number of measuring passes, before the pass that writes."""
-    certain, possible = settings.how.passes(parameters)
+    certain, possible = settings.how.n_passes(parameters)
     if work.granularity == "row":
         return 0, 0
     return certain, possible

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusion_slerp.errors import printable
+from fusion_slerp.errors import MismatchError, Problem, printable
 from fusion_slerp.planning.config_paths import text_part
 from fusion_slerp.planning.tied_defaults import ties_by_default, ties_in_4, ties_in_5
 from fusion_slerp.planning.view import View
@@ -19,6 +19,15 @@ from fusion_slerp.sources.stored_bytes import equal_bytes
 from fusion_slerp.tensor_names.vocabulary import ends
 
 TIED = "tie_word_embeddings"
+
+HEADS = {"embed_tokens": "lm_head", "wte": "lm_head", "word_embeddings": "lm_head", "embed_in": "embed_out"}
+"""The module of a head of its own, next to the language model, by that of the embedding."""
+
+INNER = ("model.language_model.", "language_model.model.", "model.", "transformer.", "gpt_neox.")
+"""Beginnings of the embedding's name in a model with a head; longer ones first."""
+
+OUTER = {"language_model.model.": "language_model."}
+"""Beginnings of the head's name, where it is not at the top."""
 
 Tensors = dict[str, Source]
 
@@ -39,6 +48,46 @@ def is_stated(tied: bool | None, config: Mapping[str, Any]) -> bool:
     """Whether every release of transformers reads this from a config."""
     known = {ties_in_4(config), ties_in_5(config)} - {None}
     return tied is None or (known or {stated_tie(config)}) == {tied}
+
+
+def untie(views: Mapping[str, View], by_label: Mapping[str, Tensors]) -> tuple[list[str], list[Problem]]:
+    """Gives models that tie their heads heads of their own, in place; returns a remark, and problems.
+
+    If a merged model has the embedding of one model and the head of another, it cannot tie them.
+
+    Args:
+        views: The models by label.
+        by_label: Their tensors under the first model's names; none has a head.
+    """
+    first = next(iter(by_label))
+    _, embedding = ends(by_label[first])
+    head = _head_for(embedding) if embedding else None
+    if embedding is None or head is None:
+        return [], [_no_head(views[first])]
+    for tensors in by_label.values():
+        tensors[head] = tensors[embedding]
+    remark = "the models tie their heads, and the first and the last slice name different models; the merged "
+    return [f"{remark}model stores {head}, which is the embedding of the last slice's"], []
+
+
+def _head_for(embedding: str) -> str | None:
+    """The name of the head of its own that a model has which usually ties it; None if it is not known."""
+    inner = next((each for each in INNER if embedding.startswith(each)), None)
+    module = embedding.removesuffix(".weight").removeprefix(inner or "")
+    if inner is None or module not in HEADS:
+        return None
+    return f"{OUTER.get(inner, '')}{HEADS[module]}.weight"
+
+
+def _no_head(view: View) -> Problem:
+    fields = (
+        ("model", view.source),
+        ("found", f"{TIED}: no head next to the embedding, and no known name for one"),
+        ("needed", "a first and a last slice of the same models"),
+    )
+    fix = "end slices with a slice of no layers of the first slice's models, such as {'a': [0, 0]}"
+    headline = "the head and the embedding would be those of different models"
+    return Problem(MismatchError, headline, fields, fix)
 
 
 @dataclass(frozen=True, slots=True)

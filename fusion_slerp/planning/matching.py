@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
 from fusion_slerp.planning.experts import layouts_differ, read_experts
-from fusion_slerp.planning.heads import resolve_heads
+from fusion_slerp.planning.heads import resolve_heads, untie
 from fusion_slerp.planning.language_part import other_parts
 from fusion_slerp.planning.layout import Whole
 from fusion_slerp.planning.restored_experts import restored
@@ -23,6 +23,7 @@ from fusion_slerp.planning.view import View
 from fusion_slerp.sources.source import Source
 from fusion_slerp.tensor_names import is_old_buffer
 from fusion_slerp.tensor_names.prefixes import adapter_parts, beginnings, renamed_like, without_wrappers
+from fusion_slerp.vocabulary.rows import Owners
 
 Tensors = dict[str, Source]
 
@@ -42,6 +43,11 @@ class Match(NamedTuple):
     def first(self) -> Source:
         """The tensor of the first model that has it: the merged model inherits its type."""
         return next(iter(self.of.values()))
+
+    def made_by(self, makers: Owners) -> Match:
+        """Returns the same with these models only; with the first that has it if none of these does."""
+        own = {label: self.of[label] for label in makers if label in self.of}
+        return self._replace(of=own or dict(list(self.of.items())[:1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +69,16 @@ class Matching:
     wholes: Mapping[str, Whole] = field(default_factory=dict)
 
 
-def match_tensors(views: Mapping[str, View], missing: str = "error", configs_fit: bool = True) -> Matching:
+def match_tensors(
+    views: Mapping[str, View], missing: str = "error", configs_fit: bool = True, ends_differ: bool = False
+) -> Matching:
     """Matches the tensors of the models.
 
     Args:
         views: The models by label; the names of the first are the merged model's.
         missing: `"copy"` allows tensors that some models lack.
         configs_fit: Whether the configs allow a merge, so that copying may be advised.
+        ends_differ: Whether the head is made from other models than the embedding.
     """
     by_label: dict[str, Tensors] = {}
     remarks: list[str] = []
@@ -84,7 +93,13 @@ def match_tensors(views: Mapping[str, View], missing: str = "error", configs_fit
         by_label[label], more = _renamed(by_label[first], by_label[label], views[label])
         remarks += more
     tied, more = resolve_heads(views, by_label)
-    remarks += [*more, *_without_old_buffers(views, by_label)]
+    remarks += more
+    if tied and ends_differ:
+        tied = False
+        more, no_head = untie(views, by_label)
+        remarks += more
+        problems += no_head
+    remarks += _without_old_buffers(views, by_label)
     alone, more = other_parts(views, by_label)
     remarks += more
     only = by_owners(by_label, alone)

@@ -14,6 +14,7 @@ from fusion_slerp.planning.layout import Shard, Slot
 from fusion_slerp.planning.memory import ORDER_NBYTES, PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.child_tokenizer import ChildTokenizer
@@ -53,10 +54,12 @@ class Merge:
             set of owners of its rows.
         granularity: The method's unit within each of these: the tensor, each of its rows, each column, or
             each `BOX` of a block.
+        needs_rows: Whether chunks consist of whole rows although the tensor is one unit.
     """
 
     units: Mapping[Owners, Any]
     granularity: str = "tensor"
+    needs_rows: bool = False
 
     def __str__(self) -> str:
         return "merge"
@@ -93,6 +96,14 @@ class TensorPlan(NamedTuple):
         return isinstance(self.work, Merge)
 
     @property
+    def is_verbatim(self) -> bool:
+        """Whether it has the bytes of a stored tensor, so that they can be read to where they are written."""
+        if type(self.work) is not Copy or self.rows is not None:
+            return False
+        (source,) = self.sources.values()
+        return isinstance(source, TensorEntry) and source.dtype == self.out.dtype
+
+    @property
     def width(self) -> int:
         """Elements of a row, along the first dimension."""
         return self.out.row_elements
@@ -103,6 +114,8 @@ class TensorPlan(NamedTuple):
         if isinstance(self.work, Merge) and self.work.granularity != "tensor":
             width = self.period if self.work.granularity == BOX else self.width
             return chunks_of_rows(self.out.n_elements, width)
+        if isinstance(self.work, Merge) and self.work.needs_rows and self.width <= CHUNK_ELEMENTS:
+            return chunks_of_rows(self.out.n_elements, self.width)
         return chunks_of(self.out.n_elements)
 
     @property

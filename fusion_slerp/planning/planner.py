@@ -6,7 +6,7 @@ compared in one case only: a head that is stored in addition to the embedding it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -22,20 +22,26 @@ from fusion_slerp.planning.language_part import comparable
 from fusion_slerp.planning.layout import Tensor, Whole, lay_out
 from fusion_slerp.planning.matching import Match, Matching, match_tensors
 from fusion_slerp.planning.memory import MemoryPlan, plan_memory
+from fusion_slerp.planning.model_names import names_of, with_names
 from fusion_slerp.planning.output_types import OutputTypes
-from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
+from fusion_slerp.planning.plan import Copy, Merge, MergePlan, TensorPlan
 from fusion_slerp.planning.rows_of_tensors import RowsOfTensors, rows_of_tensors
 from fusion_slerp.planning.side_files import check_side_files, pointers_in
-from fusion_slerp.planning.stacking import values_by_name, views_of
+from fusion_slerp.planning.stacking import ends_differ, makers_by_name, values_by_name, views_of
+from fusion_slerp.planning.stacks import stated_layers
 from fusion_slerp.planning.view import View
 from fusion_slerp.planning.vocabulary_tensors import VocabularyTensors, vocabulary_tensors
 from fusion_slerp.planning.work import NO_ENTRY, Works
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.settings.schedule import PerModel
+from fusion_slerp.settings.slices import example
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.tensor_names import mtp_layers
 from fusion_slerp.vocabulary.rows import RowMap
+
+SHOWN_METHODS = 3
+"""Other methods that the message about a wrong number of models names."""
 
 MTP_LAYERS = "num_nextn_predict_layers"
 """The config's key for the number of layers for multi-token prediction."""
@@ -55,13 +61,15 @@ def make_plan(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> Mer
         CheckpointError: A model holds types that cannot be interpolated.
     """
     raise_all([*_wrong_number(parents, settings), *_unknown_labels(parents, settings)])
+    settings = with_names(settings, names_of(parents))
     raise_all(pointers_in(parents.values()))
     overrides = by_path(settings.config_overrides or {})
-    views, problems = views_of(parents, settings.layer_slices, overrides)
+    views, problems = views_of(parents, settings.layer_slices, settings.how, overrides)
     raise_all(problems)
     alike = comparable(views)
     matching, vocabulary, warnings = _matched(views, alike, settings)
-    rows = rows_of_tensors(views, settings, matching.matches, vocabulary)
+    makers = makers_by_name(vocabulary.counts, settings.layer_slices, tuple(views))
+    rows = rows_of_tensors(views, settings, matching.matches, vocabulary, makers)
     of_ids = compare_ids(alike, rows.alignment.vocabularies)
     raise_all([_too_different(warning) for warning in of_ids] if settings.strict else [])
     tensors, shards, remarks = _tensors(views, settings, matching.matches, rows.by_name, matching.wholes)
@@ -108,7 +116,8 @@ def _matched(
     problems, warnings = compare_configs(alike)
     if settings.strict:
         problems += [_too_different(warning) for warning in warnings]
-    matching = match_tensors(views, settings.missing, configs_fit=not problems)
+    own_head = ends_differ(settings.layer_slices)
+    matching = match_tensors(views, settings.missing, configs_fit=not problems, ends_differ=own_head)
     vocabulary = vocabulary_tensors(views, matching.matches, settings.vocabulary_tensors or {})
     problems += [*matching.problems, *compare_tensors(views, matching.matches, vocabulary.counts)]
     raise_all(problems)
@@ -130,36 +139,55 @@ def _defaults(views: Mapping[str, View], settings: MergeSettings) -> list[str]:
 
 
 def _wrong_number(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> list[Problem]:
-    n = len(parents.keys() - {BASE})
-    if settings.how.takes(n):
-        return []
-    fields = (("found", ", ".join(p.source for p in parents.values())), ("needed", settings.how.models_text))
-    fix = f"name {settings.how.models_text} models"
-    if n > settings.how.n_models[0]:
+    n, how = len(parents.keys() - {BASE}), settings.how
+    if settings.layer_slices is not None or how.takes(n):
+        return []  # each slice names as many models as the method merges; see `slicing`
+    found = ", ".join(parent.source for label, parent in parents.items() if label != BASE)
+    fields = (("found", found), ("needed", how.models_text))
+    fix = f"name {how.models_text} model{'s' * (how.n_models[1] != 1)}"
+    if how.n_models[1] == 1 < n:
+        n_layers = {label: stated_layers(parent.config) or 2 for label, parent in parents.items()}
+        fix += f", or stack layers of each: {setting('slices', example(how, n_layers))}"
+    if n > how.n_models[0]:
         own = settings.about_the_method
         without = f" without {', '.join(own)}" if own else ""
-        others = [method.name for method in METHODS.values() if method.takes(n)]
-        fix += "".join(f", or use {setting('method', name)}{without}" for name in others)
-    headline = f"{settings.method} merges {settings.how.models_text} models, not {n}"
+        others = [m.name for m in METHODS.values() if m.takes(n) and m.base in _bases(BASE in parents)]
+        fix += "".join(f", or use {setting('method', name)}{without}" for name in others[:SHOWN_METHODS])
+    headline = f"{settings.method} merges {how.models_text} model{'s' * (how.n_models[1] != 1)}, not {n}"
     return [Problem(SettingsError, headline, fields, fix)]
 
 
+def _bases(has_base: bool) -> tuple[str, ...]:
+    """What a method says of a base that goes well with it, or without."""
+    return ("needed",) if has_base else ("optional", "none")
+
+
 def _unknown_labels(parents: Mapping[str, Checkpoint], settings: MergeSettings) -> list[Problem]:
-    """Values for models that are not merged: they would be ignored."""
-    own = [part.schedules for part in settings.layer_slices or ()]
+    """Values for models that are not merged, or not in a slice: they would be ignored."""
+    whole = ("", settings.schedules, list(parents))
+    slices = [
+        (f"slices[{i}].", part.schedules, list(part.ranges))
+        for i, part in enumerate(settings.layer_slices or ())
+    ]
     return [
         Problem(
             SettingsError,
-            f"{option} has a value for model {label}, which is not merged",
-            (("found", label), ("needed", ", ".join(parents))),
-            f"leave {label} out of {option}",
+            f"{where}{option} has a value for {_whose(label, parents)}",
+            (("found", label), ("needed", ", ".join(each for each in models if each != BASE))),
+            f"leave {label} out of {where}{option}",
         )
-        for schedules in (settings.schedules, *own)
+        for where, schedules, models in (whole, *slices)
         for option, schedule in schedules.items()
         if isinstance(schedule, PerModel)
         for label in schedule.by_label
-        if label not in parents
+        if label not in models or label == BASE
     ]
+
+
+def _whose(label: str, parents: Container[str]) -> str:
+    if label == BASE:
+        return "the base"
+    return f"model {label}, which {'its slice does not name' if label in parents else 'is not merged'}"
 
 
 def _too_different(warning: str) -> Problem:
@@ -214,21 +242,29 @@ def _tensors(
     slots, shards = lay_out(wanted, settings.max_shard_nbytes)
     by_name = {match.name: match for match in matches}
     stored = {name: wholes[name].name if name in wholes else name for name in by_name} if wholes else {}
-    values = values_by_name(stored.values() if stored else by_name, settings, list(views))
-    works, tensors = Works(settings, len(views)), list[TensorPlan]()
+    names, labels = stored.values() if stored else by_name, tuple(views)
+    values = values_by_name(names, settings, labels)
+    makers = makers_by_name(names, settings.layer_slices, labels)
+    works, tensors = Works(settings, views), list[TensorPlan]()
     unusable: dict[tuple[str, str], list[str]] = {}
     for slot in slots:
-        match = by_name[slot.name]
+        match, name = by_name[slot.name], stored[slot.name] if stored else slot.name
         try:
-            own = values[stored[slot.name] if stored else slot.name]
-            tensors.append(works.plan(match, slot, own, rows.get(slot.name)))
+            tensors.append(works.plan(match, slot, values[name], rows.get(slot.name), makers.get(name)))
         except UnusableError as error:
             unusable.setdefault((str(error), error.fix), []).append(slot.name)
     raise_all([_unusable(*reason, names) for reason, names in unusable.items()])
-    without = [tensor.out.name for tensor in tensors if getattr(tensor.work, "why", None) == NO_ENTRY]
-    options = " and ".join(settings.schedules)
-    remarks = [f"no entry of {options} matches, copied from a: {listed(without, 3)}"] if without else []
-    return tuple(tensors), tuple(shards), remarks
+    return tuple(tensors), tuple(shards), _without_entry(tensors, settings)
+
+
+def _without_entry(tensors: Sequence[TensorPlan], settings: MergeSettings) -> list[str]:
+    """A remark about tensors that are copied because no entry of any schedule matches their names."""
+    works = [(tensor.out.name, tensor.work) for tensor in tensors]
+    without = {name: work.of for name, work in works if isinstance(work, Copy) and work.why == NO_ENTRY}
+    if not without:
+        return []
+    options, of = " and ".join(settings.schedules), " and ".join(dict.fromkeys(without.values()))
+    return [f"no entry of {options} matches, copied from {of}: {listed([*without], 3)}"]
 
 
 def _unusable(reason: str, fix: str, names: Sequence[str]) -> Problem:
@@ -249,7 +285,7 @@ def _memory(tensors: Sequence[TensorPlan], settings: MergeSettings, n_models: in
         tensor.out.n_elements
         for tensor in tensors
         if isinstance(tensor.work, Merge)
-        and any(settings.how.passes(parameters)[1] for parameters in tensor.work.units.values())
+        and any(settings.how.n_passes(parameters)[1] for parameters in tensor.work.units.values())
     ]
     longest = -(-max(measured, default=0) // CHUNK_ELEMENTS)
     out_widths = {tensor.out.dtype.itemsize for tensor in tensors}

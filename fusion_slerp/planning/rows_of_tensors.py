@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from fusion_slerp.planning.vocabulary_sizes import child_sizes
 from fusion_slerp.planning.vocabulary_tensors import Counts, VocabularyTensors, lookalikes
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.vocabulary.alignment import Alignment, align_vocabularies
-from fusion_slerp.vocabulary.rows import NOBODY, ZERO, RowMap
+from fusion_slerp.vocabulary.rows import NOBODY, ZERO, Owners, RowMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,11 @@ class RowsOfTensors:
 
 
 def rows_of_tensors(
-    views: Mapping[str, View], settings: MergeSettings, matches: Sequence[Match], tensors: VocabularyTensors
+    views: Mapping[str, View],
+    settings: MergeSettings,
+    matches: Sequence[Match],
+    tensors: VocabularyTensors,
+    makers: Mapping[str, Owners] = MappingProxyType({}),
 ) -> RowsOfTensors:
     """Returns the sources of all tensors' rows.
 
@@ -51,6 +56,8 @@ def rows_of_tensors(
         settings: The options.
         matches: All tensors.
         tensors: Those with a row for each token.
+        makers: The models that a tensor is made from, by name, where slices do not name all models. Other
+            models give it the rows of tokens that these lack.
 
     Raises:
         MismatchError: Rows of different tokens would be mixed.
@@ -66,18 +73,22 @@ def rows_of_tensors(
     of_child, sizes = child_sizes(alignment, tensors, next(iter(views.values())))
     by_name: dict[str, RowMap] = {}
     remarks, notes = dict.fromkeys(alignment.remarks), dict[str, None]()
-    known: dict[tuple[int, ...], RowMap | None] = {}
+    known: dict[tuple[object, ...], RowMap | None] = {}
     following = [match for match in matches if match.name in tensors.counts]
     for match in following:
         full = tensors.counts[match.name]
-        key = (of_child[match.name], *full.values())
+        own = makers.get(match.name)
+        key = (of_child[match.name], own, *full.values())
         if key not in known:
-            rows = alignment.rows(full, of_child[match.name])
+            rows = alignment.rows(full, of_child[match.name], own)
             known[key] = rows = rows and _with_extra_rows(rows, full, usual, alignment)
             if rows is not None:
                 numbers, *odd = alignment.describe(rows, full)
-                notes[numbers] = None
                 remarks |= dict.fromkeys(odd)
+                if own is not None:
+                    known[key] = rows = _of_makers(rows, own, full)
+                    numbers = alignment.numbers(rows, full) if rows else ""
+                notes |= dict.fromkeys(filter(None, [numbers]))
         rows = known[key]
         if rows is not None:
             _check(match)
@@ -107,6 +118,20 @@ def _with_extra_rows(rows: RowMap, counts: Counts, usual: Counts, alignment: Ali
             row = usual[label] + i
             of[label][start + i] = row if row < n and row not in with_tokens else NOBODY
     return RowMap(of)
+
+
+def _of_makers(rows: RowMap, makers: Owners, counts: Counts) -> RowMap | None:
+    """The row map in which other models give only rows that the makers lack, the first of them that can.
+
+    None if each row is that of all makers.
+    """
+    lacking = np.ones(len(rows), bool)
+    for owners in (makers, *((label,) for label in rows.of if label not in makers)):
+        own = lacking & np.logical_or.reduce([rows.of[label] >= 0 for label in owners])
+        rows = rows.kept(own, owners)
+        lacking &= ~own
+    alone = RowMap({label: rows.of[label] for label in makers})
+    return None if alone.is_in_place({label: counts[label] for label in makers}) else rows
 
 
 def _without_absent(rows: RowMap, match: Match) -> RowMap:

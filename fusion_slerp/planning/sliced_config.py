@@ -58,6 +58,27 @@ def sliced_config(
     return changed, [Unfit((*path, *each.path), each.value) for each in unfit]
 
 
+def lists_of(config: Config) -> Mapping[str, Pattern]:
+    """Returns how the class of a config fills the lists with a value a layer, by key."""
+    return _lists().get(_model_type(config), {})
+
+
+def explicit_config(config: Config, n: int) -> dict[str, Any]:
+    """Returns a config that states what its class would fill in.
+
+    Args:
+        config: A model's config.
+        n: Its number of layers.
+    """
+    part = {**_defaults().get(_model_type(config), {}), **text_part(config)}
+    for key, pattern in lists_of(config).items():
+        values = pattern.of(part, n) if part.get(key) is None else None
+        if values is not None:
+            part[key] = [i for i, each in enumerate(values) if each] if pattern.indices else values
+    path = text_path(config)
+    return with_value(config, path, part) if path else part
+
+
 def _model_type(config: Config) -> str:
     """The type of a config's language model."""
     own, whole = (each.get("model_type") for each in (text_part(config), config))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from reprlib import repr as shortened
 
-from fusion_slerp.errors import SHOWN_NAME, MismatchError, Problem, printable, setting
+from fusion_slerp.errors import SHOWN_NAME, MismatchError, Problem, listed, printable, setting
+from fusion_slerp.methods import Method
 from fusion_slerp.planning.config_paths import Path
 from fusion_slerp.planning.layer_values import Layers
 from fusion_slerp.planning.sliced_config import Unfit, sliced_config
 from fusion_slerp.planning.stacks import n_mtp_layers
+from fusion_slerp.planning.stand_ins import Model, NoLike, orders
 from fusion_slerp.planning.unlike_layers import other_tensors
 from fusion_slerp.planning.view import View
-from fusion_slerp.settings.slices import Range, Slice
+from fusion_slerp.settings.labels import BASE
+from fusion_slerp.settings.slices import Slice, are_alike, example
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.tensor_names import layer_of, renamed
@@ -22,14 +26,19 @@ def sliced_views(
     views: Mapping[str, View],
     stacks: Mapping[str, Mapping[str, int]],
     slices: Sequence[Slice],
+    method: Method,
     overridden: Container[Path] = (),
 ) -> tuple[dict[str, View], list[Problem]]:
     """Returns the models restricted to the layers of the slices, and problems.
+
+    Each model gets all of the merged model's layers: where a slice does not name it, another of its layers of
+    the same kind.
 
     Args:
         views: The models by label.
         stacks: The numbers of layers of the stacks that may be the language model's, by label.
         slices: The slices.
+        method: The method that merges them.
         overridden: Paths in the config whose values the merged model gets from a setting.
     """
     problems = [_not_one_stack(views[label], len(each)) for label, each in stacks.items() if len(each) != 1]
@@ -38,21 +47,28 @@ def sliced_views(
     n_more = {label: n_mtp_layers(views[label], *each.items()) for label, each in stacks.items()}
     n_layers = {label: max(each.values()) - n_more[label] for label, each in stacks.items()}
     problems = [_missing_layers(view) for label, view in views.items() if n_layers[label] > len(view.tensors)]
-    problems = problems or [*_labels_differ(slices, n_layers), *_out_of_range(slices, views, n_layers)]
+    fix = f"use layers that the models have, such as {setting('slices', example(method, n_layers))}"
+    problems = problems or [
+        *_wrong_models(slices, n_layers, method, fix),
+        *_out_of_range(slices, views, n_layers, fix),
+    ]
+    if problems:
+        return dict(views), problems
+    by_label, without = orders(
+        slices, {label: Model(view.config, n_layers[label]) for label, view in views.items()}
+    )
+    problems = [_no_like(views, each) for each in without[:3]]
     if problems:
         return dict(views), problems
     sliced = {}
     for label, view in views.items():
-        order = _order([part.ranges[label] for part in slices])
-        layers = Layers(order, n_layers[label], n_more[label])
+        layers = Layers(by_label[label], n_layers[label], n_more[label])
         sliced[label], unfit = _sliced(view, next(iter(stacks[label])), layers, overridden)
+        if not are_alike(slices):
+            sliced[label] = _by_layer(sliced[label], next(iter(stacks[label])))
         problems += [_unfit(view, each, layers) for each in unfit]
         problems += [*other_tensors(view, next(iter(stacks[label])), layers)]
     return sliced, problems
-
-
-def _order(ranges: Sequence[Range]) -> tuple[int, ...]:
-    return tuple(layer for start, end in ranges for layer in range(start, end))
 
 
 def _not_one_stack(view: View, n_stacks: int) -> Problem:
@@ -65,17 +81,29 @@ def _missing_layers(view: View) -> Problem:
     return Problem(MismatchError, "the slices do not fit the model", fields, "leave out slices")
 
 
-def _labels_differ(slices: Sequence[Slice], n_layers: Mapping[str, int]) -> Iterator[Problem]:
+def _wrong_models(
+    slices: Sequence[Slice], n_layers: Mapping[str, int], method: Method, fix: str
+) -> Iterator[Problem]:
+    """The problems with slices of other models than those that are merged, or of too many or too few."""
     for i, part in enumerate(slices):
-        if part.ranges.keys() != n_layers.keys():
-            needed = f"a range of every model: {', '.join(n_layers)}"
+        n, needed = len(part.ranges.keys() - {BASE}), ""
+        if not part.ranges.keys() <= n_layers.keys():
+            needed = f"ranges of the models: {', '.join(n_layers)}"
+        elif not method.takes(n):
+            needed = f"{method.models_text} of {', '.join(label for label in n_layers if label != BASE)}"
+        elif BASE in n_layers and BASE not in part.ranges:
+            needed = f"a range of {BASE}, as in every slice"
+        if needed:
             fields = (("found", ", ".join(part.ranges)), ("needed", needed))
-            headline = f"slices[{i}] does not fit the models"
-            yield Problem(MismatchError, headline, fields, _all_layers(n_layers))
+            yield Problem(MismatchError, f"slices[{i}] does not fit the models", fields, fix)
+    unused = [label for label in n_layers if all(label not in part.ranges for part in slices)]
+    if unused:
+        fields = (("found", ", ".join(unused)), ("needed", "every model in some slice"))
+        yield Problem(MismatchError, "models that no slice names", fields, f"leave them out, or {fix}")
 
 
 def _out_of_range(
-    slices: Sequence[Slice], views: Mapping[str, View], n_layers: Mapping[str, int]
+    slices: Sequence[Slice], views: Mapping[str, View], n_layers: Mapping[str, int], fix: str
 ) -> Iterator[Problem]:
     for label, n in n_layers.items():
         ranges = [part.ranges[label] for part in slices if label in part.ranges]
@@ -87,13 +115,19 @@ def _out_of_range(
                 ("found", f"{label}: {list(longest)}"),
                 ("needed", needed),
             )
-            yield Problem(MismatchError, "the slices do not fit the model", fields, _all_layers(n_layers))
+            yield Problem(MismatchError, "the slices do not fit the model", fields, fix)
 
 
-def _all_layers(n_layers: Mapping[str, int]) -> str:
-    """A fix: one slice of as many layers as all models have."""
-    example = [{label: [0, min(n_layers.values())] for label in n_layers}]
-    return f"use layers that every model has, such as {setting('slices', example)}"
+def _no_like(views: Mapping[str, View], each: NoLike) -> Problem:
+    """The problem with a layer of a kind that another model's config has no name for."""
+    kind = listed([f"{key}: {value}" for key, value in each.kind.items()], 3)
+    fields = (
+        ("layer", f"{each.layer} of {each.of}: {printable(kind, SHOWN_NAME)}"),
+        ("model", views[each.label].source),
+        ("needed", f"a layer of {each.label} of that kind"),
+    )
+    fix = "stack models of one architecture, or leave this layer out of the slices"
+    return Problem(MismatchError, f"{each.label} has no layer like one of {each.of}", fields, fix)
 
 
 def _sliced(view: View, stack: str, layers: Layers, overridden: Container[Path]) -> tuple[View, list[Unfit]]:
@@ -118,6 +152,16 @@ def _renumbered(
             continue
         for i in new.get(layer[1], []):
             yield renamed(name, i), entry
+
+
+def _by_layer(view: View, stack: str) -> View:
+    """The model with its tensors outside the layers, then layer by layer: neighbours come from one model."""
+
+    def index(name: str) -> int:
+        layer = layer_of(name)
+        return layer[1] if layer is not None and layer[0] == stack else -1
+
+    return replace(view, tensors={name: view.tensors[name] for name in sorted(view.tensors, key=index)})
 
 
 def _unfit(view: View, each: Unfit, layers: Layers) -> Problem:

@@ -50,8 +50,18 @@ def _without_its_end(name: str) -> str:
 
 def stacks_of_view(view: View) -> dict[str, int]:
     """Returns the numbers of layers of the stacks that may be a model's language model's."""
-    count = _count(view.config)
-    return stacks_of(view.tensors, count[1] if count else None)
+    return stacks_of(view.tensors, stated_layers(view.config))
+
+
+def stated_layers(config: Mapping[str, Any]) -> int | None:
+    """Returns the number of the language model's layers that a config states; None if it states none."""
+    count = _count(config)
+    return count[1] if count else None
+
+
+def is_of_other_part(name: str) -> bool:
+    """Whether a tensor belongs to another part than the language model: to one for pictures or sound."""
+    return bool(_OTHER_STACKS.search(name))
 
 
 def n_mtp_layers(view: View, stack: tuple[str, int]) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.errors import setting
-from fusion_slerp.methods.method import UnusableError
+from fusion_slerp.methods.method import BASE, UnusableError, WithoutBase
 from fusion_slerp.planning.layout import Slot
 from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.plan import BOX, Copy, CopyIfEqual, Merge, TensorPlan
@@ -53,15 +53,18 @@ class Works:
 
     Args:
         settings: The options.
-        n_models: The number of models.
+        labels: The models' labels, and the base's if there is one.
     """
 
-    def __init__(self, settings: MergeSettings, n_models: int) -> None:
-        self._settings, self._method, self._n_models = settings, settings.how, n_models
+    def __init__(self, settings: MergeSettings, labels: Collection[str]) -> None:
+        self._settings, self._method, self._labels = settings, settings.how, tuple(labels)
+        self._has_base = BASE in labels
         self._known: dict[tuple[int, Owners], tuple[Values, Decision]] = {}
         self._merges: dict[tuple[int, str], Merge] = {}
 
-    def plan(self, match: Match, slot: Slot, values: Values, rows: RowMap | None) -> TensorPlan:
+    def plan(
+        self, match: Match, slot: Slot, values: Values, rows: RowMap | None, makers: Owners | None = None
+    ) -> TensorPlan:
         """Returns the plan for a tensor.
 
         Args:
@@ -69,14 +72,16 @@ class Works:
             slot: Its position in the output.
             values: The values of the method's options with a schedule, for this tensor.
             rows: The sources of its rows, if not all are in place.
+            makers: The labels of the models that its slice names; None for all.
 
         Raises:
             UnusableError: The values give the method invalid parameters.
         """
         if rows is not None:
-            return self._of_rows(match, slot, values, rows)
+            return self._of_rows(match, slot, values, rows, makers or self._labels)
+        match = match if makers is None else match.made_by(makers)
         owners = tuple(match.of)
-        if len(owners) == 1 < self._n_models:
+        if len(owners) == 1 and owners != (makers or self._labels):
             return _copy(match, slot, values, owners[0], OWNER)
         decision = self.decided(values, owners)
         if decision.copied is not None:
@@ -94,7 +99,8 @@ class Works:
         """One object for all tensors that are merged alike; decisions live as long as this instance."""
         key = id(decision), granularity
         if key not in self._merges:
-            self._merges[key] = Merge({decision.used: decision.parameters}, granularity)
+            units = {decision.used: decision.parameters}
+            self._merges[key] = Merge(units, granularity, self._method.needs_rows)
         return self._merges[key]
 
     def decided(self, values: Values, owners: Owners) -> Decision:
@@ -105,14 +111,18 @@ class Works:
         return self._known[key][1]
 
     def _decide(self, values: Values, owners: Owners) -> Decision:
-        if _is_without(values):
+        if _is_without(values, owners):
             return Decision(owners[:1], None, owners[0], NO_ENTRY)
+        models = tuple(label for label in owners if label != BASE)
         for option, value in values.items():
-            lacking = [label for label in owners if isinstance(value, Mapping) and value[label] is None]
+            lacking = [label for label in models if isinstance(value, Mapping) and value[label] is None]
             if lacking:
                 whose = ", ".join(lacking)
                 fix = f"end the {option} of {whose} with an entry that has no filter, such as {{value: 0.5}}"
                 raise UnusableError(f"no entry of {option} matches for {whose}", fix)
+        is_lacking = BASE not in owners and not self._method.base_is_target
+        if self._has_base and (is_lacking or len(models) < self._method.n_models[0]):
+            return _without(models, owners)
         parameters = self._parameters(values, owners)
         copied = self._method.copied(parameters)
         if copied is not None:
@@ -133,6 +143,8 @@ class Works:
         return self._settings.granularity if fits else "tensor"
 
     def _granularity_of(self, block: Block) -> str:
+        if self._method.is_indexed or self._method.needs_rows:
+            raise UnusableError(f"{self._method.name} where experts are transposed or alternate", _SEPARATE)
         if len(block.boxes) > 1 and block.period > CHUNK_ELEMENTS:
             raise UnusableError(
                 f"matrices of an expert that alternate after {block.period} elements", _SEPARATE
@@ -142,10 +154,13 @@ class Works:
             raise UnusableError(reason, f"use {setting('granularity', 'tensor')}, or {_SEPARATE}")
         return BOX
 
-    def _of_rows(self, match: Match, slot: Slot, values: Values, rows: RowMap) -> TensorPlan:
+    def _of_rows(self, match: Match, slot: Slot, values: Values, rows: RowMap, makers: Owners) -> TensorPlan:
         """Each set of owners of rows is a unit; if the values select one owner, its rows are copied."""
         if not slot.nbytes:
             return _copy(match, slot, values, next(iter(match.of)), OWNER)
+        if len(makers) == 1 and self.decided(values, makers).copied is None:
+            reason = "a tensor of one model whose rows follow the tokens is copied, row by row"
+            raise UnusableError(reason, f"change {' and '.join(values)} so that this tensor is copied")
         units: dict[Owners, Any] = {}
         why = OWNER
         for owners, where in rows.groups().items():
@@ -159,10 +174,18 @@ class Works:
                 units[owners] = self._parameters(values, owners)
         sources = {label: source for label, source in match.of.items() if (rows.of[label] >= 0).any()}
         if units:
-            return TensorPlan(slot, sources, Merge(units), values, rows)
+            return TensorPlan(slot, sources, Merge(units, needs_rows=self._method.needs_rows), values, rows)
         counts = rows.counts.copied
         giver = max(match.of, key=lambda label: counts.get(label, 0))
         return TensorPlan(slot, sources or dict(match.of), Copy(giver, why), values, rows)
+
+
+def _without(models: Owners, owners: Owners) -> Decision:
+    """The operation where the base or too many models are lacking."""
+    if len(models) < 2:
+        only = (*models, *owners)[:1]
+        return Decision(only, None, only[0], OWNER)
+    return Decision(models, WithoutBase(len(models)))
 
 
 def _copy(match: Match, slot: Slot, values: Values, label: str, why: str) -> TensorPlan:
@@ -178,7 +201,11 @@ def _is_equal_bound(match: Match) -> bool:
     )
 
 
-def _is_without(values: Values) -> bool:
+def _is_without(values: Values, owners: Owners) -> bool:
     """Whether no entry of any schedule matches the tensor's name."""
-    parts = [v.values() if isinstance(v, Mapping) else [v] for v in values.values()]
-    return bool(parts) and all(each is None for part in parts for each in part)
+    parts = [
+        [v.get(label) for label in owners if label != BASE] if isinstance(v, Mapping) else [v]
+        for v in values.values()
+    ]
+    given = [each for part in parts for each in part]
+    return bool(given) and all(each is None for each in given)

@@ -10,9 +10,9 @@ import yaml
 
 from fusion_slerp.methods import DEFAULT, METHODS, Method
 from fusion_slerp.options import declaration, declared
-from fusion_slerp.recipes.recipe import Findings, Recipe, join, refuse_base
+from fusion_slerp.recipes.recipe import Findings, Recipe, check_base, join
 from fusion_slerp.recipes.values import in_one_form, map_schedules
-from fusion_slerp.settings.labels import labels
+from fusion_slerp.settings.labels import BASE, labels
 from fusion_slerp.settings.merge_settings import MergeSettings
 
 HEAD = """\
@@ -25,6 +25,8 @@ HEAD = """\
 PROGRAM = "fusion_bench.programs.FabricModelFusionProgram"
 POOL, SHORT_POOL = "fusion_bench.modelpool.CausalLMPool", "fusion_bench.CausalLMPool"
 CHILD = "merged_model"
+ANCESTOR = "_pretrained_"
+"""FusionBench's name for the base among the models of a pool."""
 
 POOL_KEYS = ("_target_", "_recursive_", "models", "tokenizer", "enable_lazy_loading")
 
@@ -49,15 +51,16 @@ def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
     """Returns YAML for `fusion_bench --config-path ... --config-name ...`, to merge into the folder `out`.
 
     Raises:
-        SettingsError: The recipe has a base.
+        SettingsError: The recipe has a base that its method does not take, or lacks one that it needs.
     """
     findings = Findings("the recipe")
-    refuse_base(recipe, findings)
+    check_base(recipe, findings)
     findings.raise_faults()
     stated = {name: each.default for name, each in schedules_of(METHODS[recipe.method]).items()}
     options = {name: each for name, each in recipe.options.items() if name not in ("method", "tokenizer")}
     tokenizer = recipe.options.get("tokenizer", "union")
     by_name = {"union": None, **recipe.named}
+    ancestor = {} if recipe.base is None else {ANCESTOR: recipe.base}
     content = {
         "_target_": PROGRAM,
         "_recursive_": False,
@@ -69,7 +72,7 @@ def to_hydra(recipe: Recipe, out: str = CHILD) -> str:
         },
         "modelpool": {
             "_target_": POOL,
-            "models": {f"model_{i}": model for i, model in enumerate(recipe.models, start=1)},
+            "models": {f"model_{i}": model for i, model in enumerate(recipe.models, start=1)} | ancestor,
             "tokenizer": by_name.get(tokenizer, tokenizer),
             "enable_lazy_loading": True,
         },
@@ -115,13 +118,15 @@ def from_hydra(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
     findings.raise_faults()
     given = _unescaped(given)
     how = TARGETS[method["_target_"]]
-    models = _models(given["modelpool"], how, findings)
+    is_sliced = bool(method.get("slices"))  # each slice names as many models as the method merges
+    models, base = _models(given["modelpool"], how, findings, is_sliced)
     options = _options(given["method"], how, findings)
     tokenizer = _model(given["modelpool"].get("tokenizer") or "union", "modelpool.tokenizer", findings)
     findings.raise_faults()
     label_of = dict(zip(reversed(models), reversed(labels(len(models))), strict=True))
+    label_of = label_of if base is None else {base: BASE} | label_of
     options["tokenizer"] = label_of.get(tokenizer, tokenizer)
-    recipe = Recipe(tuple(models), options, notes=tuple(findings.notes))
+    recipe = Recipe(tuple(models), options, base, tuple(findings.notes))
     assert recipe.settings  # a last check: a returned recipe can be run
     return recipe
 
@@ -162,19 +167,35 @@ def _token(entry: Any) -> Any:
     return entry if isinstance(entry, Mapping) and "source" in entry else {"source": entry}
 
 
-def _models(pool: Mapping[str, Any], how: Method, findings: Findings) -> list[str]:
+def _models(
+    pool: Mapping[str, Any], how: Method, findings: Findings, is_sliced: bool
+) -> tuple[list[str], str | None]:
+    """The models, and the base if there is one."""
     findings.unknown_keys(pool, POOL_KEYS, "modelpool")
-    models = pool.get("models")
-    if not isinstance(models, Mapping) or not how.takes(len(models)):
-        names = list(models) if isinstance(models, Mapping) else models
-        findings.fault(
-            f"modelpool.models does not fit {how.name}",
-            f"name {how.models_text} models under modelpool.models",
-            found=repr(names),
-            needed=f"{how.models_text} models",
-        )
-        return []
-    return [_model(value, f"modelpool.models.{key}", findings) for key, value in models.items()]
+    given = pool.get("models")
+    given = given if isinstance(given, Mapping) else {}
+    models = {key: each for key, each in given.items() if key != ANCESTOR}
+    if not (how.takes(len(models)) or (is_sliced and models)):
+        found = repr(list(models) if given else pool.get("models"))
+        fix, needed = f"name {how.models_text} models under modelpool.models", f"{how.models_text} models"
+        findings.fault(f"modelpool.models does not fit {how.name}", fix, found=found, needed=needed)
+        return [], None
+    base = _base(given.get(ANCESTOR), how, findings)
+    return [_model(value, f"modelpool.models.{key}", findings) for key, value in models.items()], base
+
+
+def _base(given: Any, how: Method, findings: Findings) -> str | None:
+    key = f"modelpool.models.{ANCESTOR}"
+    if given is None:
+        if how.base == "needed":
+            findings.fault(
+                f"{key} is missing", f"set {key}: FOLDER, or a Hub id", needed=f"{how.name}'s base"
+            )
+        return None
+    if how.base == "none":
+        findings.fault(f"{key}: {how.name} takes no base", f"remove {key}", found=repr(given))
+        return None
+    return _model(given, key, findings)
 
 
 def _model(value: Any, key: str, findings: Findings) -> str:

@@ -17,14 +17,15 @@ is read; docs/recipes.md has the whole list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from fusion_slerp.dtypes import MERGEABLE
 from fusion_slerp.errors import nearest
-from fusion_slerp.recipes.linear import linear_models, linear_options
-from fusion_slerp.recipes.mergekit_models import Part, parts_of, two_models
-from fusion_slerp.recipes.mergekit_t import options_of_t
+from fusion_slerp.recipes.mergekit_body import Body, body_of
+from fusion_slerp.recipes.mergekit_methods import COUNTERPARTS, Counterpart
+from fusion_slerp.recipes.mergekit_parameters import method_options
+from fusion_slerp.recipes.mergekit_roles import Roles, roles_of
 from fusion_slerp.recipes.mergekit_tokenizer import tokenizer_options
 from fusion_slerp.recipes.nuslerp import nuslerp_options
 from fusion_slerp.recipes.recipe import Findings, Recipe
@@ -37,12 +38,8 @@ KEYS = (
 WITHOUT_EFFECT = ("name", "embed_slerp")
 """Top-level keys of published recipes that mergekit ignores."""
 
-READERS = {
-    "slerp": (two_models, options_of_t),
-    "nuslerp": (two_models, nuslerp_options),
-    "linear": (linear_models, linear_options),
-}
-"""By mergekit's method: the functions that read the models and the options of a recipe."""
+SPECIAL = {"nuslerp": nuslerp_options}
+"""By mergekit's method: the function that reads parameters which are not those of a method of ours."""
 
 NARROW = ("bfloat16", "float16")
 """Types narrower than float32: a cast to them rounds."""
@@ -64,27 +61,27 @@ def from_mergekit(given: Mapping[str, Any], name: str = "recipe") -> Recipe:
     _check_method(given.get("merge_method"), findings)
     findings.raise_faults()  # the keys of another method have meanings of their own
     _check_keys(given, findings)
-    parts = parts_of(given, findings)
-    read_models, _ = READERS[given["merge_method"]]
-    models = read_models(given, parts, findings) if parts else None
-    if models is None:
+    how = COUNTERPARTS[given["merge_method"]]
+    body = body_of(given, findings)
+    roles = roles_of(given, body, how, findings) if body else None
+    if body is None or roles is None:
         findings.raise_faults()
         raise AssertionError("neither models nor a fault")
-    options = _options(given, parts, models, findings)
+    options = _options(given, body, roles, how, findings)
     findings.raise_faults()
-    recipe = Recipe(models, options, notes=tuple(findings.notes))
+    recipe = Recipe(roles.models, options, roles.base, tuple(findings.notes))
     assert recipe.settings  # a last check: a returned recipe can be run
     return recipe
 
 
 def _check_method(method: object, findings: Findings) -> None:
-    if isinstance(method, str) and method in READERS:
+    if isinstance(method, str) and method in COUNTERPARTS:
         return
     headline = "merge_method is missing" if method is None else f"merge_method: {method} is not supported"
-    is_near = isinstance(method, str) and method[:2] in {name[:2] for name in READERS}
-    hint = nearest(str(method), READERS) if is_near else ""
+    is_near = isinstance(method, str) and method[:2] in {name[:2] for name in COUNTERPARTS}
+    hint = nearest(str(method), COUNTERPARTS) if is_near else ""
     fix = "run this recipe with mergekit, or set merge_method: slerp"
-    findings.fault(headline + hint, fix, needed=f"one of {', '.join(READERS)}")
+    findings.fault(headline + hint, fix, needed=f"one of {', '.join(COUNTERPARTS)}")
 
 
 def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
@@ -103,16 +100,15 @@ def _check_keys(given: Mapping[str, Any], findings: Findings) -> None:
 
 
 def _options(
-    given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
+    given: Mapping[str, Any], body: Body, roles: Roles, how: Counterpart, findings: Findings
 ) -> dict[str, Any]:
-    _, read_options = READERS[given["merge_method"]]
-    options = read_options(given, parts, models, findings)
+    options = SPECIAL.get(how.name, method_options)(body, roles, how, findings)
     dtype = _dtype(given, findings)
     if dtype is not None:
         options["dtype"] = dtype
     if given.get("chat_template", "auto") not in ("auto", None):
         options["chat_template"] = given["chat_template"]
-    return options | tokenizer_options(given, models, findings)
+    return options | tokenizer_options(given, roles, findings)
 
 
 def _dtype(given: Mapping[str, Any], findings: Findings) -> str | None:

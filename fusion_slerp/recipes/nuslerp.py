@@ -1,4 +1,4 @@
-"""mergekit's nuslerp of two models without a base: SLERP with a t that comes from two weights.
+"""mergekit's nuslerp of two models: SLERP with a t that comes from two weights.
 
 Source: https://github.com/arcee-ai/mergekit, release 0.1.5, merge_methods/nuslerp.py: t is the second
 weight's share of their sum. Only weights with the same sum everywhere have a t of our form.
@@ -6,18 +6,20 @@ weight's share of their sum. Only weights with the same sum everywhere have a t 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import inf
 from types import NoneType
 from typing import Any
 
-from fusion_slerp.recipes.mergekit_models import Part, parameters_of, slice_of
+from fusion_slerp.recipes.mergekit_body import Body, Level, Part, slice_of
+from fusion_slerp.recipes.mergekit_methods import FLATTEN, ROW_WISE, Counterpart
+from fusion_slerp.recipes.mergekit_parameters import check_names
+from fusion_slerp.recipes.mergekit_roles import Roles
 from fusion_slerp.recipes.recipe import Findings, join
 from fusion_slerp.recipes.values import as_numbers
 from fusion_slerp.settings.schedule import EVERYTHING
 
-FLATTEN, ROW_WISE = "nuslerp_flatten", "nuslerp_row_wise"
 LEAST_SUM = 1e-6
 """Weights with a smaller sum count as equal."""
 
@@ -30,26 +32,30 @@ class _Entry:
     values: tuple[float, ...]
 
 
-def nuslerp_options(
-    given: Mapping[str, Any], parts: list[Part], models: Sequence[str], findings: Findings
-) -> dict[str, Any]:
+def nuslerp_options(body: Body, roles: Roles, how: Counterpart, findings: Findings) -> dict[str, Any]:
     """Returns `t`, `DOT_THRESHOLD`, and `slices` and `granularity` if the recipe has them."""
-    parameters = parameters_of(given, "{weight: 0.5}", findings)
-    if parameters is None:
-        return {}
-    findings.unknown_keys(parameters, ("weight", FLATTEN, ROW_WISE), "parameters")
-    own = [_t(part, models, parameters, findings) for part in parts]
+    check_names(body, roles, how, findings, more=(FLATTEN, ROW_WISE))
+    own = [_t(part, roles, body, findings) for part in body.parts]
     options: dict[str, Any] = {"t": own[0], "DOT_THRESHOLD": 1.0}
-    if parts[0].key:
-        options["slices"] = [slice_of(part, models, {"t": t}) for part, t in zip(parts, own, strict=True)]
-    findings.note("nuslerp has no base_model: type and tokenizer are by default the first model's")
-    granularity = _granularity(parameters, findings)
+    if body.has_slices:
+        options["slices"] = [
+            slice_of(part, roles.label_of, {"t": t}) for part, t in zip(body.parts, own, strict=True)
+        ]
+    granularity = _granularity(body, findings)
     return options | ({"granularity": granularity} if granularity else {})
 
 
-def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | None:
+def _granularity(body: Body, findings: Findings) -> str | None:
     """The vectors with an angle of their own; None for the whole tensor."""
-    switches = parameters.get(FLATTEN, True), parameters.get(ROW_WISE, False)
+    for part in body.parts:
+        for name in (name for name in (FLATTEN, ROW_WISE) if name in part.level.parameters):
+            fix = f"move it to parameters.{name}"
+            headline = f"{part.level.key_of(name)}: a value for a single slice is not supported"
+            findings.fault(headline, fix, found=part.level.parameters[name])
+    level = Level(
+        "", {name: value for level in reversed(body.levels) for name, value in level.parameters.items()}
+    )
+    switches = level.parameters.get(FLATTEN, True), level.parameters.get(ROW_WISE, False)
     if not all(isinstance(switch, bool) for switch in switches):
         fix = f"set {FLATTEN}: true and {ROW_WISE}: false"
         needed = "true or false"
@@ -66,28 +72,24 @@ def _granularity(parameters: Mapping[str, Any], findings: Findings) -> str | Non
     return "column" if is_row_wise else "row"
 
 
-def _t(part: Part, models: Sequence[str], everywhere: Mapping[str, Any], findings: Findings) -> Any:
+def _t(part: Part, roles: Roles, body: Body, findings: Findings) -> Any:
     """b's share of the sum of the weights."""
     weights = {}
-    for source in part.sources:
-        findings.unknown_keys(source.parameters, ("weight",), join(source.key, "parameters"))
-        levels = (
-            (join(source.key, "parameters.weight"), source.parameters),
-            (join(part.key, "parameters.weight"), part.parameters),
-            ("parameters.weight", everywhere),
-        )
-        stated = [(key, level["weight"]) for key, level in levels if level.get("weight") is not None]
+    for source in (source for source in part.sources if source.model != roles.base):
+        levels = [source.level, *([part.level] if part.is_slice else []), *body.levels]
+        stated = [level for level in levels if level.parameters.get("weight") is not None]
         if not stated:
-            findings.fault(f"{levels[0][0]} is missing", f"set {levels[0][0]}: 0.5")
+            key = source.level.key_of("weight")
+            findings.fault(f"{key} is missing", f"set {key}: 0.5")
             return None
-        key, value = stated[0]
-        weights[source.model] = _weight(value, key, findings)
-    a, b = (weights[model] for model in models)
-    return None if a is None or b is None else _share(a, b, part.key, findings)
+        weights[source.model] = _weight(stated[0], findings)
+    a, b = (weights[model] for model in roles.models)
+    return None if a is None or b is None else _share(a, b, part, findings)
 
 
-def _weight(value: Any, key: str, findings: Findings) -> list[_Entry] | None:
+def _weight(level: Level, findings: Findings) -> list[_Entry] | None:
     """A weight's entries; None after a fault."""
+    value, key = level.parameters["weight"], level.key_of("weight")
     entries = value if isinstance(value, list) and any(isinstance(e, Mapping) for e in value) else [value]
     read = []
     for entry in entries:
@@ -104,14 +106,15 @@ def _weight(value: Any, key: str, findings: Findings) -> list[_Entry] | None:
     return read
 
 
-def _share(a: list[_Entry], b: list[_Entry], key: str, findings: Findings) -> Any:
+def _share(a: list[_Entry], b: list[_Entry], part: Part, findings: Findings) -> Any:
     """b / (a + b), entry by entry."""
     forms = [[(entry.pattern, len(entry.values)) for entry in weight] for weight in (a, b)]
     pairs = [list(zip(x.values, y.values, strict=False)) for x, y in zip(a, b, strict=False)]
     if forms[0] != forms[1] or any(_spread([sum(pair) for pair in row]) > LEAST_SUM for row in pairs):
         needed = "the same filters and equally many numbers for both models, with one sum everywhere"
         fix = "run this recipe with mergekit, or use t with merge_method: slerp"
-        headline = f"{join(key, 'weight')}: no t corresponds to these weights"
+        key = join(part.key if part.is_slice else "", "weight")
+        headline = f"{key}: no t corresponds to these weights"
         findings.fault(headline, fix, needed=needed)
         return None
     entries = []

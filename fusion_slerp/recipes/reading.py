@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import yaml
 
@@ -11,6 +13,7 @@ from fusion_slerp.paths import Named, user_path
 from fusion_slerp.recipes.hydra_form import from_hydra, is_hydra
 from fusion_slerp.recipes.mergekit_form import from_mergekit
 from fusion_slerp.recipes.recipe import Recipe
+from fusion_slerp.recipes.shipped import shipped
 from fusion_slerp.recipes.yaml_loading import Loader
 
 EXAMPLE = "{merge_method: linear, models: [{model: A}, {model: B}], parameters: {weight: 0.5}}"
@@ -19,23 +22,40 @@ EXAMPLE = "{merge_method: linear, models: [{model: A}, {model: B}], parameters: 
 def read_recipe(path: Named) -> Recipe:
     """Returns the recipe in a YAML file: mergekit's form or ours for Hydra. Reads nothing else.
 
+    Args:
+        path: The file; or the name of a recipe that ships with this package, if there is no such file.
+
     Raises:
         SettingsError: There is no such file, it is not YAML, or the recipe is invalid or not supported;
             all faults at once, each with its key.
     """
+    given = documents(path)
+    if len(given) > 1:
+        fix = (
+            "fusion_slerp merge runs them, if they build on one another; else put each recipe in its own file"
+        )
+        raise _unreadable(str(path), f"{len(given)} documents", fix)
+    recipe = parse_recipe(given[0] if given else None, str(path))
+    if shipped(path) is None:
+        return recipe
+    return replace(recipe, notes=(f"{path}: the recipe that ships with fusion_slerp", *recipe.notes))
+
+
+def documents(path: Named) -> list[Any]:
+    """Returns the contents of a YAML file's documents.
+
+    Raises:
+        SettingsError: There is no such file, or it is not YAML.
+    """
     try:
-        text = user_path(path).read_text(encoding="utf-8-sig")
+        text = (shipped(path) or user_path(path)).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file in UTF-8"
         raise _unreadable(str(path), reason, "name a YAML file that contains a recipe") from None
     try:
-        documents = list(yaml.load_all(text, Loader))
+        return [each for each in yaml.load_all(text, Loader) if each is not None]
     except (yaml.YAMLError, RecursionError) as error:
         raise _unreadable(str(path), f"not YAML: {error}", "correct the file") from None
-    if len(documents) > 1:
-        found = f"{len(documents)} documents"
-        raise _unreadable(str(path), found, "put each recipe in its own file")
-    return parse_recipe(documents[0] if documents else None, str(path))
 
 
 def parse_recipe(given: object, name: str = "recipe") -> Recipe:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, nearest, raise_all
-from fusion_slerp.methods import DEFAULT
+from fusion_slerp.methods import DEFAULT, METHODS
 from fusion_slerp.settings.labels import BASE, labels
 from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 
@@ -70,13 +70,24 @@ class Findings:
         fields += [("needed", needed)] if needed else []
         self.faults.append(Problem(SettingsError, headline, tuple(fields), fix))
 
-    def unknown_keys(self, given: Mapping[Any, Any], known: Iterable[str], key: str) -> None:
-        """Records every key of a mapping that nothing reads."""
-        known = list(known)
+    def unknown_keys(
+        self, given: Mapping[Any, Any], known: Iterable[str], key: str, ignored: Iterable[str] = ()
+    ) -> None:
+        """Records every key of a mapping that nothing reads.
+
+        Args:
+            given: The mapping.
+            known: The keys that are read.
+            key: The mapping's own key.
+            ignored: Keys without effect, which a misspelt one may have meant.
+        """
+        known, ignored = list(known), list(ignored)
         for name in given:
             if name not in known:
-                headline = f"{join(key, name)} is not a key of a recipe{nearest(str(name), known)}"
-                self.fault(headline, "correct its name or remove it", needed=f"one of {', '.join(known)}")
+                hint = nearest(str(name), known) or nearest(str(name), ignored)
+                needed = f"one of {', '.join(known)}" if known else "no parameter"
+                headline = f"{join(key, name)} is not a key of a recipe{hint}"
+                self.fault(headline, "correct its name or remove it", needed=needed)
 
     def note_without_effect(
         self, given: Mapping[Any, Any], names: Iterable[str], key: str, method: str
@@ -100,10 +111,15 @@ class Findings:
         raise_all(self.faults, so="nothing was read or written")
 
 
-def refuse_base(recipe: Recipe, findings: Findings) -> None:
-    """Records a fault if a recipe has a base, which no method takes."""
-    if recipe.base is not None:
-        findings.fault(f"{recipe.method} takes no base", "remove the base", found=recipe.base)
+def check_base(recipe: Recipe, findings: Findings) -> None:
+    """Records a fault if a recipe has a base that its method does not take, or lacks one that it needs."""
+    how = METHODS[recipe.method]
+    is_idle = how.base_is_target and not recipe.options.get("towards_base")
+    if recipe.base is not None and (how.base == "none" or is_idle):
+        headline = f"{recipe.method} takes no base" + " without towards_base" * is_idle
+        findings.fault(headline, "remove the base", found=recipe.base)
+    elif recipe.base is None and how.base == "needed":
+        findings.fault(f"{recipe.method} needs a base", "name the models' ancestor as the base")
 
 
 def join(key: str, name: object) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import count, islice, product
 from string import ascii_lowercase
 
-BASE = "base"
-"""The ancestor, in methods that take one."""
+from fusion_slerp.methods.method import BASE
+
+__all__ = ["BASE", "OPTION", "is_label", "labels"]
 
 OPTION = "t"
 """Not a label: in slices it is a setting."""

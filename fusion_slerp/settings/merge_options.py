@@ -20,13 +20,44 @@ Varying = float | Sequence[float] | Sequence[Mapping[str, Any]]
 class MergeOptions(TypedDict, total=False):
     """Every option of `merge`, those of all methods included."""
 
-    method: Literal["slerp", "linear"]
+    method: Literal[
+        "slerp",
+        "linear",
+        "task_arithmetic",
+        "multislerp",
+        "karcher",
+        "model_stock",
+        "warp",
+        "ties",
+        "breadcrumbs",
+        "breadcrumbs_ties",
+        "sce",
+        "ram",
+        "ramplus",
+        "nearswap",
+        "dare_linear",
+        "dare_ties",
+        "della",
+        "della_linear",
+        "passthrough",
+    ]
+    towards_base: float
     t: Varying
     DOT_THRESHOLD: float
-    epsilon: float
+    epsilon: Varying | Mapping[str, Varying]
     granularity: Granularity
     weight: Varying | Mapping[str, Varying]
     normalize: bool
+    scaling_factor: float
+    density: Varying | Mapping[str, Varying]
+    rescale: bool
+    gamma: Varying | Mapping[str, Varying]
+    select_topk: float
+    r: float
+    alpha: float
+    seed: int
+    names: Mapping[str, str] | None
+    scale: Varying | Mapping[str, Varying]
     slices: Sequence[Mapping[str, Any]] | None
     dtype: str | None
     max_shard_size: int | str

@@ -62,7 +62,8 @@ class MergeSettings:
     """All options of a merge, checked. Names and defaults are the same everywhere; see `make_settings`.
 
     Attributes:
-        method: How weights are combined: `"slerp"` (two models), or `"linear"` (any number).
+        method: How weights are combined, by name: `"slerp"` (two models), `"linear"` (any number), or another
+            of the merge methods.
         parameters: The options of the method.
         slices: The merged model's layers, stacked from ranges of the source models' layers: `[{"a": [0, 16],
             "b": [0, 16], "t": 0.3}]`; None keeps all layers in place.
@@ -91,7 +92,7 @@ class MergeSettings:
             by dots: `{"text_config.max_position_embeddings": 8192}`. None as a value removes the key. They
             are written last, and nothing checks them.
         missing: How a tensor is handled that some models lack: `"error"` refuses it, `"copy"` copies it from
-            the only model that has it (and merges it if several have it).
+            the only model that has it; if several have it, it is merged, or averaged if the base lacks it.
         strict: Refuse models whose configs differ in a key that may change a weight's meaning (rope,
             norm epsilon, activation, sliding window, ...). False warns, with the values.
         follow_links: Read a model's files that are links out of its folder, and copy their targets into the
@@ -272,6 +273,18 @@ def option_fields() -> dict[str, Field[Any]]:
     return options
 
 
+def fields_by_method() -> dict[str, dict[str, Field[Any]]]:
+    """Returns the declarations of the options of single methods: by name of the option, then of the method.
+
+    An option may have another meaning, default or form in another method.
+    """
+    options: dict[str, dict[str, Field[Any]]] = {}
+    for method in METHODS.values():
+        for name, each in declared(method.options).items():
+            options.setdefault(name, {})[method.name] = each
+    return options
+
+
 def available_cpus() -> int:
     """Returns the number of CPUs available to this process: its affinity, if the system has one."""
     if hasattr(os, "sched_getaffinity"):
@@ -280,13 +293,11 @@ def available_cpus() -> int:
 
 
 def _unknown(names: list[str], method: Method) -> SettingsError:
-    elsewhere = {
-        name: other.name for other in METHODS.values() for name in declared(other.options) if name in names
-    }
+    elsewhere = {name: [*of] for name, of in fields_by_method().items() if name in names}
     if elsewhere:
-        name, other = next(iter(elsewhere.items()))
-        fields = (("method", method.name), ("found", f"{name}, an option of {other}"))
-        fix = f"use {setting('method', other)}, or leave out {name}"
+        name, owners = next(iter(elsewhere.items()))
+        fields = (("method", method.name), ("found", f"{name}, an option of {', '.join(owners)}"))
+        fix = f"use {setting('method', owners[0])}, or leave out {name}"
         error = Problem(SettingsError, f"{method.name} has no option {name}", fields, fix).error()
         assert isinstance(error, SettingsError)
         return error

@@ -153,7 +153,7 @@ def _parse_per_model(value: Any, default: Any, name: str, number: Check, example
     wrong = [key for key in value if not is_label(key)]
     if wrong:
         found = f"the key {wrong[0]!r}"
-        raise _Form(name, number, example).wrong(name, found, "labels of models: a, b, c, ... or base")
+        raise _Form(name, number, example).wrong(name, found, "labels of models: a, b, c, ...")
     given = {key: parse_schedule(each, f"{name}.{key}", number, example) for key, each in value.items()}
     return PerModel(given, None if default is None else parse_schedule(default, name, number, example))
 

@@ -104,6 +104,22 @@ class OpenFiles:
             start += aligned(nbytes)
         return offsets
 
+    def read_in_turn(self, sources: Sequence[Source], out: np.ndarray) -> None:
+        """Reads whole stored tensors one after the other, neighbours in a file by one call.
+
+        Args:
+            sources: The tensors; stored ones.
+            out: uint8, contiguous, as long as all of them; receives their bytes without gaps.
+
+        Raises:
+            CheckpointError: As `read`.
+        """
+        for run in _neighbours(sources):
+            nbytes = sum(entry.nbytes for entry in run)
+            part, out = out[:nbytes], out[nbytes:]
+            read_elements(self._descriptors[run[0].file], run[0], 0, part)
+            self._count(nbytes)
+
     def _raw(self, extent: Extent) -> np.ndarray:
         """The bytes of an extent in fresh memory."""
         n = max((start + count for start, count, _ in extent.pieces), default=0)

@@ -9,6 +9,7 @@ from typing import Any
 from fusion_slerp.engine.measuring import measure
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.verification.findings import Deviation
 
 SUMMED_OTHERWISE = 1e-12
@@ -16,9 +17,15 @@ SUMMED_OTHERWISE = 1e-12
 
 
 def is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
-    """Whether the merge of a tensor measures its sources, so that the report has their norms."""
-    passes = plan.settings.how.passes
-    return isinstance(tensor.work, Merge) and any(passes(unit)[0] for unit in tensor.work.units.values())
+    """Whether norms and an angle in the report tell all of a tensor's sources.
+
+    Not those of more than two: the report has the angle of the first two alone. Nor those of a base, from
+    which differences are measured. Methods whose result is not in the span of the sources have no norms.
+    """
+    how = plan.settings.how
+    units = tensor.work.units if isinstance(tensor.work, Merge) and how.is_in_span else {}
+    are_two = all(len(owners) == 2 and BASE not in owners for owners in units)
+    return are_two and any(how.n_passes(parameters)[0] for parameters in units.values())
 
 
 def check_measures(plan: MergePlan, report: Mapping[str, Mapping[str, Any]]) -> Iterator[Deviation | None]:

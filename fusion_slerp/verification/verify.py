@@ -54,9 +54,9 @@ def verify(
     Args:
         folder: The merged model's folder.
         inputs: Check the source models as well: headers, configs and tokenizers, and every weight that was
-            merged, by the norms and angles in merge_report.json, or by merging it again where there are none.
-            Reads them once; and a second time if the manifest has the SHA-256 of their weight files, which a
-            merge with `hash_inputs` computes.
+            merged: by the norms and the angle in merge_report.json if it was measured in two models without a
+            base, else by merging it again. Reads them once, or as often as a merge; and once more if the
+            manifest has the SHA-256 of their weight files, which a merge with `hash_inputs` computes.
         recompute: N tensors, chosen afresh at each call, are merged again and compared bit by bit;
             `"all"` takes every one, which proves the merged model.
         models: Where source models are now, by label: `{"a": "path/to/A"}`; or a recipe, which names them.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from fusion_slerp.errors import CheckpointError, MismatchError, Problem, listed, quoted, setting
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.vocabulary import remarks
@@ -17,7 +18,7 @@ from fusion_slerp.vocabulary.differences import Behaviour, behaviour, on_differe
 from fusion_slerp.vocabulary.overrides import apply_token_sources
 from fusion_slerp.vocabulary.remarks import Counts, enumerated
 from fusion_slerp.vocabulary.renamed import on_renamed_tokens
-from fusion_slerp.vocabulary.rows import MOST_MODELS, RowMap, align
+from fusion_slerp.vocabulary.rows import MOST_MODELS, Owners, RowMap, align
 from fusion_slerp.vocabulary.tokenizer_choice import choose_tokenizer
 from fusion_slerp.vocabulary.tokens import Tokens, Vocabulary, read_all, vocabulary_file
 
@@ -90,12 +91,14 @@ class Alignment:
         multiple = self.settings.pad_vocab_to_multiple_of or 1
         return -(-n_rows // multiple) * multiple
 
-    def rows(self, counts: Counts, n_rows: int | None = None) -> RowMap | None:
+    def rows(self, counts: Counts, n_rows: int | None = None, makers: Owners | None = None) -> RowMap | None:
         """Returns the sources of the merged model's rows; None if all are merged in place.
 
         Args:
             counts: Rows of the models' matrices; 0 for one that a model lacks. The map has their labels.
             n_rows: Rows of the merged model's matrix; None takes those that it needs.
+            makers: The labels of the models of which it is made; None for all. The map has the rows of the
+                others as well.
 
         Raises:
             MismatchError: `tokens` refers to a missing row, `vocab_fill="error"` forbids a row, or there are
@@ -116,8 +119,8 @@ class Alignment:
         _refuse_many_models(counts)
         named = [self.child[token] for token in sources if token in self.child]
         if self.settings.vocab_fill == "error":
-            self._refuse_lone_rows(rows, named)
-        return rows if self.settings.vocab_fill == "owner" else rows.only_shared(named)
+            self._refuse_lone_rows(rows, named, makers)
+        return rows if self.settings.vocab_fill == "owner" else rows.only_shared(named, makers)
 
     def _names(self) -> dict[str, str]:
         """From the names that the user may give a model to its label; of several with one name, the first."""
@@ -155,8 +158,8 @@ class Alignment:
         headline = "the tokenizer's ids lie far beyond the models' rows"
         raise Problem(MismatchError, headline, fields, fix).error()
 
-    def _refuse_lone_rows(self, rows: RowMap, named: list[int]) -> None:
-        is_fine = rows.merged
+    def _refuse_lone_rows(self, rows: RowMap, named: list[int], makers: Owners | None) -> None:
+        is_fine = rows.shared(makers)
         is_fine[named] = True
         if is_fine.all():
             return
@@ -165,11 +168,15 @@ class Alignment:
         fix = f"use {setting('vocab_fill', 'owner')}, which copies these rows"
         raise Problem(MismatchError, "rows that only one model has", fields, fix).error()
 
+    def numbers(self, rows: RowMap, counts: Counts) -> str:
+        """Returns how the rows are made, in one line."""
+        return remarks.on_rows(rows, counts, self.models)
+
     def describe(self, rows: RowMap, counts: Counts) -> list[str]:
         """Returns how the rows are made, in one line, and then warnings about them."""
         vocabularies = {label: self.vocabularies[label] for label in counts}
         return [
-            remarks.on_rows(rows, counts, self.models),
+            self.numbers(rows, counts),
             *remarks.on_tokens_beyond(vocabularies, counts, self.models),
             *remarks.on_shared_rows(self.child),
             *remarks.on_few_in_common(rows, vocabularies),
@@ -219,6 +226,7 @@ def _behaviours(
     """The tokenizer that the merged model has, and those of the models that do not give theirs."""
     giver = tokenizer.giver
     of_models = {label: behaviour(each.source, each.folder, tokens[label]) for label, each in models.items()}
+    of_models |= {BASE: replace(of_models[BASE], is_of_base=True)} if BASE in of_models else {}
     if giver is not None:
         child = of_models.pop(giver)
     else:

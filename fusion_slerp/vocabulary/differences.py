@@ -34,12 +34,15 @@ class Behaviour:
         tokens: Its tokens; None if they cannot be read.
         config: Its tokenizer_config.json.
         templates: Its chat templates.
+        is_of_base: Whether it is the base's. Only its rows matter, so that it is compared in nothing but what
+            gives equal strings another meaning.
     """
 
     source: str
     tokens: Tokens | None
     config: Mapping[str, Any]
     templates: Templates
+    is_of_base: bool = False
 
     @property
     def added(self) -> Mapping[str, Flags]:
@@ -66,9 +69,15 @@ def on_differences(child: Behaviour, others: Sequence[Behaviour], with_templates
     """
     differing: list[tuple[str, str, Behaviour]] = []
     for other in others:
-        found = [*_in_pipelines(child, other), *_in_flags(child, other), *_in_configs(child, other)]
+        found = [*_in_pipelines(child, other)]
+        if not other.is_of_base:
+            found += [*_in_flags(child, other), *_in_configs(child, other)]
         differing += [(what, detail, other) for what, detail in found]
-        if with_templates and (what := _in_templates(child.templates, other.templates)):
+        if (
+            with_templates
+            and not other.is_of_base
+            and (what := _in_templates(child.templates, other.templates))
+        ):
             differing.append((what, "", other))
     order = list(dict.fromkeys(what for what, *_ in differing))
     differing.sort(key=lambda each: order.index(each[0]))

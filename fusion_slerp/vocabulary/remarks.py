@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from fusion_slerp.errors import listed, quoted
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.vocabulary.child_tokenizer import VOCABULARY_FILES
 from fusion_slerp.vocabulary.renamed import missing
@@ -77,9 +78,9 @@ def on_moved_tokens(models: Models, tokens: Mapping[str, Tokens | None]) -> Iter
 
 
 def on_lost_tokens(models: Models, vocabularies: Vocabularies, child: Vocabulary) -> Iterator[str]:
-    """Yields a warning for each model with tokens that the merged model lacks."""
+    """Yields a warning for each model with tokens that the merged model lacks, but not for the base."""
     for label, vocabulary in vocabularies.items():
-        same = vocabulary is child
+        same = vocabulary is child or label == BASE
         lost = [] if same else [quoted(token) for token in missing(child, vocabulary)]
         if lost:
             source = models[label].source

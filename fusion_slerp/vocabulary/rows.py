@@ -145,9 +145,26 @@ class RowMap:
             }
         )
 
-    def only_shared(self, named: Sequence[int] = ()) -> RowMap:
-        """The map without rows that a single model provides, except named ones: they are filled instead."""
-        kept = self.merged | self.zero
+    def shared(self, makers: Owners | None = None) -> np.ndarray:
+        """Which rows several models provide, or the only one of which a tensor is made: bool, as `merged`.
+
+        Args:
+            makers: The labels of the models of which it is made; None for all.
+        """
+        makers = tuple(self.of) if makers is None else makers
+        n_owners = np.zeros(len(self), np.int64)
+        for label in makers:
+            n_owners += self.of[label] >= 0
+        return n_owners >= min(2, len(makers))
+
+    def only_shared(self, named: Sequence[int] = (), makers: Owners | None = None) -> RowMap:
+        """The map without rows that a single one of several models provides: they are filled instead.
+
+        Args:
+            named: Rows that stay nevertheless.
+            makers: As for `shared`.
+        """
+        kept = self.shared(makers) | self.zero
         kept[list(named)] = True
         return RowMap({label: np.where(kept, rows, NOBODY) for label, rows in self.of.items()})
 

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from fusion_slerp.errors import CheckpointError, Problem, listed, setting
+from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.chat_templates import chat_template, template_files
@@ -33,7 +34,8 @@ def choose_tokenizer(
     """Returns the merged model's tokenizer, and warnings.
 
     Args:
-        models: Model a first.
+        models: Model a first. Tokens that the base alone has are not part of a union: no model uses them. Its
+            tokenizer is taken if it is requested, or if no model has one.
         wanted: A label, the user's name for a model, `"union"`, or a folder or Hub id.
         named: Tokens that the merged model must have.
         follow_links: Whether files of that folder may be links that lead out of it.
@@ -43,7 +45,9 @@ def choose_tokenizer(
         MismatchError: The tokenizers cannot be united, or tokens cannot be added.
     """
     if wanted == "union":
-        chosen, remarks = _with_the_tokens_of_all(models, named)
+        without_base = {label: each for label, each in models.items() if label != BASE}
+        have_files = any(has_tokenizer(model.folder) for model, _ in without_base.values())
+        chosen, remarks = _with_the_tokens_of_all(without_base if have_files else models, named)
     else:
         chosen, remarks = _requested(models, wanted, follow_links)
     new = [token for token in named if token not in (chosen.rows or {})]

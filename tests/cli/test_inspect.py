@@ -10,6 +10,7 @@ from fusion_slerp import merge, plan_merge
 from fusion_slerp.engine.measuring import measure
 from fusion_slerp.tensor_names import module_of
 from tests.cli.conftest import DEMO
+from tests.every_method import write_family
 from tests.models import CONFIG, SHAPES, tiny_tensors, write_checkpoint, write_json
 
 
@@ -141,6 +142,30 @@ def test_more_than_two_are_compared_with_the_first(command, parents, tmp_path):
     assert rows["D"][1:] == ["-"] * 6
     assert "warning (A, C): the configs differ in rope_theta" in out
     assert "Problems that prevent a merge of A and D:\n\n[1] the models differ in hidden_size" in out
+
+
+def test_with_a_base_angles_and_norms_are_those_of_the_task_vectors(command, tmp_path):
+    family = write_family(tmp_path)
+    found = command("inspect", *family.models[:2], "--base", family.base, "--json").json
+    assert found["base"]["folder"] == str(family.base)
+    assert found["can_be_merged"]
+    a, b, base = (load_file(folder / "model.safetensors") for folder in (*family.models[:2], family.base))
+    for row in (row for row in found["tensors"] if row["angle_deg"] is not None):
+        x, y = ((each[row["name"]].astype("f8") - base[row["name"]]).reshape(-1) for each in (a, b))
+        norms = np.linalg.norm(x), np.linalg.norm(y)
+        assert (row["norm_a"], row["norm_b"]) == pytest.approx(norms)
+        assert row["angle_deg"] == pytest.approx(np.degrees(np.arccos(x @ y / (norms[0] * norms[1]))))
+    assert found["mean_angle_deg"] > 45
+    text = command("inspect", *family.models, "--base", family.base).out
+    assert "BASE: " in text
+    assert "A and X stand for the models' differences from the base, their task vectors." in text
+
+
+def test_a_base_needs_two_models(command, parents):
+    ended = command("inspect", parents[0], "--base", parents[1])
+    assert ended.code == 2
+    assert "needed: two models or more" in ended.err
+    assert f"Fix: fusion_slerp inspect {parents[0]} {parents[1]}" in ended.err
 
 
 def test_problems_are_told_and_what_both_have_is_measured(command, parents, tmp_path):

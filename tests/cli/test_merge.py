@@ -110,8 +110,9 @@ def test_2_for_models_that_the_method_does_not_take(command, three, tmp_path):
     ended = command("merge", *three, "-o", tmp_path / "child")
     assert ended.code == 2
     assert ended.err.startswith("error: slerp merges exactly 2 models, not 3\n")
-    assert "slerp takes no base" in command("merge", *three[:2], "--base", three[2], "-o", "child").err
-    assert "weight, an option of linear" in command("merge", *three[:2], "-w", "1", "-o", "child").err
+    words = ("--method", "passthrough", "--base", three[2], "-o", "child")
+    assert "passthrough takes no base" in command("merge", three[0], *words).err
+    assert "weight, an option of linear, " in command("merge", *three[:2], "-w", "1", "-o", "child").err
 
 
 def test_the_rate_that_is_kept_counts_this_run_alone(command, tmp_path, monkeypatch):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 
 import pytest
 
 from fusion_slerp.cli import forecast
-from fusion_slerp.cli.options import flag, help_text, read_per_model, read_value
+from fusion_slerp.cli.options import (
+    base_help,
+    declarations,
+    flag,
+    help_text,
+    is_switch,
+    long_flag,
+    read_per_model,
+    read_value,
+)
 from fusion_slerp.cli.request import Request, read_request
 from fusion_slerp.errors import SettingsError
 from fusion_slerp.methods import METHODS
-from fusion_slerp.options import declaration, declared
+from fusion_slerp.options import declaration, declared, meanings
 from fusion_slerp.settings.merge_settings import option_fields
 
 NAMES = list(option_fields())
@@ -25,6 +36,8 @@ TYPED = {
     "granularity": (["--granularity", "row"], "row"),
     "weight": (["-w", "a=0.4", "--weight", "b=[0, 1e-1]"], {"a": 0.4, "b": [0, 0.1]}),
     "normalize": (["--no-normalize"], False),
+    "rescale": (["--rescale"], True),
+    "density": (["--density", "a=0.5", "--density", "b=[0.3, 7e-1]"], {"a": 0.5, "b": [0.3, 0.7]}),
     "dtype": (["--dtype", "float16"], "float16"),
     "max_shard_size": (["--max-shard-size", "500MiB"], "500MiB"),
     "tokenizer": (["--tokenizer", "~/on: it"], "~/on: it"),
@@ -53,8 +66,22 @@ TYPED = {
 }
 
 
+TYPED |= {
+    name: ([long_flag(name), json.dumps(example)], example)
+    for name, example in {name: declarations(name)[0].example for name in NAMES if name not in TYPED}.items()
+}
+
+
 def test_every_setting_is_tried_below():
     assert sorted(TYPED) == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_option_is_typed_alike_for_all_methods(name):
+    of_methods = declarations(name)
+    assert {each.check.is_switch for each in of_methods} == {is_switch(name)}
+    assert len({(each.panel, each.is_text) for each in of_methods}) == 1
+    assert len({each.flag for each in of_methods if each.flag}) <= 1
 
 
 @pytest.mark.parametrize("name", TYPED)
@@ -131,10 +158,31 @@ def test_help_lists_every_setting_with_its_docstring(verb, command, monkeypatch)
 
 def test_the_help_says_which_method_an_option_belongs_to():
     for name in NAMES:
-        owners = [method.name for method in METHODS.values() if name in declared(method.options)]
+        owners = [method for method in METHODS.values() if name in declared(method.options)]
         assert help_text(name).startswith("For ") == bool(owners), name
-        assert all(owner in help_text(name).partition(".")[0] for owner in owners)
+        for owner in owners:
+            (part,) = re.findall(
+                rf"For [a-z_, ]*\b{owner.name}\b[a-z_, ]*\. (.*?Default: .*?\.)(?= For|$)", help_text(name)
+            )
+            assert part.startswith(meanings(owner.options)[name]), (name, owner.name)
     assert "Repeat it as LABEL=YAML" in help_text("weight")
+    assert all(f" {method}" in help_text("method") for method in METHODS)
+
+
+def test_an_option_has_the_meaning_and_default_of_each_method():
+    """TIES divides by the weights of the models that agree, linear by all."""
+    linear, ties = (METHODS[name].options for name in ("linear", "ties"))
+    text = help_text("normalize")
+    assert meanings(linear)["normalize"] != meanings(ties)["normalize"]
+    assert meanings(linear)["normalize"] in text
+    assert meanings(ties)["normalize"] in text
+
+
+def test_the_help_of_base_says_which_methods_take_one(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    assert base_help() in command("merge", "--help").out
+    for method in METHODS.values():
+        assert bool(re.search(rf"\b{method.name}\b", base_help())) == (method.base != "none")
 
 
 def test_the_help_lists_options_under_their_panels(command, monkeypatch):
@@ -186,7 +234,7 @@ def test_values_per_model_that_contradict_each_other(typed, headline):
 def test_a_label_that_is_none_is_refused(command, parents):
     ended = command("plan", *parents, "--method", "linear", "-w", "A=1")
     assert ended.code == 2
-    assert "labels of models: a, b, c, ... or base" in ended.err
+    assert "labels of models: a, b, c, ..." in ended.err
 
 
 @pytest.mark.parametrize(
@@ -198,6 +246,7 @@ def test_a_label_that_is_none_is_refused(command, parents):
         {"method": "linear", "weight": 2},
         {"method": "linear", "weight": {"a": 0.4, "b": [0, 1]}, "normalize": False},
         {"method": "linear", "weight": [{"filter": "mlp", "value": 1e-9}, {"value": 1}]},
+        {"method": "linear", "normalize": True},
         {
             "method": "linear",
             "weight": {"a": [{"filter": "mlp", "value": 1}, {"value": 1}]},
@@ -217,7 +266,8 @@ def test_the_line_that_a_request_gives_asks_for_the_same(options, command, monke
     command(*shlex.split(request.command(verb="plan"))[1:])
     defaults = {"weight": 1.0} if options.get("method") else {"t": 0.5}
     assert requests[0].models == ("a", "b b")
-    assert requests[0].options == defaults | options
+    changed = {name: value for name, value in options.items() if (name, value) != ("normalize", True)}
+    assert requests[0].options == defaults | changed
 
 
 def test_the_line_names_the_base():

@@ -7,8 +7,11 @@ import json
 import numpy as np
 
 from fusion_slerp import plan_merge
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.cli import recent
+from fusion_slerp.cli.amounts import nbytes_text
 from tests.cli.conftest import DEMO
+from tests.every_method import write_family
 from tests.models import names_in, write_checkpoint
 
 DEMOS = (DEMO / "plays", DEMO / "code")
@@ -156,3 +159,16 @@ def test_no_word_of_a_plan_is_broken_in_a_narrow_terminal(command, tmp_path, mon
     wide = command(*words).out.replace("─", "").split()
     monkeypatch.setenv("COLUMNS", "50")
     assert command(*words).out.replace("─", "").split() == wide
+
+
+def test_what_large_tensors_may_take_is_shown_where_a_method_counts(command, tmp_path):
+    family = write_family(tmp_path, n=2, more={"model.large": (2, CHUNK_ELEMENTS)}, dtype="float16")
+    words = (*family.models, "--method", "ties", "--base", family.base, "--density")
+    plan = plan_merge(*family.models, method="ties", base=family.base, density=0.5)
+    assert plan.nbytes_read < plan.nbytes_read_most
+    once, most = nbytes_text(plan.nbytes_read), nbytes_text(plan.nbytes_read_most)
+    assert f"{once} to {most}, as the values require" in command("plan", *words, "0.5").out
+    found = command("plan", *words, "0.5", "--json").json
+    assert (found["bytes_read"], found["bytes_read_most"]) == (plan.nbytes_read, plan.nbytes_read_most)
+    assert "as the values require" not in command("plan", *words, "1").out
+    assert "0.5, 0.25" in command("plan", *words, "{a: 0.5, b: 0.25}").out

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fusion_slerp import slerp
+from tests.every_method import write_family
 from tests.models import CONFIG, names_in, write_checkpoint, write_json
 
 pexpect = pytest.importorskip("pexpect")  # there is no pseudo-terminal on Windows
@@ -80,13 +81,67 @@ def answer(child, *pairs):
     return said
 
 
+METHOD = "Method, or ? for a list [slerp]: "
 FIRST, SECOND, OUT = "First model (t = 0): ", "Second model (t = 1): ", "Folder to save in ["
 T, MERGE = "[0.5]: ", "Merge? [Y/n] "
 
 
+def with_slerp(terminal):
+    """Starts the command without arguments and leaves the method as it is."""
+    child = terminal()
+    answer(child, (METHOD, ""))
+    return child
+
+
+def test_a_method_with_a_base_asks_for_all_it_needs(terminal, tmp_path):
+    family = write_family(tmp_path / "models")
+    child = terminal()
+    said = answer(
+        child,
+        (METHOD, "?"),
+        (METHOD, "tise"),
+        (METHOD, "ties"),
+        ("First model: ", str(family.models[0])),
+        ("Second model (Enter: no more): ", str(family.models[1])),
+        ("Third model (Enter: no more): ", ""),
+        ("Base, the ancestor of all of them: ", str(family.base)),
+        ("Folder to save in [a-b-ties]: ", ""),
+        ("weight: ", "{a: 0.4}"),
+        ("density: ", "2"),
+        ("density: ", "0.5"),
+        (MERGE, "n"),
+    )
+    assert "at least 1 model and a base: trimmed task vectors" in said[1]
+    assert "no method 'tise' (did you mean 'ties'?); ? lists them" in said[2]
+    assert "invalid density" in said[10]
+    assert "no weight is given for b: 1 is used" not in said[10]
+    output, code = ended(child)
+    assert code == 0
+    words = " ".join(map(str, family.models[:2]))
+    line = f"fusion_slerp merge {words} --base {family.base} --method ties -w a=0.4 --density 0.5 -o a-b-ties"
+    assert line in output.replace("\r\n", "")
+
+
+def test_one_model_is_enough_for_a_method_of_one(terminal, tmp_path):
+    folder = write_checkpoint(tmp_path / "models/a")
+    child = terminal()
+    answer(
+        child,
+        (METHOD, "passthrough"),
+        ("First model: ", str(folder)),
+        ("Folder to save in [a-passthrough]: ", "child"),
+        ("scale: ", "2"),
+        (MERGE, "y"),
+    )
+    output, code = ended(child)
+    assert code == 0
+    assert "fusion_slerp merge" in output
+    assert "--method passthrough --scale 2 --overwrite -o child" in output.replace("\r\n", "")
+
+
 def test_the_whole_conversation_with_wrong_answers_on_the_way(terminal, parents, tmp_path):
     (tmp_path / "empty").mkdir()
-    child = terminal()
+    child = with_slerp(terminal)
     said = answer(
         child,
         (FIRST, ""),
@@ -132,6 +187,7 @@ def test_earlier_models_are_offered_by_number_and_an_empty_line_goes_back(termin
     child = terminal()
     said = answer(
         child,
+        (METHOD, ""),
         (FIRST, "7"),
         (FIRST, "2"),
         (SECOND, ""),
@@ -142,7 +198,7 @@ def test_earlier_models_are_offered_by_number_and_an_empty_line_goes_back(termin
         (MERGE, "n"),
     )
     assert str(parents[0]) in said[0]
-    assert "the last number is 2" in said[1]
+    assert "the last number is 2" in said[2]
     output, code = ended(child)
     assert code == 0
     assert "Nothing was written" in output
@@ -152,7 +208,7 @@ def test_earlier_models_are_offered_by_number_and_an_empty_line_goes_back(termin
 def test_an_existing_model_is_replaced_only_after_a_question(terminal, parents, tmp_path):
     assert ended(terminal("merge", *parents, "-t", "0.1", "-o", "child"))[1] == 0
     before = (tmp_path / "child/model.safetensors").read_bytes()
-    child = terminal()
+    child = with_slerp(terminal)
     answer(
         child,
         (FIRST, str(parents[0])),
@@ -172,7 +228,7 @@ def test_an_existing_model_is_replaced_only_after_a_question(terminal, parents, 
 
 def test_warnings_are_remarks_on_the_answers_and_told_once(terminal, parents, tmp_path):
     other = write_checkpoint(tmp_path / "models/other", seed=3, config={"rope_theta": 1.0})
-    child = terminal()
+    child = with_slerp(terminal)
     t = "[{filter: nothing_is_called_so, value: 1}]"
     pairs = ((FIRST, str(parents[0])), (SECOND, str(other)), (OUT, ""), (T, t), (MERGE, ""))
     said = answer(child, *pairs)
@@ -187,7 +243,7 @@ def test_warnings_are_remarks_on_the_answers_and_told_once(terminal, parents, tm
 
 def test_models_that_do_not_fit_are_refused_at_the_second_question(terminal, parents, tmp_path):
     wide = write_checkpoint(tmp_path / "models/wide", config={"hidden_size": 5})
-    child = terminal()
+    child = with_slerp(terminal)
     said = answer(child, (FIRST, str(parents[0])), (SECOND, str(wide)), (SECOND, str(parents[1])))
     assert "the models differ in hidden_size" in said[2]
     assert "an empty line returns to the first" in said[2]
@@ -196,7 +252,7 @@ def test_models_that_do_not_fit_are_refused_at_the_second_question(terminal, par
 
 @pytest.mark.parametrize("key", ["c", "d"])
 def test_ctrl_c_and_ctrl_d_at_a_question_stop_it(key, terminal, parents, tmp_path):
-    child = terminal()
+    child = with_slerp(terminal)
     answer(child, (FIRST, str(parents[0])), (SECOND, str(parents[1])))
     child.expect_exact(OUT)
     child.sendcontrol(key)

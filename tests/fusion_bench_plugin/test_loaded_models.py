@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from fusion_bench.modelpool import BaseModelPool, CausalLMPool
 from transformers import AutoModelForCausalLM, DeepseekV3Config, DeepseekV3ForCausalLM
 
-from fusion_slerp import OutputError, SlerpForCausalLM
+from fusion_slerp import DareLinearForCausalLM, OutputError, SlerpForCausalLM
 from tests.models import save_transformers_model
 
 
@@ -99,3 +100,18 @@ def test_a_folder_that_a_model_was_loaded_from_is_not_replaced(parents, held):
     method = SlerpForCausalLM(t=0.4, model_save_path=parents[1], overwrite="any")
     with pytest.raises(OutputError, match=r"the output is model y"):
         method.run(held)
+
+
+@pytest.mark.parametrize("names", [None, {"x": "first", "b": "second"}])
+def test_loaded_models_are_named_as_in_the_pool(tmp_path, parents, names):
+    """The elements that are drawn depend on the names; both ways make the same if these are equal."""
+    options: dict[str, Any] = {"density": 0.5, "seed": 3}
+    base = str(save_transformers_model(tmp_path / "base", "llama", 7))
+    entries = {"_pretrained_": base, "x": parents[0], "y": parents[1]}
+    loaded = {name: AutoModelForCausalLM.from_pretrained(parent) for name, parent in entries.items()}
+    child = DareLinearForCausalLM(**options, names=names).run(BaseModelPool(loaded)).state_dict()
+    own = {"a": "x", "b": "y"} if names is None else {"a": "first", "b": "second"}
+    for given, is_same in ((own, True), ({"a": "x", "b": "z"}, False)):
+        method = DareLinearForCausalLM(**options, names=given)
+        streamed = method.run(CausalLMPool(entries, tokenizer=None)).state_dict()
+        assert all(torch.equal(child[key], streamed[key]) for key in streamed) == is_same

@@ -8,8 +8,9 @@ import pytest
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
-from fusion_slerp.kernels import FAST_ELEMENTS, compiler, elements, fast_sum, loops
-from fusion_slerp.kernels.fast_sum import LEAST_WEIGHT, MOST_DOUBTFUL, SPAN, STRETCH
+from fusion_slerp.kernels import FAST_ELEMENTS, compiler, doubts, elements, fast_sum, loops
+from fusion_slerp.kernels.doubts import MOST_DOUBTFUL, SPAN, STRETCH
+from fusion_slerp.kernels.fast_sum import LEAST_WEIGHT
 from tests.kernels.test_kernels import (
     HALVES,
     all_sorts,
@@ -145,14 +146,14 @@ def test_what_is_not_finite_is_counted(format):
 
 def test_float32_and_float64_have_no_such_sum():
     for dtypes in product(("uint16", "int16", "float32", "float64"), repeat=3):
-        assert fast_sum.suits(dtypes) == (not {"float32", "float64"} & set(dtypes))
+        assert doubts.suits(dtypes) == (not {"float32", "float64"} & set(dtypes))
 
 
 def test_without_an_instruction_for_float16_its_sums_stay_in_float64(monkeypatch):
-    monkeypatch.setattr(fast_sum, "has_float16", lambda: False)
-    assert fast_sum.suits(("uint16", "uint16"))
-    assert not fast_sum.suits(("uint16", "int16"))
-    assert elements.has_float16 is not fast_sum.has_float16
+    monkeypatch.setattr(doubts, "has_float16", lambda: False)
+    assert doubts.suits(("uint16", "uint16"))
+    assert not doubts.suits(("uint16", "int16"))
+    assert elements.has_float16 is not doubts.has_float16
 
 
 def test_long_sums_take_the_fast_kernel_and_short_ones_the_one_that_compiles_sooner(monkeypatch):

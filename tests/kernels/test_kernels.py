@@ -121,6 +121,26 @@ def test_gram_sums_exactly_the_float64_products_in_lanes(format_a, format_b):
     assert kernels.gram((a, b)).tolist() == in_lanes(x * x, x * y, y * y)
 
 
+@named("format_base", ALL, **by_name)
+@named("format_a", ALL, **by_name)
+def test_gram_of_differences_sums_exactly_the_float64_products_in_lanes(format_a, format_base):
+    a, b = ordinary(format_a, 1301, seed=3), ordinary(BF16, 1301, seed=4)
+    base = ordinary(format_base, 1301, seed=5)
+    d, e = (decode(w, format) - decode(base, format_base) for w, format in ((a, format_a), (b, BF16)))
+    assert kernels.gram_of_differences((a, b, base)).tolist() == in_lanes(d * d, d * e, e * e)
+    assert kernels.gram_of_differences((a, base)).tolist() == in_lanes(d * d)
+
+
+@named("n_models", [1, 2, 3, 5])
+def test_many_grams_of_differences_are_those_of_each(n_models):
+    sets = [[ordinary(F32, 40 + i, seed=9 * i + k) for k in range(n_models + 1)] for i in range(4)]
+    rows = np.array([[of[0].size, *(each.ctypes.data for each in of)] for of in sets], np.int64)
+    table = kernels.Table(rows, ("float32",) * (n_models + 1))
+    found = kernels.gram_of_many(table, is_relative=True)
+    assert found.tolist() == [kernels.gram_of_differences(of).tolist() for of in sets]
+    assert found.shape == (4, n_models * (n_models + 1) // 2)
+
+
 @named("format_b", ALL, **by_name)
 @named("format_a", ALL, **by_name)
 def test_chords_sums_exactly_in_lanes(format_a, format_b):
@@ -330,6 +350,17 @@ def test_arrays_that_the_compiled_code_would_overrun_are_refused(spoil):
         kernels.weighted_sum((a, a), (0.5, 0.5), spoil(np.zeros_like(a)))
     with pytest.raises(ValueError, match="contiguous"):
         kernels.gram((a, spoil(a)))
+
+
+@named("factors", [(0.5,), (0.5, 0.5, 0.0), ()], ids=str)
+def test_a_sum_has_one_factor_for_each_vector(factors):
+    a = ordinary(BF16, 600, seed=20)
+    out = np.empty_like(a)
+    with pytest.raises(ValueError, match=r"factors of shape .*needed: \(1, 2\)"):
+        kernels.weighted_sum((a, a), factors, out)
+    table = kernels.table_of("weighted_sum", (a, a, out))
+    with pytest.raises(ValueError, match=r"needed: \(1, 2\)"):
+        kernels.weighted_sums_of_many(table, np.array([factors], np.float64))
 
 
 @pytest.mark.usefixtures("nothing_compiled")

@@ -39,7 +39,7 @@ def test_every_option_is_declared_with_a_meaning_and_a_check(method: Method):
 @each_method
 def test_its_options_and_parameters_are_immutable_values(method: Method):
     assert method.options() == method.options()
-    labels = "abc"[: method.n_models[0]]
+    labels = [*"abc"[: method.n_models[0]], *["base"] * (method.base == "needed")]
     values = {
         name: dict.fromkeys(labels, each.default) if declaration(each).is_per_model else each.default
         for name, each in declared(method.options).items()
@@ -65,7 +65,7 @@ def test_how_many_models_it_merges(method: Method):
 
 # Its name.
 
-WORDS_OF_THE_LANGUAGE = {"linear": r"linear (between|interpolation|out_proj)"}
+WORDS_OF_THE_LANGUAGE = {"linear": r"linear (between|interpolation|out_proj)", "ties": r"^ties $"}
 """Phrases in which a method's name is an ordinary word."""
 
 KNOWING = ("methods", "recipes", "fusion_bench_plugin")

@@ -9,6 +9,7 @@ import pytest
 from fusion_slerp import kernels
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import Words
+from fusion_slerp.methods.method import Unit
 from fusion_slerp.methods.slerp import SLERP, SlerpParameters, coefficients, slerp
 from fusion_slerp.passes.exact_sums import ExactSums
 from fusion_slerp.passes.gram import Gram
@@ -17,6 +18,9 @@ from tests.reference import BF16, F16, F32, F64, FORMATS, Expected, Format, deco
 
 ALL = list(FORMATS.values())
 named = pytest.mark.parametrize
+
+UNIT = Unit("w", 1000, 1000)
+"""SLERP makes no use of it."""
 
 
 def type_names(formats: object) -> str | None:
@@ -51,7 +55,7 @@ class Reader:
 
 
 def found(t: float, a: np.ndarray, b: np.ndarray, threshold: float = 0.9995, epsilon: float = 1e-8) -> Made:
-    return drive(slerp(SlerpParameters(t, threshold, epsilon)), Reader(a, b))
+    return drive(slerp(SlerpParameters(t, threshold, epsilon), UNIT), Reader(a, b))
 
 
 def factors_of(made: Made) -> Factors:
@@ -224,7 +228,7 @@ def test_chords_are_measured_only_above_the_angle_where_arccos_is_accurate(forma
     for angle, threshold, passes in ((0.02, 0.9995, 0), (0.02, 1.0, 1), (0.05, 1.0, 0), (0.02, 0.9997, 0)):
         a, b = at_angle(angle, format, format)
         reader, parameters = Reader(a, b), SlerpParameters(0.5, threshold, 1e-8)
-        drive(slerp(parameters), reader)
+        drive(slerp(parameters, UNIT), reader)
         assert reader.passes == 1 + passes
         certain, most = SLERP.passes(parameters)
         assert certain == 1 <= reader.passes <= most

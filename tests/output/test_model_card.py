@@ -30,8 +30,7 @@ def configuration(text: str) -> dict:
 def test_two_models():
     text = card(t=0.3)
     assert (
-        "This is a merged language model: a spherical linear interpolation (SLERP) of two models, made"
-        in text
+        "This is a merged language model: spherical linear interpolation (SLERP) of two models, made" in text
     )
     assert "| label | model | revision |\n| --- | --- | --- |\n" in text
     assert f"\n| a | owner/a | {'0' * 40} |\n| b | b | local |\n" in text
@@ -50,7 +49,7 @@ def test_a_schedule(t):
 
 def test_three_models_and_their_weights():
     text = card((A, B, C), "abc", method="linear", weight={"a": 0.25, "b": [0, 1]}, normalize=False)
-    assert "This is a merged language model: a weighted average of the weights (linear), made" in text
+    assert "This is a merged language model: weighted average of the weights (linear), made" in text
     assert "| label | model | revision | weight |\n" in text
     assert f"| a | owner/a | {'0' * 40} | 0.25 |\n" in text
     assert "| b | b | local | varies, see below |\n| c | c | local | 1 |\n" in text
@@ -70,6 +69,7 @@ def test_three_models_and_their_weights():
 def test_a_base_is_named():
     text = card((A, B, C), ("a", "b", "base"), method="linear")
     assert f"merge('owner/a@{'0' * 40}', 'b', base='c', out='child', method='linear', weight=1.0)" in text
+    assert "| base | c | local |  |\n\nThe model labelled base is the common ancestor" in text
 
 
 def test_models_in_memory_cannot_be_merged_again():

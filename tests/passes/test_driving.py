@@ -8,8 +8,9 @@ import pytest
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import Table, Words
-from fusion_slerp.methods.linear import LinearParameters, linear
-from fusion_slerp.methods.slerp import SLERP, SlerpParameters, slerp
+from fusion_slerp.methods.linear import LINEAR, LinearParameters
+from fusion_slerp.methods.method import Unit
+from fusion_slerp.methods.slerp import SLERP, SlerpParameters
 from fusion_slerp.passes.chords import Chords
 from fusion_slerp.passes.gram import Gram
 from fusion_slerp.passes.magnitude import LargestMagnitude
@@ -26,6 +27,18 @@ ALL = list(FORMATS.values())
 HALFWAY = SlerpParameters(0.3, 0.9995, 1e-8)
 EXACT = SlerpParameters(0.3, 1.0, 0.0)
 """With all passes: chords for small angles, float64 vectors of any magnitude."""
+
+
+UNIT = Unit("w", 50, 50)
+"""Neither method makes use of it."""
+
+
+def slerp(parameters: SlerpParameters) -> Steps:
+    return SLERP.steps(parameters, UNIT)
+
+
+def linear(parameters: LinearParameters) -> Steps:
+    return LINEAR.steps(parameters, UNIT)
 
 
 def words(values: np.ndarray, format: Format) -> np.ndarray:
@@ -129,6 +142,26 @@ def test_many_units_are_decided_and_written_as_each_alone(format, parameters):
         assert out.tobytes() == expected.tobytes()
 
 
+@named("towards_base", [0.0, 0.3])
+@named("format", ALL, **by_name)
+def test_many_units_of_differences_are_decided_and_written_as_each_alone(format, towards_base):
+    parameters = SlerpParameters(0.3, 0.9995, 1e-8, True, towards_base)
+    rng = np.random.default_rng(11)
+    sets = []
+    for of in pairs(format).values():
+        base = words(rng.normal(0, 0.02, 50)[: of[0].size], format)
+        sets.append([*of, base])
+    made = drive_many([slerp(parameters) for _ in sets], table_of(sets), lambda i: sets[i])
+    assert made == [drive(slerp(parameters), lambda of=of: (of,)) for of in sets]
+    outs = [np.empty_like(of[0]) for of in sets]
+    assert combine_many(made, table_of(sets, outs), lambda i: (sets[i], outs[i])) == [0] * len(sets)
+    for each, of, out in zip(made, sets, outs, strict=True):
+        assert len(each.combine.coefficients) == 3
+        expected = np.empty_like(out)
+        each.combine.into(of, expected)
+        assert out.tobytes() == expected.tobytes()
+
+
 def test_units_that_ask_for_nothing_are_not_measured():
     sets = [[words(np.arange(5.0) + i, F32) for i in range(3)] for _ in range(4)]
     parameters = LinearParameters((0.5, 0.25, 0.25))
@@ -153,7 +186,7 @@ def test_only_the_unit_that_is_not_finite_is_refused(bad):
 class Largest:
     """A combine that is not a weighted sum."""
 
-    def into(self, words: Words, out: np.ndarray) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, before: object = None) -> int:
         np.maximum(*words, out=out)
         return int(np.count_nonzero(~np.isfinite(out)))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from math import acos, degrees, nan, pi, sqrt
+from math import acos, degrees, fsum, nan, pi, sqrt
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,11 @@ MEASURES = {
     "gram of columns, some scaled": (Gram.of_columns([Gram(), None, Gram((660, 660))] * 2), 2, 1e200),
     "chords of columns": (Chords.of_columns([Chords(ONE), None, Chords((2.0, 2.0))] * 2), 2, 1.0),
     "chords of columns, scaled": (Chords.of_columns([Chords(ONE, (660, 660))] * WIDTH), 2, 1e200),
+    "gram of differences": (Gram(is_relative=True), 4, 1.0),
+    "gram of differences, scaled": (Gram((660,) * 3, True), 3, 1e200),
+    "chords of differences": (Chords(ONE, is_relative=True), 3, 1.0),
+    "gram of columns of differences": (Gram.of_columns([Gram((), True)] * WIDTH), 3, 1.0),
+    "chords of columns of differences": (Chords.of_columns([Chords(ONE, (), True), None] * 3), 3, 1.0),
     "magnitude of columns": (LargestMagnitude.of_columns([LargestMagnitude(), None, None] * 2), 4, 1.0),
 }
 
@@ -105,6 +110,51 @@ def test_columns_have_the_gram_matrices_of_vectors(n_sources):
     whole = measured(Gram(), every)
     assert whole.n == n_sources
     assert whole.products == tuple(map(sum, zip(*(each.products for each in found), strict=True)))
+
+
+@pytest.mark.parametrize("scale", [0, 600, -600])
+@pytest.mark.parametrize("n_sources", [2, 3, 4])
+def test_differences_from_the_last_source_are_measured_as_they_are(n_sources, scale):
+    every = integers(n_sources, scale)
+    exponents = (scale,) * n_sources if scale else ()
+    relative = [[each - words[-1] for each in words[:-1]] for words in every]
+    gram = measured(Gram(exponents, True), every)
+    assert gram == measured(Gram(exponents[:-1]), relative)
+    assert gram.n == n_sources - 1
+    assert [gram.exponents] * WIDTH == [
+        each.exponents for each in measured(Gram.of_columns([Gram(exponents, True)] * WIDTH), every)
+    ]
+    of_columns = measured(Gram.of_columns([Gram(exponents, True), None] * 3), every)
+    for j in range(0, WIDTH, 2):
+        assert of_columns[j] == measured(Gram(exponents[:-1]), column(relative, j))
+
+
+@pytest.mark.parametrize("scale", [0, 600, -600])
+def test_the_angle_of_differences_is_that_of_two_vectors(scale):
+    every = integers(3, scale)
+    exponents = (scale,) * 3 if scale else ()
+    relative = [[each - words[-1] for each in words[:-1]] for words in every]
+    norms = measured(Gram(exponents, True), every).measured_norms
+    assert measured(Chords(norms, exponents, True), every) == measured(
+        Chords(norms, exponents[:-1]), relative
+    )
+    asked = []
+    for j in range(WIDTH):
+        of_column = measured(Gram(exponents, True), column(every, j)).measured_norms
+        asked.append(Chords(of_column, exponents, True))
+    for j, angles in enumerate(measured(Chords.of_columns(asked), every)):
+        assert angles == pytest.approx(measured(asked[j], column(every, j)), rel=1e-15)
+
+
+def test_differences_keep_their_digits():
+    """Expanded to inner products of the sources, they would lose six digits of 16 here."""
+    rng = np.random.default_rng(8)
+    base = rng.normal(0, 1, 5000)
+    of = [base + 1e-3 * rng.normal(0, 1, 5000) for _ in range(2)]
+    gram = measured(Gram(is_relative=True), [[*of, base]])
+    d, e = (each - base for each in of)
+    exact = [fsum((x * y).tolist()) for x, y in ((d, d), (d, e), (e, e))]
+    assert gram.products == pytest.approx(exact, rel=1e-14, abs=1e-14 * exact[0])
 
 
 def test_columns_are_scaled_as_vectors_are():

@@ -65,7 +65,8 @@ def run_recipes(jobs: Mapping[str, Any], file: Path) -> dict[str, dict[str, Any]
         file: Where to write them.
 
     Returns:
-        By folder, for every tensor of the child: t of slerp and nuslerp, or the weights of linear by model.
+        By folder, for every tensor of the child: t of slerp, nuslerp and nearswap; the weights of linear by
+        model; of other methods, `shared` parameters, and those of the `models`.
     """
     write_json(file, jobs)
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}

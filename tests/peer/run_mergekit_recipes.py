@@ -4,7 +4,7 @@
 
 JOBS.json maps the folder of each child to its recipe; a name that starts with "plan " is only planned.
 Prints, as the last line, JSON: for each child, t of every tensor as mergekit's planner has it; of linear,
-the weights by model.
+the weights by model; of other methods, the shared parameters, and those by model.
 """
 
 import json
@@ -35,11 +35,14 @@ def values_of_tensors(recipe: dict) -> dict[str, Any]:
 def _value(task: Any, method: str) -> Any:
     if "t" in task.parameters:
         return float(task.parameters["t"])
-    weights = {str(model): task.input_parameters[model]["weight"] for model in task.model_order}
+    own = {str(model): dict(task.input_parameters[model]) for model in task.model_order}
+    weights = {model: each["weight"] for model, each in own.items() if "weight" in each}
     if method == "linear":
         return weights
-    _, of_the_second = weights.values()  # nuslerp
-    return of_the_second / sum(weights.values())
+    if method == "nuslerp":
+        _, of_the_second = weights.values()
+        return of_the_second / sum(weights.values())
+    return {"shared": dict(task.parameters), "models": {model: each for model, each in own.items() if each}}
 
 
 def main() -> None:

@@ -284,7 +284,7 @@ def test_what_mergekit_cannot_say(more, headline):
 def test_a_base_is_refused_rather_than_lost():
     recipe = Recipe(("A", "B"), {"method": "linear"}, "BASE")
     for write in (to_mergekit, to_hydra):
-        with pytest.raises(SettingsError, match="linear takes no base"):
+        with pytest.raises(SettingsError, match="linear takes no base without towards_base"):
             write(recipe)
 
 

@@ -284,7 +284,6 @@ models: [{model: A, parameters: {weight: 1}}, {model: B, parameters: {weight: 1}
 @pytest.mark.parametrize(
     ("text", "headline"),
     [
-        ("base_model: C", "base_model: nuslerp on differences from a base is not supported"),
         ("parameters: {nuslerp_flaten: true}", "did you mean 'nuslerp_flatten'?"),
         ("parameters: {nuslerp_flatten: 3}", "invalid parameters.nuslerp_flatten or nuslerp_row_wise"),
     ],
@@ -317,8 +316,8 @@ T = f"{TOP}models: [{{model: B}}]\nparameters: {{t: 1}}\n"
 
 WRONG = {
     "method": (
-        "merge_method: ties\n",
-        "merge_method: ties is not supported",
+        "merge_method: arcee_fusion\n",
+        "merge_method: arcee_fusion is not supported",
         "run this recipe with mergekit",
     ),
     "lerp": ("merge_method: lerp\n", "merge_method: lerp is not supported", "run this recipe with mergekit"),
@@ -330,7 +329,18 @@ WRONG = {
     "no method": ("models: []\n", "merge_method is missing", "merge_method: slerp"),
     "nothing": (TOP, "the recipe names no models", "list the models"),
     "both": (f"{TOP}models: [x]\nslices: [y]", "models and slices exclude each other", "remove one"),
-    "modules": (f"{TOP}modules: {{m: 1}}", "modules is not supported", "move its models"),
+    "two modules": (
+        f"{TOP}modules: {{m: {{models: [{{model: B}}]}}, n: 1}}",
+        "modules: more than one is not supported",
+        "merge the language model alone",
+    ),
+    "a module of nothing": (f"{TOP}modules: {{m: {{}}}}", "modules.m names no models", "list the models"),
+    "a module and models": (f"{TOP}modules: {{m: 1}}\nmodels: 1", "modules excludes models", "remove one"),
+    "a key of a module": (
+        f"{TOP}modules: {{m: {{models: [{{model: B}}], parameter: {{t: 1}}}}}}",
+        "modules.m.parameter is not a key of a recipe (did you mean 'parameters'?)",
+        "correct",
+    ),
     "no base": (
         "merge_method: slerp\nmodels: [{model: A}, {model: B}]\nparameters: {t: 1}",
         "base_model is missing",
@@ -576,6 +586,21 @@ LINEAR = {
     ],
     "parameters": {"weight": 1.5, "normalize": True},
 }
+TIES = {
+    "merge_method": "ties",
+    "base_model": "BASE",
+    "modules": {
+        "default": {
+            "models": [
+                {"model": "BASE"},
+                {"model": "A", "parameters": {"weight": [0, 1], "density": [{"filter": "x", "value": 0.5}]}},
+                {"model": "B", "parameters": {"normalize": True}},
+            ],
+            "parameters": {"weight": 0.5, "density": 0.25},
+        }
+    },
+    "parameters": {"lambda": 0.5, "normalize": False, "rescale": 1, "int8_mask": True},
+}
 ANY = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
     lambda inner: (
@@ -603,7 +628,10 @@ def replaced(value, path, by):
 
 @pytest.mark.parametrize(
     "valid",
-    [FULL, MODELS, LINEAR, *(yaml.safe_load(to_hydra(parse_recipe(each))) for each in (FULL, LINEAR))],
+    [
+        *(FULL, MODELS, LINEAR, TIES),
+        *(yaml.safe_load(to_hydra(parse_recipe(each))) for each in (FULL, LINEAR, TIES)),
+    ],
 )
 @given(st.data())
 def test_nonsense_in_any_place_is_an_error_of_ours_or_harmless(valid, data):

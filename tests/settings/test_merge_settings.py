@@ -21,7 +21,7 @@ from fusion_slerp.engine import threads as engine_threads
 from fusion_slerp.methods import DEFAULT, METHODS
 from fusion_slerp.methods.linear import LinearOptions
 from fusion_slerp.methods.slerp import SlerpOptions
-from fusion_slerp.options import declared
+from fusion_slerp.options import declaration, declared
 from fusion_slerp.planning.memory import READERS, WRITERS
 from fusion_slerp.settings.merge_settings import available_cpus, make_settings, option_fields
 from fusion_slerp.settings.sizes import parse_nbytes
@@ -102,6 +102,9 @@ WRONG = {
 }
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]
 
+REFUSED = [None, "much", math.nan, math.inf, -1e300, object()]
+"""Values that no option of a method takes; see `test_wrong_value_of_an_option_of_a_method`."""
+
 
 def made_with(name: str, value: object) -> MergeSettings:
     """Settings with one option, of the method that has it."""
@@ -122,12 +125,30 @@ def test_wrong_value(name, value):
 
 
 def test_every_setting_has_a_wrong_value_here_and_its_fix_is_right():
-    assert WRONG.keys() == option_fields().keys()
+    assert set(declared(MergeSettings)) <= WRONG.keys() <= option_fields().keys()
     for name, (_, _, fix) in WRONG.items():
         if fix is not None:
             value = re.search(rf"\b{name}=(.*?)(, up to .*)?$", fix)
             assert value is not None, fix
             made_with(name, ast.literal_eval(value[1]))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(method.name, name) for method in METHODS.values() for name in declared(method.options)],
+)
+def test_wrong_value_of_an_option_of_a_method(method, name):
+    about = declaration(declared(METHODS[method].options)[name])
+    wrong = [value for value in REFUSED if not about.check.is_fine(value)]
+    assert len(wrong) >= 2
+    for value in wrong:
+        with pytest.raises(SettingsError) as caught:
+            make_settings(**{"method": method, name: value})
+        lines = str(caught.value).splitlines()
+        assert lines[0] == f"invalid {name}"
+        assert lines[1] == f"  found: {value!r} ({type(value).__name__})"
+        assert lines[2].startswith(f"  needed: {about.check.needed}")
+        assert lines[3] == f"Fix: use {name}={about.example!r}"
 
 
 @pytest.mark.parametrize("name", [name for name, (_, _, fix) in WRONG.items() if fix is not None])

@@ -25,36 +25,39 @@ from fusion_slerp.options import (
     or_null,
 )
 from fusion_slerp.settings.labels import BASE, is_label, labels
-from fusion_slerp.settings.merge_settings import Missing, option_fields
+from fusion_slerp.settings.merge_settings import Missing, fields_by_method, option_fields
 from fusion_slerp.settings.schedule import PerModel, Schedule, read_schedule
+from tests.every_method import Family, Way, each_method, write_family
 from tests.models import contents, write_checkpoint
 
-OWNERS = {
-    name: owner
-    for owner in (MergeSettings, *(method.options for method in METHODS.values()))
-    for name in declared(owner)
-}
-each_option = pytest.mark.parametrize("name", OWNERS)
+METHOD_OF = {MergeSettings: DEFAULT} | {method.options: method.name for method in METHODS.values()}
+"""By the class that declares options."""
+
+OWNERS: dict[str, type] = {}
+"""The class that declares an option, by name: of several, the first."""
+for owner in METHOD_OF:
+    OWNERS = dict.fromkeys(declared(owner), owner) | OWNERS
+
+each_option = pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        pytest.param(owner, name, id=f"{owner.__name__}-{name}")
+        for owner in METHOD_OF
+        for name in declared(owner)
+    ],
+)
 
 
-def about(name: str) -> Declaration:
-    return declaration(declared(OWNERS[name])[name])
-
-
-def example_of(name: str) -> object:
-    return about(name).example
-
-
-def method_of(name: str) -> str:
-    return next((each.name for each in METHODS.values() if name in declared(each.options)), DEFAULT)
+def about(name: str, owner: type | None = None) -> Declaration:
+    return declaration(declared(owner or OWNERS[name])[name])
 
 
 # Declarations.
 
 
 @each_option
-def test_every_option_has_a_meaning_of_one_line(name):
-    meaning = meanings(OWNERS[name])[name]
+def test_every_option_has_a_meaning_of_one_line(owner, name):
+    meaning = meanings(owner)[name]
     assert meaning.endswith(".")
     assert "\n" not in meaning
     assert "  " not in meaning
@@ -62,24 +65,27 @@ def test_every_option_has_a_meaning_of_one_line(name):
 
 
 def test_meanings_speak_of_options_alone():
-    for owner in set(OWNERS.values()):
+    for owner in METHOD_OF:
         assert set(meanings(owner)) - set(declared(owner)) <= {"parameters"}
 
 
 @each_option
-def test_every_example_is_fine_and_every_default(name):
-    made = make_settings(**{"method": method_of(name), name: example_of(name)})
-    assert made.options[name] == example_of(name)
-    if not about(name).is_schedule:
-        assert about(name).check.is_fine(example_of(name))
-        assert about(name).check.is_fine(declared(OWNERS[name])[name].default)
+def test_every_example_is_fine_and_every_default(owner, name):
+    example = about(name, owner).example
+    made = make_settings(**{"method": METHOD_OF[owner], name: example})
+    assert made.options[name] == example
+    if not about(name, owner).is_schedule:
+        assert about(name, owner).check.is_fine(example)
+        assert about(name, owner).check.is_fine(declared(owner)[name].default)
 
 
 def test_all_options_by_name():
     assert option_fields() == {name: declared(owner)[name] for name, owner in OWNERS.items()}
-    assert sorted(OWNERS) == sorted(set(OWNERS))
-    assert [name for name in OWNERS if about(name).is_schedule] == ["t", "weight"]
-    assert [name for name in OWNERS if about(name).is_per_model] == ["weight"]
+    by_method = fields_by_method()
+    assert by_method.keys() == OWNERS.keys() - declared(MergeSettings).keys()
+    for method in METHODS.values():
+        for name, each in declared(method.options).items():
+            assert by_method[name][method.name] is each
 
 
 def test_a_meaning_is_read_from_the_docstring():
@@ -207,13 +213,19 @@ def test_every_option_that_changes_nothing_is_tried():
     assert ELSE.keys() == {name for name in OWNERS if not about(name).changes_child}
 
 
+@pytest.fixture(scope="module")
+def family(tmp_path_factory) -> Family:
+    """Read-only."""
+    return write_family(tmp_path_factory.mktemp("family"))
+
+
 @pytest.mark.parametrize("name", ELSE)
-@pytest.mark.parametrize("method", METHODS)
-def test_it_changes_no_byte_of_the_model(tmp_path, parents, capsys, method, name):
+@each_method
+def test_it_changes_no_byte_of_the_model(tmp_path, family, capsys, method, name):
     """Only the manifest may differ: in its hash, and in those of the source models."""
-    made = {}
+    call, made = family.call(Way(method, method.base != "none")), {}
     for key, options in (("plain", {}), ("else", {name: ELSE[name]})):
-        merge(*parents, out=tmp_path / key / "child", method=method, **options)
+        merge(*call.models, out=tmp_path / key / "child", **call.options, **options)
         made[key] = contents(tmp_path / key / "child")
     capsys.readouterr()
     plain, other = made["plain"], made["else"]

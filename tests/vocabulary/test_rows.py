@@ -224,3 +224,13 @@ def test_a_file_that_became_shorter_is_named(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="reading failed") as caught:
         run_in_memory(plan)
     assert str(file) in str(caught.value)
+
+
+def test_rows_of_the_models_that_a_tensor_is_made_of():
+    """Of several, those that two have; of one, all of its own: no other could have them."""
+    rows = RowMap({"a": np.array([0, 1, NOBODY]), "b": np.array([1, NOBODY, 0])})
+    assert rows.shared().tolist() == rows.shared(("a", "b")).tolist() == [True, False, False]
+    assert rows.shared(("a",)).tolist() == [True, True, False]
+    assert rows.only_shared(makers=("a",)).of["a"].tolist() == [0, 1, NOBODY]
+    assert rows.only_shared([2], ("a",)).of["b"].tolist() == [1, NOBODY, 0]
+    assert RowMap({"a": np.array([0, NOBODY])}).only_shared().of["a"].tolist() == [0, NOBODY]

@@ -1,0 +1,204 @@
+"""A loop over 16-bit words in vectors of float32, which leaves doubtful elements to a loop in float64.
+
+The fast part marks the elements whose words it cannot prove. Span by span these are collected, computed by
+the loop in float64, and put back. If there are too many, a stretch is computed in float64 before the fast
+part is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from llvmlite import ir
+
+from fusion_slerp.kernels.building import element, loop
+from fusion_slerp.kernels.elements import F16, F32, I16, I32, I64, Builder, Value, has_float16
+
+WIDTH = 16
+"""Elements per vector: one of AVX-512; LLVM splits it for other processors."""
+
+BLOCK = 64
+"""Elements whose doubt bits fit into one word."""
+
+SPAN = 1024
+"""Elements whose doubtful ones are collected together."""
+
+MOST_DOUBTFUL = SPAN // 8
+"""Limit in a span; with more, float64 is faster for all."""
+
+STRETCH = 16 * SPAN
+"""Elements computed in float64 after such a span."""
+
+AT_ONCE = 8
+"""Bits of a word that are listed without testing how many are set, a branch that processors predict badly."""
+
+I1, Mask = ir.IntType(1), ir.IntType(WIDTH)
+I16s, I32s, F16s, F32s = (ir.VectorType(kind, WIDTH) for kind in (I16, I32, F16, F32))
+
+Fast = Callable[[Sequence[Value]], Value]
+"""Stores sixteen words of the last array, given the addresses; returns a bit for each doubtful one."""
+
+Exact = Callable[[Sequence[Value], Value], None]
+"""Stores so many words of the last array, given the addresses."""
+
+
+def suits(dtypes: Sequence[str]) -> bool:
+    """Whether words of these types can be processed in this way on this processor."""
+    return set(dtypes) <= {"uint16", "int16"} and (has_float16() or "int16" not in dtypes)
+
+
+def with_doubts(
+    b: Builder, n: Value, is_safe: Value, arrays: Sequence[Value], fast: Fast, do_exactly: Exact
+) -> None:
+    """Builds the loop over n elements.
+
+    Args:
+        b: The builder, at the function's entry.
+        n: Number of elements.
+        is_safe: Whether the fast part may be used at all.
+        arrays: Of 16-bit words; the last is written.
+        fast: Builds the fast part.
+        do_exactly: Builds the call of the loop in float64.
+    """
+    doubtful = b.alloca(I32, SPAN + AT_ONCE)
+    collected = [b.alloca(I16, SPAN) for _ in arrays]
+    n_fast = b.select(is_safe, n, I64(0))
+    entry = b.block
+    head, span, settle, stretch, end = map(b.append_basic_block, ("head", "span", "settle", "stretch", "end"))
+    b.branch(head)
+
+    b.position_at_end(head)
+    start = b.phi(I64)
+    start.add_incoming(I64(0), entry)
+    here = [element(b, array, start, I16) for array in arrays]
+    has_span = b.icmp_signed(">=", b.sub(n_fast, start), I64(SPAN))
+    b.cbranch(has_span, span, stretch)
+
+    b.position_at_end(span)
+    n_doubtful = _span(b, here, fast, doubtful)
+    b.cbranch(b.icmp_unsigned(">", n_doubtful, I64(MOST_DOUBTFUL)), stretch, settle)
+
+    b.position_at_end(settle)
+    _settle(b, here, collected, doubtful, n_doubtful, do_exactly)
+    start.add_incoming(b.add(start, I64(SPAN)), b.block)
+    b.branch(head)
+
+    b.position_at_end(stretch)
+    left = b.sub(n, start)
+    many = b.select(b.icmp_unsigned("<", left, I64(STRETCH)), left, I64(STRETCH))
+    do_exactly(here, many)
+    following = b.add(start, many)
+    start.add_incoming(following, b.block)
+    b.cbranch(b.icmp_unsigned("<", following, n), head, end)
+
+    b.position_at_end(end)
+
+
+def _span(b: Builder, arrays: Sequence[Value], fast: Fast, doubtful: Value) -> Value:
+    """Stores the words of a span, lists the indexes of the doubtful ones, and returns their number."""
+    before = b.block
+    block, some, more, after = map(b.append_basic_block, ("block", "some", "more", "after"))
+    b.branch(block)
+
+    b.position_at_end(block)
+    start, n = b.phi(I64), b.phi(I64)
+    doubts: Value = I64(0)
+    for first in range(0, BLOCK, WIDTH):
+        i = b.add(start, I64(first))
+        bits = b.zext(fast([element(b, array, i, I16) for array in arrays]), I64)
+        doubts = b.or_(doubts, b.shl(bits, I64(first)))
+    following = b.add(start, I64(BLOCK))
+    total = b.add(n, b.ctpop(doubts))
+    b.cbranch(b.icmp_unsigned("==", doubts, I64(0)), more, some)
+
+    b.position_at_end(some)
+    left, at = b.phi(I64), b.phi(I64)
+    left.add_incoming(doubts, block)
+    at.add_incoming(n, block)
+    bits = left
+    for k in range(AT_ONCE):
+        index = b.trunc(b.add(start, b.cttz(bits, I1(0))), I32)
+        b.store(index, element(b, doubtful, b.add(at, I64(k)), I32))
+        bits = b.and_(bits, b.sub(bits, I64(1)))
+    left.add_incoming(bits, some)
+    at.add_incoming(b.add(at, I64(AT_ONCE)), some)
+    b.cbranch(b.icmp_unsigned("==", bits, I64(0)), more, some)
+
+    b.position_at_end(more)
+    for phi, first, then in ((start, I64(0), following), (n, I64(0), total)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(then, more)
+    b.cbranch(b.icmp_unsigned("<", following, I64(SPAN)), block, after)
+    b.position_at_end(after)
+    return total
+
+
+def _settle(
+    b: Builder,
+    arrays: Sequence[Value],
+    collected: Sequence[Value],
+    doubtful: Value,
+    n_doubtful: Value,
+    do_exactly: Exact,
+) -> None:
+    """Collects the doubtful elements of a span, sums them in float64, and puts the words back."""
+    *sources, out = arrays
+    *copies, result = collected
+    with loop(b, n_doubtful) as k:
+        i = _listed(b, doubtful, k)
+        for source, copy in zip(sources, copies, strict=True):
+            _move(b, source, i, copy, k)
+    do_exactly(collected, n_doubtful)
+    with loop(b, n_doubtful) as k:
+        _move(b, result, k, out, _listed(b, doubtful, k))
+
+
+def decoded(b: Builder, words: Value, dtype: str) -> Value:
+    """The values of words, float32."""
+    if dtype == "uint16":
+        return b.bitcast(b.shl(b.zext(words, I32s), ints(16)), F32s)
+    return b.fpext(b.bitcast(words, F16s), F32s)
+
+
+def encoded(b: Builder, x: Value, dtype: str) -> Value:
+    """The words nearest to float32 numbers, as int32; bfloat16 rounds ties away from zero.
+
+    The exact sum lies strictly inside its interval. So if both ends give the same word, it is not a tie.
+    """
+    if dtype == "uint16":
+        return b.lshr(b.add(b.bitcast(x, I32s), ints(0x8000)), ints(16))
+    return b.zext(b.bitcast(b.fptrunc(x, F16s), I16s), I32s)
+
+
+def magnitude(b: Builder, x: Value) -> Value:
+    return b.bitcast(b.and_(b.bitcast(x, I32s), ints(0x7FFF_FFFF)), F32s)
+
+
+def of_all(b: Builder, x: Value) -> Value:
+    """A vector with a number in every lane."""
+    alone = b.insert_element(floats(0.0), x, I32(0))
+    return b.shuffle_vector(alone, alone, ints(0))
+
+
+def ints(value: int) -> Value:
+    return I32s([value] * WIDTH)
+
+
+def floats(value: float) -> Value:
+    return F32s([value] * WIDTH)
+
+
+def bits_of(value: float) -> int:
+    """The bits of a float32."""
+    return int(np.float32(value).view(np.uint32))
+
+
+def _listed(b: Builder, indexes: Value, k: Value) -> Value:
+    """Loads an index of a list; atomically, which costs nothing, so that LLVM does not vectorise the loop."""
+    return b.zext(b.load_atomic(element(b, indexes, k, I32), "monotonic", 4, typ=I32), I64)
+
+
+def _move(b: Builder, source: Value, i: Value, target: Value, k: Value) -> None:
+    """Copies word i of an array to index k of another."""
+    b.store(b.load(element(b, source, i, I16), typ=I16), element(b, target, k, I16))

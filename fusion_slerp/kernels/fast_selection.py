@@ -1,0 +1,290 @@
+"""Sums by mask of 16-bit types in float32, where that is proven to change no bit of the result.
+
+A table of coefficients that belongs to sets of models has factors: each model's scale, and each set's share.
+With these the sum is base + share * sum of scale * difference. Its error bound is relative to the
+differences, which are small, except for two roundings of the result. As in `fast_sum`, elements for which the
+bound does not decide the word, or the sign of an election, are left to the loop in float64 (see `doubts`).
+
+Two cases are frequent and would be doubtful for any bound: a mean of two models halfway between two words,
+and an election that ends in exactly zero. Both are decided in float32 where its arithmetic is exact: if all
+words of the element have nearly the same exponent, and the scale, share or vote is a simple number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, reduce
+
+import numpy as np
+from llvmlite import ir
+
+from fusion_slerp.kernels.building import of_each, of_one
+from fusion_slerp.kernels.doubts import (
+    F32s,
+    I16s,
+    I32s,
+    Mask,
+    bits_of,
+    decoded,
+    encoded,
+    floats,
+    ints,
+    magnitude,
+    of_all,
+    suits,
+    with_doubts,
+)
+from fusion_slerp.kernels.elements import F32, F64, I64, Builder, Value
+from fusion_slerp.kernels.fast_sum import LEAST_SUM, LEAST_WEIGHT, MOST_SUM
+from fusion_slerp.kernels.selection import sum_by_mask_one
+
+MOST_MODELS = 4
+"""Their 16 shares fit into the registers."""
+
+MOST_EXPONENTS = {"uint16": 8, "int16": 5}
+"""Exponents between an element's largest and smallest word, up to which simple sums are exact: with e of them
+and words of p bits, quarters of the sum of four quarters of differences take e + p + 8 bits; float32 has 24.
+"""
+
+SIMPLE = (1.0, 0.5, 0.25)
+"""Magnitudes of simple votes and scales."""
+
+LARGEST_SUM = 2.0**16
+"""Limit of the coefficients' magnitudes together."""
+
+TOLERANCE = 2.0**-50
+"""Relative deviation of a table from its factors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Factors:
+    """The factors of a table, for the fast kernels.
+
+    Attributes:
+        scales: By model; the largest is 1 or -1.
+        shares: By set; float32 numbers whose last bit is set, unless its coefficients are simple.
+    """
+
+    scales: tuple[float, ...]
+    shares: tuple[float, ...]
+
+
+def factors_of(table: np.ndarray) -> Factors | None:
+    """Returns the factors of a table of coefficients; None if it has none that the fast kernels can use.
+
+    Args:
+        table: float64 of shape (sets, models + 1).
+    """
+    n = table.shape[1] - 1
+    return _factors_of(table.tobytes(), n) if n <= MOST_MODELS else None
+
+
+@lru_cache(maxsize=64)
+def _factors_of(data: bytes, n: int) -> Factors | None:
+    """`factors_of`, kept for the next chunk."""
+    table = np.frombuffer(data).reshape(-1, n + 1)
+    whole = table[-1, :n]
+    largest = np.abs(whole).max(initial=0.0)
+    if not largest or not np.isfinite(table).all():
+        return None
+    scales = whole / whole[int(np.argmax(np.abs(whole)))]
+    if (np.abs(scales[scales != 0]) < LEAST_WEIGHT).any():
+        return None
+    shares = [_share(row, scales, mask) for mask, row in enumerate(table)]
+    known = [share for share in shares if share is not None]
+    return Factors(tuple(scales.tolist()), tuple(known)) if len(known) == len(shares) else None
+
+
+def _share(row: np.ndarray, scales: np.ndarray, mask: int) -> float | None:
+    """The factor of a set's coefficients; None if it has none."""
+    n = scales.size
+    of_set = np.where([mask >> k & 1 for k in range(n)], scales, 0.0)
+    used = np.flatnonzero(of_set)
+    share = float(row[used[0]] / of_set[used[0]]) if used.size else 0.0
+    sizes = np.abs(row[:n])
+    is_near = (np.abs(row[:n] - share * of_set) <= TOLERANCE * sizes).all()
+    rest = abs(1.0 - row[:n].sum() - row[n])
+    if not is_near or rest > TOLERANCE * (1.0 + sizes.sum()) or sizes.sum() > LARGEST_SUM:
+        return None
+    is_simple = are_simple(of_set[used].tolist()) and share * 4 == int(share * 4) and abs(share) <= 1.0
+    is_exact = (row[:n] == share * of_set).all() and not rest
+    bits = np.float32(share).view(np.uint32) | np.uint32(not (is_simple and is_exact))
+    return float(bits.view(np.float32))
+
+
+def are_simple(votes: Sequence[float]) -> bool:
+    """Whether votes, or scales, are simple numbers, so that their products are exact."""
+    return all(abs(vote) in SIMPLE for vote in votes)
+
+
+def can_vote(votes: Sequence[float]) -> bool:
+    """Whether the fast kernel can use the votes: none is so small that products underflow."""
+    return all(abs(vote) >= LEAST_WEIGHT for vote in votes)
+
+
+def fast_selected_sum(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `selection.selected_sum`. Factors: scales, shares."""
+    return _fast("fast_selected_sum", dtypes, is_elected=False)
+
+
+def fast_elected_sum(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `selection.elect` and then `selection.selected_sum`.
+
+    Factors: votes, 1 if they are simple, scales, shares.
+    """
+    return _fast("fast_elected_sum", dtypes, is_elected=True)
+
+
+def is_fast(dtypes: Sequence[str]) -> bool:
+    """Whether the words of models, base and result have types for the fast kernels."""
+    return len(dtypes) - 2 <= MOST_MODELS and suits(dtypes)
+
+
+def _fast(name: str, dtypes: Sequence[str], is_elected: bool) -> ir.Module:
+    n = len(dtypes) - 4
+    n_factors = (n + 1 if is_elected else 0) + n + (1 << n)
+    module = ir.Module(name)
+    exactly = sum_by_mask_one(module, "exactly", dtypes, is_elected)
+    made, b, size, (*arrays, table), factors = of_one(module, "fast", I64, len(dtypes), n_factors)
+    votes, factors = (factors[:n], factors[n:]) if is_elected else ((), factors)
+    is_simple, factors = (factors[0], factors[1:]) if is_elected else (F64(0.0), factors)
+    vectors = [of_all(b, b.fptrunc(factor, F32)) for factor in (*votes, *factors)]
+    part = _Sixteen(
+        b,
+        dtypes=[*dtypes[: n + 1], dtypes[-2]],
+        votes=vectors[: len(votes)],
+        are_simple=b.fcmp_ordered("!=", of_all(b, b.fptrunc(is_simple, F32)), floats(0.0)),
+        scales=vectors[len(votes) : len(votes) + n],
+        shares=vectors[len(votes) + n :],
+    )
+    count = b.alloca(I64)
+    b.store(I64(0), count)
+
+    def do_exactly(here: Sequence[Value], many: Value) -> None:
+        b.store(b.add(b.load(count, typ=I64), b.call(exactly, [many, *here, table, *votes])), count)
+
+    with_doubts(b, size, ir.IntType(1)(1), arrays, part.store, do_exactly)
+    b.ret(b.load(count, typ=I64))
+    of_each(module, made, len(dtypes), n_factors)
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class _Sixteen:
+    """Builds the fast part: sixteen elements.
+
+    Attributes:
+        b: The builder.
+        dtypes: Of the models, the base, and the result.
+        votes: Vectors; none without an election.
+        are_simple: A vector: whether the votes are.
+        scales: Vectors.
+        shares: Vectors.
+    """
+
+    b: Builder
+    dtypes: Sequence[str]
+    votes: Sequence[Value]
+    are_simple: Value
+    scales: Sequence[Value]
+    shares: Sequence[Value]
+
+    def store(self, arrays: Sequence[Value]) -> Value:
+        """Stores sixteen words; returns a bit for each doubtful one. Arrays: models, base, masks, result."""
+        b, n, out = self.b, len(self.scales), self.dtypes[-1]
+        words = [b.load(array, typ=I16s, align=2) for array in arrays[:-1]]
+        *models, base = (decoded(b, w, dtype) for w, dtype in zip(words[:-1], self.dtypes[:-1], strict=True))
+        size, is_narrow = self._range([*models, base])
+        mask = b.zext(words[-1], I32s)
+        chosen = [b.icmp_unsigned("!=", b.and_(mask, ints(1 << k)), ints(0)) for k in range(n)]
+        differences = [b.fsub(model, base) for model in models]
+        doubts = [self._is_strange(size, out)]
+        if self.votes:
+            chosen, is_open = self._elect(differences, chosen, is_narrow)
+            doubts.append(is_open)
+        share = self._share_of(chosen, self.shares)
+        terms = self._of_chosen(chosen, self.scales, differences)
+        total = b.fadd(b.fadd(base, b.fmul(share, reduce(b.fadd, terms))), floats(0.0))  # no -0.0
+        of_terms = b.fmul(magnitude(b, share), self._sizes(terms))
+        error = b.fadd(
+            b.fadd(
+                b.fmul(of_terms, floats((n + 8) * 2.0**-24)), b.fmul(magnitude(b, total), floats(2.0**-23))
+            ),
+            b.fmul(size, floats(2.0**-30)),
+        )
+        low, high = (encoded(b, end, out) for end in (b.fsub(total, error), b.fadd(total, error)))
+        is_simple = b.icmp_unsigned("==", b.and_(b.bitcast(share, I32s), ints(1)), ints(0))
+        is_proven = b.or_(b.icmp_unsigned("==", low, high), b.and_(is_simple, is_narrow))
+        doubts.append(b.not_(is_proven))
+        if out == "int16":
+            doubts.append(b.fcmp_unordered("uge", magnitude(b, total), floats(MOST_SUM[out])))
+        b.store(b.trunc(_nearest(b, total, out), I16s), arrays[-1], align=2)
+        return b.bitcast(reduce(b.or_, doubts), Mask)
+
+    def _range(self, values: Sequence[Value]) -> tuple[Value, Value]:
+        """The largest magnitude, and whether no other except zero is much smaller."""
+        b = self.b
+        bits = [b.bitcast(magnitude(b, value), I32s) for value in values]
+        largest = reduce(lambda x, y: b.select(b.icmp_unsigned(">", x, y), x, y), bits)
+        lowered = [b.sub(each, ints(1)) for each in bits]  # zero becomes the largest integer
+        smallest = reduce(lambda x, y: b.select(b.icmp_unsigned("<", x, y), x, y), lowered)
+        most = min(MOST_EXPONENTS[dtype] for dtype in self.dtypes[:-1])
+        is_narrow = b.icmp_signed("<=", b.sub(largest, smallest), ints(most << 23))
+        return b.bitcast(largest, F32s), is_narrow
+
+    def _is_strange(self, size: Value, out: str) -> Value:
+        """Whether float32 comes near its limits: the largest magnitude is tiny, large, infinite or NaN."""
+        bits = self.b.bitcast(size, I32s)
+        is_small = self.b.icmp_unsigned("<", self.b.sub(bits, ints(1)), ints(bits_of(LEAST_SUM) - 1))
+        return self.b.or_(is_small, self.b.icmp_unsigned(">=", bits, ints(bits_of(MOST_SUM[out]))))
+
+    def _elect(
+        self, differences: Sequence[Value], chosen: Sequence[Value], is_narrow: Value
+    ) -> tuple[list[Value], Value]:
+        """The models that have the elected sign, and whether the sign is doubtful."""
+        b = self.b
+        terms = self._of_chosen(chosen, self.votes, differences)
+        total, size = reduce(b.fadd, terms), self._sizes(terms)
+        is_up = b.fcmp_ordered(">=", total, floats(0.0))
+        agree = [
+            b.select(is_up, b.fcmp_ordered(">", t, floats(0.0)), b.fcmp_ordered("<", t, floats(0.0)))
+            for t in terms
+        ]
+        bound = b.fmul(size, floats((len(terms) + 5) * 2.0**-24))
+        is_near = b.and_(
+            b.fcmp_ordered("<=", magnitude(b, total), bound), b.fcmp_ordered(">", size, floats(0.0))
+        )
+        is_small = b.icmp_unsigned("<", b.sub(b.bitcast(size, I32s), ints(1)), ints(bits_of(LEAST_SUM) - 1))
+        is_exact = b.and_(self.are_simple, is_narrow)
+        return agree, b.or_(is_small, b.and_(is_near, b.not_(is_exact)))
+
+    def _of_chosen(
+        self, chosen: Sequence[Value], factors: Sequence[Value], differences: Sequence[Value]
+    ) -> list[Value]:
+        b = self.b
+        return [
+            b.select(flag, b.fmul(factor, difference), floats(0.0))
+            for flag, factor, difference in zip(chosen, factors, differences, strict=True)
+        ]
+
+    def _sizes(self, terms: Sequence[Value]) -> Value:
+        return reduce(self.b.fadd, [magnitude(self.b, term) for term in terms])
+
+    def _share_of(self, chosen: Sequence[Value], shares: Sequence[Value]) -> Value:
+        """The share of the chosen set: halves the sets, model by model."""
+        for flag in chosen:
+            shares = [
+                self.b.select(flag, with_it, without)
+                for without, with_it in zip(shares[::2], shares[1::2], strict=True)
+            ]
+        return shares[0]
+
+
+def _nearest(b: Builder, x: Value, dtype: str) -> Value:
+    """The words nearest to float32 numbers, ties to even, as int32."""
+    if dtype != "uint16":
+        return encoded(b, x, dtype)
+    bits = b.bitcast(x, I32s)
+    last_kept = b.and_(b.lshr(bits, ints(16)), ints(1))
+    return b.lshr(b.add(bits, b.add(last_kept, ints(0x7FFF))), ints(16))

@@ -1,0 +1,206 @@
+"""Kernels that count magnitudes exactly: the keys of differences from a base, and of spreads over models.
+
+A key is an integer that orders numbers as their magnitudes do: the bits, without the sign, of a number that
+was rounded to float32. The difference of a model from its base is float64 before that; for narrower types,
+its key is that of the exact difference rounded once. The spread of models is the sum of the squares of the
+differences between every two of them: n^2 times their variance.
+
+Counting has two stages. The first counts all keys in bins: one for each number that fits into a key's upper
+bits, and one for the keys between it and the next. Most differences of 16-bit models are such numbers. The
+second counts the keys between two of them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+
+from llvmlite import ir
+
+from fusion_slerp.kernels.building import element, load, loop, of_each, of_one
+from fusion_slerp.kernels.elements import F32, F64, I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.loops import sum_and_error
+
+KEY_BITS = 31
+
+LOWER_BITS = 16
+
+COARSE_BINS = 1 << (KEY_BITS - LOWER_BITS + 1)
+"""Bins of the first stage: for upper bits u, 2u has the key whose lower bits are zero, 2u+1 the others."""
+
+FINE_BINS = 1 << LOWER_BITS
+"""Bins of the second stage: the lower bits."""
+
+SPAN = 4096
+"""Keys that are computed, with vectors, before they are counted one by one."""
+
+COUNTERS = 4
+"""Counters per bin, used in turn: neighbours often fall into one bin, and would wait for each other."""
+
+GROUP = 8
+"""Keys whose flags fit into one word."""
+
+I8 = ir.IntType(8)
+
+Key = Callable[[Builder, Sequence[Value]], Value]
+"""Computes a key, i32, from one float64 of each vector."""
+
+
+def key_of_difference(b: Builder, values: Sequence[Value]) -> Value:
+    """The key of a model's element minus the base's."""
+    model, base = values
+    return key_of(b, b.fptrunc(b.fsub(model, base), F32))
+
+
+def key_of_spread(b: Builder, values: Sequence[Value]) -> Value:
+    """The key of the sum of the squares of the differences between every two models; the last is the base.
+
+    The additions keep their rounding errors, so that the order of the models does not matter.
+    """
+    differences = [b.fsub(x, y) for x, y in combinations(values[:-1], 2)]
+    total, *others = [b.fmul(difference, difference) for difference in differences]
+    error: Value = F64(0.0)
+    for other in others:
+        total, lost = sum_and_error(b, total, other)
+        error = b.fadd(error, lost)
+    return key_of(b, b.fptrunc(b.fadd(total, error), F32))
+
+
+def key_of(b: Builder, x: Value) -> Value:
+    """The key of a float32."""
+    return b.and_(b.bitcast(x, I32), I32(0x7FFF_FFFF))
+
+
+def count_equal(dtypes: Sequence[str]) -> ir.Module:
+    """Counts for each model the keys of differences that equal its factor.
+
+    Arrays: models, base, counts (int64 of shape (models,)), which are overwritten.
+    """
+    n = len(dtypes) - 2
+    module = ir.Module("count_equal")
+    made, b, size, (*arrays, counts), factors = of_one(module, "count_equal_one", I64, len(dtypes), n)
+    wanted = [integer(b, factor) for factor in factors]
+    totals = [b.alloca(I64) for _ in wanted]
+    for total in totals:
+        b.store(I64(0), total)
+    with loop(b, size) as i:
+        *values, base = values_at(b, arrays, dtypes, i)
+        for value, key, total in zip(values, wanted, totals, strict=True):
+            is_equal = b.icmp_unsigned("==", key_of_difference(b, [value, base]), key)
+            b.store(b.add(b.load(total, typ=I64), b.zext(is_equal, I64)), total)
+    for k, total in enumerate(totals):
+        b.store(b.load(total, typ=I64), element(b, counts, I64(k), I64))
+    b.ret(I64(0))
+    of_each(module, made, len(dtypes), n)
+    return module
+
+
+def count_upper(dtypes: Sequence[str]) -> ir.Module:
+    """Counts the keys of differences in the bins of the first stage.
+
+    Arrays: a model, base, counters (uint32 of shape (COUNTERS, COARSE_BINS), zeros), counts (int64 of shape
+    (COARSE_BINS,)), which are overwritten.
+    """
+    return _count_upper("count_upper", dtypes, key_of_difference)
+
+
+def count_upper_of_spread(dtypes: Sequence[str]) -> ir.Module:
+    """Counts the keys of spreads in these bins. Arrays: models, base, counters, counts."""
+    return _count_upper("count_upper_of_spread", dtypes, key_of_spread)
+
+
+def count_lower(dtypes: Sequence[str]) -> ir.Module:
+    """Counts by their lower bits the keys of differences whose upper bits are the factor.
+
+    Arrays: a model, base, counters: uint32 of shape (FINE_BINS,), to which the counts are added.
+    """
+    return _count_lower("count_lower", dtypes, key_of_difference)
+
+
+def count_lower_of_spread(dtypes: Sequence[str]) -> ir.Module:
+    """Counts keys of spreads in the same way. Arrays: models, base, counters."""
+    return _count_lower("count_lower_of_spread", dtypes, key_of_spread)
+
+
+def values_at(b: Builder, arrays: Sequence[Value], dtypes: Sequence[str], i: Value) -> list[Value]:
+    """An element of each vector, float64; further types are ignored."""
+    return [load(b, array, i, dtype) for array, dtype in zip(arrays, dtypes, strict=False)]
+
+
+def integer(b: Builder, factor: Value) -> Value:
+    """A factor that is a whole number, as i32."""
+    return b.trunc(b.fptosi(factor, I64), I32)
+
+
+def _count_upper(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
+    module = ir.Module(name)
+    made, b, size, (*arrays, counters, counts), _ = of_one(module, f"{name}_one", I64, len(dtypes), 0)
+    bins = b.alloca(I16, SPAN)
+
+    def increment(counter: int, bin_of: Value) -> None:
+        slot = b.add(b.zext(bin_of, I64), I64(counter * COARSE_BINS))
+        _add(b, element(b, counters, slot, I32), I32(1))
+
+    with loop(b, size, step=SPAN) as start:
+        n = _least(b, b.sub(size, start), SPAN)
+        with loop(b, n) as i:
+            found = key(b, values_at(b, arrays, dtypes, b.add(start, i)))
+            is_between = b.icmp_unsigned("!=", b.and_(found, I32(FINE_BINS - 1)), I32(0))
+            upper = b.and_(b.lshr(found, I32(LOWER_BITS - 1)), I32(-2))
+            b.store(b.trunc(b.or_(upper, b.zext(is_between, I32)), I16), element(b, bins, i, I16))
+        n_rest = b.and_(n, I64(COUNTERS - 1))
+        n_grouped = b.sub(n, n_rest)
+        with loop(b, n_grouped, step=COUNTERS) as i:
+            four = b.load(element(b, bins, i, I16), typ=I64, align=2)
+            for k in range(COUNTERS):
+                increment(k, b.trunc(b.lshr(four, I64(16 * k)), I16))
+        with loop(b, n_rest) as i:
+            increment(0, b.load(element(b, bins, b.add(n_grouped, i), I16), typ=I16))
+    with loop(b, I64(COARSE_BINS)) as i:
+        total: Value = I64(0)
+        for k in range(COUNTERS):
+            address = element(b, counters, b.add(i, I64(k * COARSE_BINS)), I32)
+            total = b.add(total, b.zext(b.load(address, typ=I32), I64))
+        b.store(total, element(b, counts, i, I64))
+    b.ret(I64(0))
+    of_each(module, made, len(dtypes), 0)
+    return module
+
+
+def _count_lower(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
+    module = ir.Module(name)
+    made, b, size, (*arrays, counters), (wanted,) = of_one(module, f"{name}_one", I64, len(dtypes), 1)
+    lower, flags = b.alloca(I16, SPAN + GROUP), b.alloca(I8, SPAN + GROUP)
+    upper = integer(b, wanted)
+    with loop(b, size, step=SPAN) as start:
+        n = _least(b, b.sub(size, start), SPAN)
+        with loop(b, n) as i:
+            found = key(b, values_at(b, arrays, dtypes, b.add(start, i)))
+            is_wanted = b.icmp_unsigned("==", b.lshr(found, I32(LOWER_BITS)), upper)
+            b.store(b.trunc(found, I16), element(b, lower, i, I16))
+            b.store(b.zext(is_wanted, I8), element(b, flags, i, I8))
+        for k in range(GROUP):  # the end of the last group
+            b.store(I16(0), element(b, lower, b.add(n, I64(k)), I16))
+            b.store(I8(0), element(b, flags, b.add(n, I64(k)), I8))
+        with loop(b, n, step=GROUP) as i:
+            any_wanted = b.icmp_unsigned("!=", b.load(element(b, flags, i, I8), typ=I64, align=1), I64(0))
+            with b.if_then(any_wanted):  # rare, and then mostly one of them
+                for k in range(GROUP):
+                    at = b.add(i, I64(k))
+                    slot = b.zext(b.load(element(b, lower, at, I16), typ=I16), I64)
+                    _add(
+                        b,
+                        element(b, counters, slot, I32),
+                        b.zext(b.load(element(b, flags, at, I8), typ=I8), I32),
+                    )
+    b.ret(I64(0))
+    of_each(module, made, len(dtypes), 1)
+    return module
+
+
+def _least(b: Builder, n: Value, most: int) -> Value:
+    return b.select(b.icmp_unsigned("<", n, I64(most)), n, I64(most))
+
+
+def _add(b: Builder, address: Value, many: Value) -> None:
+    b.store(b.add(b.load(address, typ=I32), many), address)

@@ -1,0 +1,187 @@
+"""Calls of the kernels in `keys` and `selection` on a chunk: the last of the vectors is the base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fusion_slerp.kernels import FAST_ELEMENTS, Kernel, Table, Words, keys, run, selection, values_of
+from fusion_slerp.kernels.elements import MASK
+from fusion_slerp.kernels.fast_selection import (
+    are_simple,
+    can_vote,
+    factors_of,
+    fast_elected_sum,
+    fast_selected_sum,
+    is_fast,
+)
+
+KEY_END = 1 << keys.KEY_BITS
+"""Above every key."""
+
+
+def key_above(x: float) -> int:
+    """Returns the smallest key of a magnitude above x, which is not negative: where |difference| > x."""
+    rounded = np.float32(min(x, float(np.finfo(np.float32).max)))
+    return int(rounded.view(np.uint32)) + (float(rounded) <= x)
+
+
+def masks_by_key(
+    words: Words, limits: Sequence[tuple[int, int]], masks: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns masks: bit i is set where the key of model i is in [first, end).
+
+    Args:
+        words: The models' words, then the base's.
+        limits: For each model; nothing is in it if the end is not above the first.
+        masks: Overwritten, if given.
+
+    Returns:
+        uint16 of the words' length.
+    """
+    masks = np.empty(words[0].size, np.uint16) if masks is None else masks
+    factors = [float(limit) for first, end in limits for limit in (first, max(first, end))]
+    _run(selection.select, [*words, masks], [*_types(words), MASK], factors)
+    return masks
+
+
+def masks_by_spread(words: Words, first: int) -> np.ndarray:
+    """Returns masks of all models where the key of their spread is at least `first`, else of none.
+
+    Returns:
+        Fresh uint16 of the words' length.
+    """
+    masks = np.empty(words[0].size, np.uint16)
+    _run(selection.select_spread, [*words, masks], [*_types(words), MASK], [float(first)])
+    return masks
+
+
+def sum_by_mask(
+    words: Words,
+    masks: np.ndarray,
+    table: np.ndarray,
+    out: np.ndarray,
+    votes: Sequence[float] | None = None,
+) -> int:
+    """Writes, for each element, the sum of coefficient times source with its mask's row of coefficients.
+
+    Args:
+        words: The models' words, then the base's.
+        masks: uint16 of the words' length; an election may change them.
+        table: float64 of shape (2**models, models + 1), contiguous: a row for each set of models.
+        out: As many words; overwritten.
+        votes: The models' weights in the election of a sign for each element: a mask loses the models whose
+            weighted difference has not the sign of the sum. None for no election.
+
+    Returns:
+        The number of elements of `out` that are infinite or NaN.
+    """
+    n = len(words) - 1
+    if table.shape != (1 << n, n + 1) or masks.size != out.size:  # the compiled code trusts its pointers
+        raise ValueError(f"sum_by_mask: {table.shape}, {masks.size} masks; needed: {1 << n} rows of {n + 1}")
+    types, factors = [*_types(words), out.dtype.name], list(votes or ())
+    dtypes, arrays = [*types[:-1], MASK, types[-1], "float64"], [*words, masks, out, table]
+    fast = factors_of(table) if out.size >= FAST_ELEMENTS and is_fast(types) and can_vote(factors) else None
+    if fast is None:
+        if votes is not None:
+            _run(selection.elect, [*words, masks], [*types[:-1], MASK], factors)
+        return _run(selection.selected_sum, arrays, dtypes)
+    if votes is None:
+        return _run(fast_selected_sum, arrays, dtypes, [*fast.scales, *fast.shares])
+    simple = float(are_simple(factors))
+    return _run(fast_elected_sum, arrays, dtypes, [*factors, simple, *fast.scales, *fast.shares])
+
+
+def count_upper(words: Words) -> np.ndarray:
+    """Returns how many keys fall into each bin of the first stage: fresh int64 of shape (COARSE_BINS,).
+
+    Args:
+        words: Those of a model and the base, for the keys of differences; those of several models and the
+            base, for the keys of their spread.
+    """
+    counters = np.zeros((keys.COUNTERS, keys.COARSE_BINS), np.uint32)
+    counts = np.empty(keys.COARSE_BINS, np.int64)
+    kernel = keys.count_upper if len(words) == 2 else keys.count_upper_of_spread
+    _run(kernel, [*words, counters, counts], [*_types(words), "uint32", "int64"])
+    return counts
+
+
+def count_lower(words: Words, upper: int) -> np.ndarray:
+    """Returns how many of the keys with these upper bits have each of the lower bits.
+
+    Args:
+        words: As for `count_upper`.
+        upper: The upper bits.
+
+    Returns:
+        Fresh int64 of shape (FINE_BINS,).
+    """
+    counters = np.zeros(keys.FINE_BINS, np.uint32)
+    kernel = keys.count_lower if len(words) == 2 else keys.count_lower_of_spread
+    _run(kernel, [*words, counters], [*_types(words), "uint32"], [float(upper)])
+    return counters.astype(np.int64)
+
+
+def count_equal(words: Words, wanted: Sequence[int]) -> np.ndarray:
+    """Returns for each model how many of its differences have its key: fresh int64 of shape (models,)."""
+    counts = np.empty(len(words) - 1, np.int64)
+    _run(keys.count_equal, [*words, counts], [*_types(words), "int64"], [float(key) for key in wanted])
+    return counts
+
+
+def keys_of(model: np.ndarray, base: np.ndarray) -> np.ndarray:
+    """Returns the keys of the differences: fresh uint32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        differences = (values_of(model) - values_of(base)).astype(np.float32)
+    return np.abs(differences).view(np.uint32)
+
+
+def count_sets(words: Words, masks: np.ndarray) -> np.ndarray:
+    """Returns for each model how many elements it alone has, and how many it has with others.
+
+    Returns:
+        Fresh int64 of shape (models, 2).
+    """
+    counts = np.empty((len(words) - 1, 2), np.int64)
+    _run(selection.count_sets, [*words, masks, counts], [*_types(words), MASK, "int64"])
+    return counts
+
+
+def sums_of_magnitudes(words: Words, masks: np.ndarray) -> np.ndarray:
+    """Returns each model's sum of magnitudes of differences, and that of its selected ones.
+
+    Returns:
+        Fresh float64 of shape (2 * models,): all and selected of the first model, of the second, ...
+    """
+    return _sums(selection.magnitudes, words, masks, 2 * (len(words) - 1))
+
+
+def sums_of_squares(words: Words, masks: np.ndarray) -> np.ndarray:
+    """Returns each model's sum of squares of selected differences: fresh float64 of shape (models,)."""
+    return _sums(selection.squares, words, masks, len(words) - 1)
+
+
+def _sums(kernel: Kernel, words: Words, masks: np.ndarray, n_sums: int) -> np.ndarray:
+    table = _table([*words, masks], [*_types(words), MASK])
+    return run(kernel, table, np.empty((1, 0)), np.empty((1, n_sums)))[0]
+
+
+def _run(
+    kernel: Kernel, arrays: Sequence[np.ndarray], dtypes: Sequence[str], factors: Sequence[float] = ()
+) -> int:
+    """Calls a kernel on one set of arrays; returns its result."""
+    given = np.array([factors], np.float64).reshape(1, -1)
+    return int(run(kernel, _table(arrays, dtypes), given, np.empty(1, np.int64))[0])
+
+
+def _table(arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> Table:
+    """The table of one set of arrays; those of the kernel itself have lengths of their own."""
+    for array in arrays:
+        assert array.flags.c_contiguous, "the compiled code trusts its pointers"
+    rows = np.array([[arrays[0].size, *(array.ctypes.data for array in arrays)]], np.int64)
+    return Table(rows, tuple(dtypes))
+
+
+def _types(words: Words) -> list[str]:
+    return [each.dtype.name for each in words]

@@ -1,0 +1,131 @@
+"""Selections that draw each model's elements at random; the words come from `kernels.random_words`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
+from fusion_slerp.kernels import Words
+from fusion_slerp.kernels.drawing import add_ranked, drawn_masks, packed, unpacked
+from fusion_slerp.passes.chances import CERTAIN, Draw, threshold
+
+KEPT_NBYTES = 16 << 20
+"""Masks of a unit that are kept from measuring to writing, at most; ranks take longer than reading twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Takes each model's elements at random.
+
+    Attributes:
+        draws: For each model.
+        width: Elements of a row. A row that is longer than a chunk is ranked in parts, which end at the
+            multiples of a chunk's elements in the tensor.
+    """
+
+    draws: tuple[Draw, ...]
+    width: int = 1
+
+    @property
+    def is_random(self) -> bool:
+        """Whether any model is neither taken as a whole nor left out."""
+        return any(draw.is_random for draw in self.draws)
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether any probability depends on ranks."""
+        return self.width > 1 and any(draw.is_ranked for draw in self.draws)
+
+    def count(self, words: Words) -> None:
+        """Returns None: nothing depends on earlier chunks."""
+
+    def masks(self, words: Words, start: int, before: np.ndarray | None = None) -> np.ndarray:
+        """Returns the masks of one chunk: of whole rows, if ranks count."""
+        masks = _alike(words[0].size, start, self.draws, self.is_ranked)
+        for k, draw in enumerate(self.draws):
+            if self.is_ranked and draw.is_ranked:
+                _add_ranked(masks, (words[k], words[-1]), start, self.width, k, draw)
+        return masks
+
+
+def _alike(n: int, start: int, draws: Sequence[Draw], without_ranked: bool) -> np.ndarray:
+    """Masks of models whose elements have one probability; with or without those that are to be ranked."""
+    drawn = [(k, draw) for k, draw in enumerate(draws) if not (without_ranked and draw.is_ranked)]
+    always = sum(1 << k for k, draw in drawn if threshold(draw.density) == CERTAIN)
+    chances = [(k, draw.key, threshold(draw.density)) for k, draw in drawn if draw.is_random]
+    return drawn_masks(n, start, chances, always)
+
+
+def _add_ranked(
+    masks: np.ndarray, words: tuple[np.ndarray, np.ndarray], start: int, width: int, k: int, draw: Draw
+) -> None:
+    for first, end, length in _parts(start, masks.size, width):
+        part = slice(first - start, end - start)
+        here = words[0][part], words[1][part]
+        if length > 1:
+            by_rank = thresholds(draw.density, draw.spread, length)
+            add_ranked(masks[part], here, (first, length), (k, draw.key), by_rank)
+        else:
+            masks[part] |= _alike(1, first, [draw], without_ranked=False) << k
+
+
+def _parts(start: int, n: int, width: int) -> Iterator[tuple[int, int, int]]:
+    """Yields the first index of what is ranked at a time, that after its end, and the elements of a row."""
+    end = start + n
+    if width <= CHUNK_ELEMENTS:
+        assert start % width == n % width == 0, "whole rows are ranked"
+        yield start, end, width
+        return
+    while start < end:
+        stop = min(end, *((start // step + 1) * step for step in (width, CHUNK_ELEMENTS)))
+        yield start, stop, stop - start
+        start = stop
+
+
+@lru_cache(maxsize=32)
+def thresholds(density: float, spread: float, n: int) -> np.ndarray:
+    """Returns the thresholds of the ranks 0 to n-1, n > 1: uint32, not to be modified.
+
+    The probability of rank r, in float64, is (density - spread) + 2 spread * (r / (n - 1)).
+    """
+    probabilities = (density - spread) + 2.0 * spread * (np.arange(n) / (n - 1))
+    return np.rint(probabilities * CERTAIN).astype(np.uint32)
+
+
+class Kept:
+    """A selection whose masks are requested twice, chunk by chunk: they are kept in between, up to a limit.
+
+    Args:
+        selection: The selection.
+        n_models: Number of models.
+        limit: Bytes; other chunks' masks are made again.
+    """
+
+    def __init__(self, selection: Drawn, n_models: int, limit: int = KEPT_NBYTES) -> None:
+        self._selection, self._n_models, self._free = selection, n_models, limit
+        self._kept: dict[Chunk, np.ndarray] = {}
+        self._changing = threading.Lock()
+
+    def count(self, words: Words) -> None:
+        """Returns None: nothing depends on earlier chunks."""
+
+    def masks(self, words: Words, start: int, before: np.ndarray | None = None) -> np.ndarray:
+        """Returns the masks of one chunk."""
+        chunk = start, words[0].size
+        with self._changing:
+            kept = self._kept.pop(chunk, None)
+            self._free += 0 if kept is None else kept.nbytes
+        if kept is not None:
+            return unpacked(kept, chunk[1])
+        masks = self._selection.masks(words, start)
+        kept = packed(masks, self._n_models)
+        with self._changing:
+            if kept.nbytes <= self._free:
+                self._kept[chunk] = kept
+                self._free -= kept.nbytes
+        return masks
