@@ -4,8 +4,9 @@
 
 SHAPE is a number of layers of TinyLlama's shape (22 are 1.1B parameters, 2.2 GB each, in shards of
 500 MB), `one-tensor` (a single one of 1.1 GB), `small-tensors` (20,000 of 4 KB), `tiny` (a whole
-model of 11 MB), `three` (22 layers, and a third model c), or `vocabularies` (22 layers; beside `b` a parent
-`b-...` for each way in which its tokens differ from a's).
+model of 11 MB), `three` (22 layers, and a third model c), `vocabularies` (22 layers; beside `b` a parent
+`b-...` for each way in which its tokens differ from a's), `family` or `small-family` (22 layers or 3: three
+fine-tunes a, b, c of the model `base`, whose differences are as small as those of real ones).
 
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
 fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
@@ -67,17 +68,23 @@ VOCABULARIES = {
 }
 """The tokens of further parents b."""
 
+FAMILIES = {"family": Llama(22), "small-family": Llama(3)}
+
 TINY = Llama(6, hidden=256, intermediate=704, key_value=64, vocabulary=2048)
 
 
 def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> None:
-    """Writes the checkpoints `a` and `b`, and for `three` also `c`, into a folder."""
+    """Writes the checkpoints `a` and `b`, for `three` also `c`, for families also `base`, into a folder."""
     rng = np.random.default_rng(0)
     ancestor = rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * np.float32(0.02)
     noise = rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) * np.float32(0.005)
     models = {"a": ancestor, "b": ancestor + noise}
     if shape == "three":
         models["c"] = ancestor - noise
+    if shape in FAMILIES:
+        tuned = (rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) for _ in "abc")
+        models = {name: ancestor + np.float32(0.0005) * each for name, each in zip("abc", tuned, strict=True)}
+        models["base"] = ancestor
     for name, values in models.items():
         words = (values.view(np.uint32) >> 16).astype(np.uint16)
         _write(folder / name, _sizes(shape), _shapes(shape), words, shard_nbytes)
@@ -100,9 +107,8 @@ def _add_vocabularies(folder: Path, words: np.ndarray, shard_nbytes: int) -> Non
 
 
 def _sizes(shape: str) -> Llama:
-    return {"tiny": TINY, "vocabularies": Llama(22), "three": Llama(22)}.get(shape) or Llama(
-        int(shape) if shape.isdigit() else 1
-    )
+    named = {"tiny": TINY, "vocabularies": Llama(22), "three": Llama(22), **FAMILIES}
+    return named.get(shape) or Llama(int(shape) if shape.isdigit() else 1)
 
 
 def _shapes(shape: str) -> dict[str, tuple[int, ...]]:

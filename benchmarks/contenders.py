@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from processes import Command
@@ -63,6 +65,30 @@ def mergekit_linear(environment: Path) -> Command:
         recipe = out.with_suffix(".yml")
         recipe.write_text(f"merge_method: linear\nmodels:\n{models}dtype: bfloat16\n")
         return [str(environment / "bin" / "mergekit-yaml"), str(recipe), str(out), "--copy-tokenizer"]
+
+    return command
+
+
+def of_method(name: str, options: Mapping[str, object], n_models: int, has_base: bool) -> Command:
+    """This package's merge of a family by a method."""
+
+    def command(a: Path, b: Path, out: Path) -> list[str]:
+        models = ", ".join(repr(str(a.with_name(label))) for label in "abc"[:n_models])
+        base = f", base={str(a.with_name('base'))!r}" * has_base
+        call = f"merge({models}{base}, method={name!r}, out={str(out)!r}, **{dict(options)!r})"
+        code = f"from fusion_slerp import merge; print('engine_s=', {call}.elapsed_s, sep='')"
+        return [sys.executable, "-c", code]
+
+    return command
+
+
+def mergekit_method(environment: Path, recipe: Callable[[Path], Mapping[str, object]]) -> Command:
+    """mergekit's merge by a recipe, which is made from the folder of the models."""
+
+    def command(a: Path, b: Path, out: Path) -> list[str]:
+        file = out.with_suffix(".yml")
+        file.write_text(json.dumps(recipe(a.parent)))  # JSON is YAML
+        return [str(environment / "bin" / "mergekit-yaml"), str(file), str(out), "--copy-tokenizer"]
 
     return command
 

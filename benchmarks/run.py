@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import contenders
+import methods as families
 from processes import Command, about_this_machine, digest, in_turn, make_parents, measure, write_json
 
 HERE = Path(__file__).absolute().parents[1]
@@ -42,6 +43,7 @@ class Bench:
         self._folder = folder
         self._n_runs = n_runs
         self._commit = commit
+        self.environment = mergekit
         self.ours: dict[str, Command] = {OURS: contenders.fusion_slerp()}
         self.floor: dict[str, Command] = {FLOOR: contenders.io_floor}
         self.mergekit: dict[str, Command] = {MERGEKIT: contenders.mergekit(mergekit)} if mergekit else {}
@@ -148,6 +150,19 @@ def linear(bench: Bench) -> list[dict[str, object]]:
     return [bench.compare("three", commands | bench.mergekit_linear)]
 
 
+def methods(bench: Bench) -> list[dict[str, object]]:
+    """Every method on three fine-tunes of 1.1 billion parameters and their base, warm."""
+    return [bench.compare("family", families.ours())]
+
+
+def methods_of_mergekit(bench: Bench) -> list[dict[str, object]]:
+    """Every method of mergekit on a smaller family (0.26 billion parameters), warm, and ours on it."""
+    assert bench.environment, "name mergekit's environment: --mergekit VENV"
+    peers = families.mergekits(bench.environment)
+    own = {name: command for name, command in families.ours().items() if f"mergekit {name}" in peers}
+    return [bench.compare("small-family", own | peers)]
+
+
 def commits(bench: Bench) -> list[dict[str, object]]:
     """This checkout beside the commit of `--before`, on four shapes."""
     with bench.before() as before:
@@ -163,9 +178,15 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
     return json.loads(done.stdout)
 
 
+ON_REQUEST = ("commits", "methods_of_mergekit")
+"""Experiments that run only if they are named."""
+
 EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
     run.__name__: run
-    for run in (peers, sizes, cold, shapes, vocabularies, safety, threads, kernels, linear, commits)
+    for run in (
+        *(peers, sizes, cold, shapes, vocabularies, safety, threads, kernels, linear),
+        *(methods, methods_of_mergekit, commits),
+    )
 }
 
 
@@ -191,7 +212,7 @@ def main() -> None:
     """Runs the experiments and writes one JSON file for each."""
     args = arguments()
     mergekit = args.mergekit.absolute() if args.mergekit else None
-    for name in args.experiments or [name for name in EXPERIMENTS if name != commits.__name__]:
+    for name in args.experiments or [name for name in EXPERIMENTS if name not in ON_REQUEST]:
         with tempfile.TemporaryDirectory() as folder:
             found = EXPERIMENTS[name](Bench(Path(folder), args.runs, mergekit, args.before))
         command = " ".join(["python", "benchmarks/run.py", *(Path(arg).name for arg in sys.argv[1:])])
