@@ -47,6 +47,12 @@ of each matrix of an expert (measured with two threads: 30 MB).
 """
 
 
+SELECTION_NBYTES = 8_000_000
+"""Added for each worker by a method that selects elements: masks, counters and compiled loops (measured with
+two threads: 11 to 22 MB).
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """The buffers of a merge; memory that a small merge does not need is never touched.

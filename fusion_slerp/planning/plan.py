@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk, chunks_of, chunks_of_rows
 from fusion_slerp.planning.amounts import nbytes_read
 from fusion_slerp.planning.layout import Shard, Slot
-from fusion_slerp.planning.memory import ORDER_NBYTES, PROCESS_NBYTES, TORCH_NBYTES, MemoryPlan
+from fusion_slerp.planning.memory import (
+    ORDER_NBYTES,
+    PROCESS_NBYTES,
+    SELECTION_NBYTES,
+    TORCH_NBYTES,
+    MemoryPlan,
+)
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.header import TensorEntry
@@ -218,7 +224,9 @@ class MergePlan:
         """Estimated peak of resident memory of a process that runs only this merge."""
         of_torch = any(file.suffix == ".bin" for parent in self.parents.values() for file in parent.files)
         of_order = self.memory.workers * ORDER_NBYTES if any(map(_is_in_another_order, self.tensors)) else 0
-        return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0) + of_order
+        of_selection = 0 if self.settings.how.is_in_span else self.memory.workers * SELECTION_NBYTES
+        of_method = of_order + of_selection
+        return PROCESS_NBYTES + self.memory.nbytes + (TORCH_NBYTES if of_torch else 0) + of_method
 
     @property
     def nbytes_written(self) -> int:
