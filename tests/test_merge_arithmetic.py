@@ -387,11 +387,11 @@ def test_an_element_that_is_not_finite_is_refused(tmp_path, name, side, bad):
 def test_elements_that_are_not_finite_are_counted_over_all_chunks(tmp_path, threads):
     models = {s: {"w": ordinary("bfloat16", 2 * CHUNK_ELEMENTS + 50, seed=ord(s))} for s in "ab"}
     models["b"]["w"][[CHUNK_ELEMENTS + 4, CHUNK_ELEMENTS + 9, 2 * CHUNK_ELEMENTS + 1]] = float("inf")
-    found = f"3 of {2 * CHUNK_ELEMENTS + 50} elements, first at {CHUNK_ELEMENTS + 4}"
-    refused(tmp_path, models, "b", found, threads=threads)
+    where = f"3 of {2 * CHUNK_ELEMENTS + 50} elements, first at {CHUNK_ELEMENTS + 4}"
+    refused(tmp_path, models, "b", where, threads=threads)
 
 
-def refused(tmp_path: Path, models: dict[str, Tensors], side: str, found: str, **options: object) -> None:
+def refused(tmp_path: Path, models: dict[str, Tensors], side: str, where: str, **options: object) -> None:
     folders = {s: write(tmp_path / "models" / s, models[s]) for s in "ab"}
     before = contents(tmp_path)
     with pytest.raises(CheckpointError) as caught:
@@ -401,7 +401,7 @@ def refused(tmp_path: Path, models: dict[str, Tensors], side: str, found: str, *
     assert lines[:-1] == [
         "NaN or infinity in a weight",
         "  tensor: w",
-        f"  {side}: {found}",
+        f"  {side}: {where}",
         f"  file: {file}",
     ]
     assert lines[-1].startswith("Fix: ")

@@ -40,7 +40,7 @@ Fast = Callable[[Sequence[Value]], Value]
 """Stores sixteen words of the last array, given the addresses; returns a bit for each doubtful one."""
 
 Exact = Callable[[Sequence[Value], Value], None]
-"""Stores so many words of the last array, given the addresses."""
+"""Stores the given number of words of the last array, from the addresses of all arrays."""
 
 
 def suits(dtypes: Sequence[str]) -> bool:

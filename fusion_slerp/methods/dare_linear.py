@@ -31,39 +31,11 @@ Cost: two reads, the first for the ratio; one without `rescale`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from fusion_slerp.methods.drawing import Drawing, drawing_method
 
-from fusion_slerp.methods.drawing import (
+DARE_LINEAR = drawing_method(
+    "dare_linear",
     Drawing,
-    DrawnParameters,
-    copied,
-    draw_and_add,
-    n_passes,
-    parameters_of,
-    used,
-)
-from fusion_slerp.methods.method import Method, Unit
-
-if TYPE_CHECKING:
-    from fusion_slerp.passes.protocols import Steps
-
-
-def dare_linear(p: DrawnParameters, unit: Unit) -> Steps:
-    """Draws elements of task vectors and adds them."""
-    return draw_and_add(p, unit, "dare_linear", is_elected=False)
-
-
-DARE_LINEAR = Method(
-    name="dare_linear",
-    n_models=(1, None),
-    options=Drawing,
-    parameters=parameters_of,
-    used=used,
-    copied=copied,
-    passes=n_passes,
-    steps=dare_linear,
-    summary="the sum of randomly thinned task vectors (dare_linear)",
-    base="needed",
-    is_in_span=False,
-    is_indexed=True,
+    "the sum of randomly thinned task vectors (dare_linear)",
+    is_elected=False,
 )

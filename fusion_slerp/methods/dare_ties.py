@@ -25,39 +25,11 @@ Cost: two reads, the first for the ratio; one without `rescale`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from fusion_slerp.methods.drawing import Drawing, drawing_method
 
-from fusion_slerp.methods.drawing import (
+DARE_TIES = drawing_method(
+    "dare_ties",
     Drawing,
-    DrawnParameters,
-    copied,
-    draw_and_add,
-    n_passes,
-    parameters_of,
-    used,
-)
-from fusion_slerp.methods.method import Method, Unit
-
-if TYPE_CHECKING:
-    from fusion_slerp.passes.protocols import Steps
-
-
-def dare_ties(p: DrawnParameters, unit: Unit) -> Steps:
-    """Draws elements of task vectors, and adds those that have the elected sign."""
-    return draw_and_add(p, unit, "dare_ties", is_elected=True)
-
-
-DARE_TIES = Method(
-    name="dare_ties",
-    n_models=(1, None),
-    options=Drawing,
-    parameters=parameters_of,
-    used=used,
-    copied=copied,
-    passes=n_passes,
-    steps=dare_ties,
-    summary="randomly thinned task vectors with elected signs (dare_ties)",
-    base="needed",
-    is_in_span=False,
-    is_indexed=True,
+    "randomly thinned task vectors with elected signs (dare_ties)",
+    is_elected=True,
 )

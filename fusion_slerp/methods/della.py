@@ -40,22 +40,9 @@ only elements whose random word leaves a doubt are ranked exactly (see `kernels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from fusion_slerp.methods.drawing import (
-    DrawnParameters,
-    RankedDrawing,
-    copied,
-    draw_and_add,
-    n_passes,
-    parameters_of,
-    used,
-)
-from fusion_slerp.methods.method import Method, Unit
+from fusion_slerp.methods.drawing import RankedDrawing, drawing_method
 from fusion_slerp.options import BOOLEAN, option
-
-if TYPE_CHECKING:
-    from fusion_slerp.passes.protocols import Steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,23 +56,9 @@ class DellaOptions(RankedDrawing):
     normalize: bool = option(True, BOOLEAN, True, panel="Merging")
 
 
-def della(p: DrawnParameters, unit: Unit) -> Steps:
-    """Draws elements of task vectors by rank, and adds those that have the elected sign."""
-    return draw_and_add(p, unit, "della", is_elected=True)
-
-
-DELLA = Method(
-    name="della",
-    n_models=(1, None),
-    options=DellaOptions,
-    parameters=parameters_of,
-    used=used,
-    copied=copied,
-    passes=n_passes,
-    steps=della,
-    summary="task vectors thinned by magnitude, with elected signs (DELLA)",
-    base="needed",
-    is_in_span=False,
-    needs_rows=True,
-    is_indexed=True,
+DELLA = drawing_method(
+    "della",
+    DellaOptions,
+    "task vectors thinned by magnitude, with elected signs (DELLA)",
+    is_elected=True,
 )

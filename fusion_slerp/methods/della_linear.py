@@ -18,40 +18,11 @@ Cost: two reads, the first for the ratio; one without `rescale`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from fusion_slerp.methods.drawing import RankedDrawing, drawing_method
 
-from fusion_slerp.methods.drawing import (
-    DrawnParameters,
+DELLA_LINEAR = drawing_method(
+    "della_linear",
     RankedDrawing,
-    copied,
-    draw_and_add,
-    n_passes,
-    parameters_of,
-    used,
-)
-from fusion_slerp.methods.method import Method, Unit
-
-if TYPE_CHECKING:
-    from fusion_slerp.passes.protocols import Steps
-
-
-def della_linear(p: DrawnParameters, unit: Unit) -> Steps:
-    """Draws elements of task vectors by rank and adds them."""
-    return draw_and_add(p, unit, "della_linear", is_elected=False)
-
-
-DELLA_LINEAR = Method(
-    name="della_linear",
-    n_models=(1, None),
-    options=RankedDrawing,
-    parameters=parameters_of,
-    used=used,
-    copied=copied,
-    passes=n_passes,
-    steps=della_linear,
-    summary="the sum of task vectors thinned by magnitude (della_linear)",
-    base="needed",
-    is_in_span=False,
-    needs_rows=True,
-    is_indexed=True,
+    "the sum of task vectors thinned by magnitude (della_linear)",
+    is_elected=False,
 )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_slerp import passes
 from fusion_slerp.errors import setting
 from fusion_slerp.methods import sparse
-from fusion_slerp.methods.method import Unit, UnusableError
+from fusion_slerp.methods.method import Method, Unit, UnusableError
 from fusion_slerp.methods.sparse import SparseParameters
 from fusion_slerp.methods.task_vector_options import Sparse
 from fusion_slerp.options import BOOLEAN, Check, is_number, option, or_null
@@ -165,3 +165,33 @@ def _rescaling(selection: Drawn | Kept) -> Generator[Measure, Any, tuple[float, 
     """Returns for each model the factor that preserves its sum of magnitudes; 1 if nothing is kept."""
     sums = yield passes.SelectedMagnitudes(selection)
     return tuple(total / kept if kept > 0 else 1.0 for total, kept in sums)
+
+
+def drawing_method(name: str, options: type[Drawing], summary: str, *, is_elected: bool) -> Method:
+    """Returns a method that draws elements: by rank in a row if its options have a spread of probabilities.
+
+    Args:
+        name: As users write it; also the rule in reports.
+        options: The dataclass that declares its options.
+        summary: As in `Method`.
+        is_elected: As in `draw_and_add`.
+    """
+
+    def steps(p: DrawnParameters, unit: Unit) -> Steps:
+        return draw_and_add(p, unit, name, is_elected)
+
+    return Method(
+        name=name,
+        n_models=(1, None),
+        options=options,
+        parameters=parameters_of,
+        used=used,
+        copied=copied,
+        passes=n_passes,
+        steps=steps,
+        summary=summary,
+        base="needed",
+        is_in_span=False,
+        needs_rows=issubclass(options, RankedDrawing),
+        is_indexed=True,
+    )

@@ -71,34 +71,47 @@ def rows_of_tensors(
     if settings.strict and not alignment.is_certain and len(set(usual.values())) > 1:
         raise _rows_without_tokens(views, usual).error()
     of_child, sizes = child_sizes(alignment, tensors, next(iter(views.values())))
-    by_name: dict[str, RowMap] = {}
-    remarks, notes = dict.fromkeys(alignment.remarks), dict[str, None]()
-    known: dict[tuple[object, ...], RowMap | None] = {}
     following = [match for match in matches if match.name in tensors.counts]
-    for match in following:
-        full = tensors.counts[match.name]
-        own = makers.get(match.name)
-        key = (of_child[match.name], own, *full.values())
-        if key not in known:
-            rows = alignment.rows(full, of_child[match.name], own)
-            known[key] = rows = rows and _with_extra_rows(rows, full, usual, alignment)
-            if rows is not None:
-                numbers, *odd = alignment.describe(rows, full)
-                remarks |= dict.fromkeys(odd)
-                if own is not None:
-                    known[key] = rows = _of_makers(rows, own, full)
-                    numbers = alignment.numbers(rows, full) if rows else ""
-                notes |= dict.fromkeys(filter(None, [numbers]))
-        rows = known[key]
-        if rows is not None:
-            _check(match)
-            by_name[match.name] = _without_absent(rows, match)
+    by_name, odd, notes = _row_maps(following, tensors.counts, usual, of_child, makers, alignment)
+    remarks = dict.fromkeys([*alignment.remarks, *odd])
     if not by_name:
         return RowsOfTensors(alignment, {}, {}, tuple(remarks), tuple(notes))
     raise_all(lookalikes(matches, tensors))
     if not tensors.has_embedding and not is_tied(next(iter(views.values())).config):
         raise _unknown_embedding(views).error()
     return RowsOfTensors(alignment, by_name, sizes, tuple(remarks), (*notes, *tensors.notes))
+
+
+def _row_maps(
+    matches: Sequence[Match],
+    counts: Mapping[str, Counts],
+    usual: Counts,
+    of_child: Mapping[str, int],
+    makers: Mapping[str, Owners],
+    alignment: Alignment,
+) -> tuple[dict[str, RowMap], list[str], list[str]]:
+    """The row map of each tensor whose rows move, remarks on them, and how they are made."""
+    by_name: dict[str, RowMap] = {}
+    remarks, notes = list[str](), list[str]()
+    known: dict[tuple[object, ...], RowMap | None] = {}
+    for match in matches:
+        full, own = counts[match.name], makers.get(match.name)
+        key = (of_child[match.name], own, *full.values())
+        if key not in known:
+            rows = alignment.rows(full, of_child[match.name], own)
+            known[key] = rows = rows and _with_extra_rows(rows, full, usual, alignment)
+            if rows is not None:
+                numbers, *odd = alignment.describe(rows, full)
+                remarks += odd
+                if own is not None:
+                    known[key] = rows = _of_makers(rows, own, full)
+                    numbers = alignment.numbers(rows, full) if rows else ""
+                notes += [numbers] if numbers else []
+        rows = known[key]
+        if rows is not None:
+            _check(match)
+            by_name[match.name] = _without_absent(rows, match)
+    return by_name, remarks, list(dict.fromkeys(notes))
 
 
 def _with_extra_rows(rows: RowMap, counts: Counts, usual: Counts, alignment: Alignment) -> RowMap:
