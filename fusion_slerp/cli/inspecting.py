@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from fusion_slerp.cli.inspection import Facts, inspect_anything
-from fusion_slerp.cli.output import Output, console, exit_on_error, problem_fields, warnings_to
-from fusion_slerp.cli.readable import Problems
+from fusion_slerp.cli.output import Output, console, error_fields, exit_on_error, problem_fields, warnings_to
 from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an_option, raise_all
+from fusion_slerp.inspection.facts import Facts, inspect_anything
+from fusion_slerp.inspection.readable import Problems
 from fusion_slerp.settings.labels import BASE, labels
 
 if TYPE_CHECKING:
-    from fusion_slerp.cli.difference import Difference
+    from fusion_slerp.inspection.difference import Difference
 
 
 def inspect_models(sources: Sequence[str], base: str | None, output: Output) -> None:
@@ -27,7 +27,8 @@ def inspect_models(sources: Sequence[str], base: str | None, output: Output) -> 
         base: Their ancestor, for the angles between task vectors; None without.
         output: Where to print.
     """
-    from fusion_slerp.cli import difference, inspection_tables
+    from fusion_slerp.cli import inspection_tables
+    from fusion_slerp.inspection import difference
 
     names = labels(len(sources)) + ([] if base is None else [BASE])
     with warnings_to(output), exit_on_error(output):
@@ -69,10 +70,37 @@ def _with_problems(facts: Facts, problems: Problems) -> dict[str, Any]:
 
 def _fields(differences: Mapping[str, Difference]) -> dict[str, Any]:
     """The difference from model a as fields for JSON: of one model, or of each by its label."""
-    from fusion_slerp.cli.difference import as_fields
-
-    fields = {label: as_fields(each) for label, each in differences.items()}
+    fields = {label: _difference_fields(each) for label, each in differences.items()}
     return next(iter(fields.values())) if len(fields) == 1 else {"from_a": fields}
+
+
+def _difference_fields(difference: Difference) -> dict[str, Any]:
+    """The difference as fields for JSON."""
+    from fusion_slerp.inspection.difference import by_layer, cell
+
+    measured = difference.measured
+    return {
+        "can_be_merged": difference.error is None,
+        "problems": [] if difference.error is None else error_fields(difference.error)["problems"],
+        "warnings": list(difference.warnings),
+        "notes": list(difference.notes),
+        "mean_angle_deg": cell(measured).angle_deg if measured else None,
+        "largest": [report.name for report in difference.largest],
+        "layers": {
+            str(n): {m: [c.angle_deg, c.norm_a, c.norm_b] for m, c in modules.items()}
+            for n, modules in by_layer(measured).items()
+        },
+        "tensors": [
+            {
+                "name": report.name,
+                "rule": report.rule,
+                "angle_deg": report.angle_deg,
+                "norm_a": report.norms.get("a"),
+                "norm_b": report.norms.get("b"),
+            }
+            for report in difference.reports
+        ],
+    }
 
 
 def _open_all(sources: Sequence[str]):

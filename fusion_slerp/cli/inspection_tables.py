@@ -10,12 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 from fusion_slerp.cli.amounts import count_text, nbytes_text
-from fusion_slerp.cli.difference import Cell, Difference, by_layer, by_module, cell
-from fusion_slerp.cli.inspection import Facts
 from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import FusionSlerpError, printable
+from fusion_slerp.inspection.difference import Cell, Difference, by_layer, by_module, cell
+from fusion_slerp.inspection.facts import Facts
 from fusion_slerp.tensor_names import MODULES, layer_of
 
 SHOWN_FILES = 6

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from fusion_slerp.cli import forecast, plan_table, recent, running
 from fusion_slerp.cli.amounts import count_text, nbytes_text
-from fusion_slerp.cli.inspection import Facts, inspect_source
 from fusion_slerp.cli.method_questions import ask_method, ask_values, model_question
 from fusion_slerp.cli.output import INTERRUPTED, UNUSABLE, Output, every_problem, warnings_to
 from fusion_slerp.cli.paths import completing
@@ -21,6 +20,7 @@ from fusion_slerp.cli.prompts import InvalidAnswer, agreed, refuse, remark, say,
 from fusion_slerp.cli.request import Request
 from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.errors import FusionSlerpError, OutputError, raise_all
+from fusion_slerp.inspection.facts import Facts, inspect_source
 from fusion_slerp.methods import DEFAULT, METHODS, Method
 from fusion_slerp.output.target import check_apart, check_disk_space, check_target
 from fusion_slerp.paths import real_path

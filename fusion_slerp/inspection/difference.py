@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Any
 
-from fusion_slerp.cli.readable import Problems
 from fusion_slerp.engine.measuring import Measurement, measure
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, MismatchError, Problem, raise_all
+from fusion_slerp.inspection.readable import Problems
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
 from fusion_slerp.settings.labels import BASE, labels
@@ -221,32 +220,3 @@ def by_layer(reports: Sequence[TensorReport]) -> dict[int, dict[str, Cell]]:
         if layer is not None:
             layers.setdefault(layer[1], {}).setdefault(module_of(report.name), []).append(report)
     return {n: {m: cell(group) for m, group in layers[n].items()} for n in sorted(layers)}
-
-
-def as_fields(difference: Difference) -> dict[str, Any]:
-    """Returns the difference as fields for JSON."""
-    from fusion_slerp.cli.output import error_fields
-
-    measured = difference.measured
-    return {
-        "can_be_merged": difference.error is None,
-        "problems": [] if difference.error is None else error_fields(difference.error)["problems"],
-        "warnings": list(difference.warnings),
-        "notes": list(difference.notes),
-        "mean_angle_deg": cell(measured).angle_deg if measured else None,
-        "largest": [report.name for report in difference.largest],
-        "layers": {
-            str(n): {m: [c.angle_deg, c.norm_a, c.norm_b] for m, c in modules.items()}
-            for n, modules in by_layer(measured).items()
-        },
-        "tensors": [
-            {
-                "name": report.name,
-                "rule": report.rule,
-                "angle_deg": report.angle_deg,
-                "norm_a": report.norms.get("a"),
-                "norm_b": report.norms.get("b"),
-            }
-            for report in difference.reports
-        ],
-    }

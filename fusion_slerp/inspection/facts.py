@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusion_slerp.cli.readable import Problems, json_object, open_anything, weight_files
 from fusion_slerp.errors import SHOWN_NAME, printable
+from fusion_slerp.inspection.readable import Problems, json_object, open_anything, weight_files
 from fusion_slerp.planning.heads import stated_tie
 from fusion_slerp.sources.conversions import ADAPTER
 from fusion_slerp.sources.folder import Checkpoint

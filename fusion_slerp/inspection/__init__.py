@@ -1,0 +1,1 @@
+"""What checkpoints contain, and how they differ: facts, and angles between models."""

@@ -1,0 +1,1 @@
+"""Sweeps: many values of a setting from one reading of the models."""
