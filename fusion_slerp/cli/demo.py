@@ -12,11 +12,17 @@ from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.errors import OutputError, Problem
 from fusion_slerp.paths import user_path
 
-MODELS, TEXTS = ("plays", "code"), "texts"
+MODELS = {
+    "plays": "fine-tuned on Shakespeare's plays",
+    "code": "fine-tuned on Python's standard library",
+    "manual": "fine-tuned on the manual of Docutils",
+    "ancestor": "the model that all three were fine-tuned from",
+}
+TEXTS = "texts"
 
 
 def copy_demo_models(folder: str, output: Output) -> None:
-    """Copies both models and their held-out texts into a folder; ends the command if one of them exists."""
+    """Copies the models and their held-out texts into a folder; ends the command if one of them exists."""
     with exit_on_error(output), as_file(files("fusion_slerp") / "demo") as demo:
         target = user_path(folder, OutputError)
         folders = (*MODELS, TEXTS)
@@ -25,13 +31,12 @@ def copy_demo_models(folder: str, output: Output) -> None:
             raise _cannot_copy(", ".join(there), "they exist" if len(there) > 1 else "it exists").error()
         for name in folders:
             _copy(demo / name, target / name)
-    plays, code, texts = (shell_line([folder_word((target / n).resolve())]) for n in (*MODELS, TEXTS))
+    words = {name: shell_line([folder_word((target / name).resolve())]) for name in folders}
     output.show(
-        "Copied two fine-tunes of one small model:",
-        f"  {plays}: of Shakespeare's plays",
-        f"  {code}: of Python's standard library",
-        f"  {texts}: held-out text of both kinds",
-        f"To merge them:\n  fusion_slerp merge {plays} {code} -o child",
+        "Copied small language models:",
+        *(f"  {words[name]}: {history}" for name, history in MODELS.items()),
+        f"  {words[TEXTS]}: held-out text of all three kinds",
+        f"To merge two of them:\n  fusion_slerp merge {words['plays']} {words['code']} -o child",
     )
     output.give(lambda: {name: str(target / name) for name in MODELS})
 

@@ -1,4 +1,4 @@
-"""`fusion_slerp demo`: two models to try a merge on, in folders of one's own."""
+"""`fusion_slerp demo`: models to try a merge on, in folders of one's own."""
 
 import shlex
 
@@ -7,14 +7,16 @@ import pytest
 from tests.cli.conftest import DEMO
 from tests.models import contents
 
+MODELS = ("plays", "code", "manual", "ancestor")
+
 
 @pytest.mark.parametrize("folder", [None, "a folder/-odd", "-odd"])
-def test_both_models_are_copied_and_the_printed_line_merges_them(command, tmp_path, monkeypatch, folder):
+def test_the_models_are_copied_and_the_printed_line_merges_them(command, tmp_path, monkeypatch, folder):
     monkeypatch.chdir(tmp_path)
     ended = command("demo", *(["./" + folder] if folder else []))
     assert (ended.code, ended.err) == (0, "")
     target = tmp_path / (folder or ".")
-    for name in ("plays", "code", "texts"):
+    for name in (*MODELS, "texts"):
         assert contents(target / name) == contents(DEMO / name)
     printed = shlex.split(ended.out.splitlines()[-1])
     assert printed[0] == "fusion_slerp"
@@ -33,4 +35,13 @@ def test_a_folder_that_exists_is_left_alone(command, tmp_path):
 
 
 def test_json(command, tmp_path):
-    assert command("demo", tmp_path, "--json").json == {n: str(tmp_path / n) for n in ("plays", "code")}
+    assert command("demo", tmp_path, "--json").json == {name: str(tmp_path / name) for name in MODELS}
+
+
+def test_everything_that_ships_is_copied_and_each_model_stays_small(command, tmp_path):
+    assert command("demo", tmp_path).code == 0
+    shipped = {path.name for path in DEMO.iterdir() if path.is_dir() and not path.name.startswith(("_", "."))}
+    assert {path.name for path in tmp_path.iterdir()} == shipped
+    assert shipped == {*MODELS, "texts"}
+    for name in MODELS:
+        assert sum(map(len, contents(DEMO / name).values())) < 4_000_000
