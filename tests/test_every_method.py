@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -175,15 +176,14 @@ def test_the_bytes_and_passes_of_large_tensors_are_as_planned(tmp_path, large, w
     call, done = large.call(way), []
     real = progress_module.progress
 
-    def counted(plan, finished=()):
-        from contextlib import contextmanager
+    class Counting(progress_module.Progress):
+        def __call__(self, nbytes, doing, subject=""):
+            done.append(nbytes)
 
-        @contextmanager
-        def counting():
-            with real(plan, finished):
-                yield done.append
-
-        return counting()
+    @contextmanager
+    def counted(plans, finished):
+        with real(plans, finished):
+            yield Counting()
 
     monkeypatch.setattr("fusion_slerp.output.child_files.progress", counted)
     result = merge(*call.models, out=tmp_path / "child", **call.options)

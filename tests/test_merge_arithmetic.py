@@ -168,7 +168,7 @@ def test_more_tensors_than_are_under_way_at_once(tmp_path):
     folders = write_both(tmp_path, a, b)
     plan = plan_merge(*folders, t=0.3, threads=2, max_shard_size="5MB")
     sink, progress, files = MemorySink(plan), [], []
-    nbytes_read = execute(plan, sink, files.append, on_bytes=progress.append)
+    nbytes_read = execute(plan, sink, files.append, on_bytes=lambda nbytes, *_: progress.append(nbytes))
     child = sink.state_dict()
     files.sort(key=lambda file: file.name)
     assert [file.name for file in files] == [shard.file_name for shard in plan.shards]

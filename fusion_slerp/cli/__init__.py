@@ -15,6 +15,8 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if "--no-color" in sys.argv:  # before anything is printed, help and errors of usage included
         os.environ["NO_COLOR"] = "1"
+    if "--json-progress" in sys.argv:  # the bars of huggingface_hub would be among the lines
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     from fusion_slerp.cli.streams import open_closed_streams, settle_streams
 
     open_closed_streams()

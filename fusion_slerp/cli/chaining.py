@@ -38,6 +38,7 @@ def merge_documents(
     intermediate_dir: str | None,
     output: Output,
     with_config: bool,
+    log_to: str | None = None,
 ) -> None:
     """Merges the documents of a recipe, and shows the last merged model like any other.
 
@@ -49,23 +50,28 @@ def merge_documents(
         intermediate_dir: The folder for those of the other documents as typed; None without.
         output: Where to print.
         with_config: Whether the last merge is also printed as a config file.
+        log_to: Where each merge is logged, see `run_log`; None for nowhere.
     """
     result: MergeResult | None = None
     with warnings_to(output):
         with exit_on_error(output):
             _check(models, base, out)
             from fusion_slerp.chains import place_steps
+            from fusion_slerp.run_logs import read_target
 
+            if log_to is not None:
+                read_target(log_to)
             assert out is not None
-            options = {"show_pbar": output.shows_progress, **parse_options(given)}
+            options = {"show_pbar": output.progress, **parse_options(given)}
             steps = place_steps(models[0], out, intermediate_dir, **options)
         command = _command(models[0], out, intermediate_dir, parse_options(given))
         for number, placed in enumerate(steps, start=1):
             output.show(f"{number} of {len(steps)}: {placed.step.name or 'the merged model'}")
-            result = _merge(placed, command, output)
+            result = _merge(placed, command, output, log_to)
     assert result is not None, "the last step is always merged"
     last = _request(steps[-1])
     with running.says_complete(result.out):
+        running.end(result, output)
         running.show_result(result, last, out, output, with_config)
         kept = [path_text(placed.out) for placed in steps[:-1]]
         output.show("Kept, as the merged model is made of them:", *(f"  {folder}" for folder in kept))
@@ -98,7 +104,7 @@ def _request(placed: PlacedStep) -> Request:
     return Request(recipe.models, recipe.base, placed.options, recipe.notes)
 
 
-def _merge(placed: PlacedStep, command: str, output: Output) -> MergeResult | None:
+def _merge(placed: PlacedStep, command: str, output: Output, log_to: str | None) -> MergeResult | None:
     """Merges one document, unless its folder holds it already; returns what was made, or None."""
     from fusion_slerp.chains import prepare_step
 
@@ -110,6 +116,6 @@ def _merge(placed: PlacedStep, command: str, output: Output) -> MergeResult | No
         return None
     for note in request.notes_on(prepared.plan):
         output.note(note)
-    result = running.run(prepared, request, str(placed.out), output, command)
+    result = running.run(prepared, request, str(placed.out), output, command, log_to)
     output.show(f"  {result}")
     return result

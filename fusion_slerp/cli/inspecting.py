@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
     from fusion_slerp.inspection.difference import Difference
 
 
-def inspect_models(sources: Sequence[str], base: str | None, output: Output) -> None:
+def inspect_models(
+    sources: Sequence[str], base: str | None, output: Output, every: bool = False, html: str | None = None
+) -> None:
     """Shows checkpoints, and the difference of two or the mean angles of the first with the others.
 
     Args:
         sources: The models.
         base: Their ancestor, for the angles between task vectors; None without.
         output: Where to print.
+        every: List the angle and the norms of every layer instead of a map of the angles.
+        html: A file for a page about models that are compared; None writes none.
     """
-    from fusion_slerp.cli import inspection_tables
+    from fusion_slerp.cli import inspection_tables, reporting
     from fusion_slerp.inspection import difference
 
     names = labels(len(sources)) + ([] if base is None else [BASE])
     with warnings_to(output), exit_on_error(output):
         _check_count(sources, base)
+        page = None if html is None else reporting.page_for(sources, html)
         opened, facts, problems = zip(*_open_all([*sources, *([] if base is None else [base])]), strict=True)
         output.show(*inspection_tables.facts_tables(dict(zip(names, facts, strict=True))))
         fields = [_with_problems(*each) for each in zip(facts, problems, strict=True)]
@@ -41,16 +46,24 @@ def inspect_models(sources: Sequence[str], base: str | None, output: Output) -> 
             output.show(*inspection_tables.problem_parts(inspection_tables.PREVENTED, error) if error else ())
             for line in opened[0].warnings:
                 output.warn(line)
+            output.end("done")
             output.give(lambda: fields[0])
             return
-        with _progress(output) as progress:
+        with measuring(output) as progress:
             models = dict(zip(names, zip(opened, problems, strict=True), strict=True))
-            by_label = dict(difference.compare_others(models, progress))
-    if len(by_label) == 1:
+            if page is None:
+                by_label = dict(difference.compare_others(models, progress))
+            else:
+                by_facts = dict(zip(names, facts, strict=True))
+                by_label = reporting.write_comparison(models, by_facts, page, progress)
+    if output.shows and len(by_label) == 1:
         (only,) = by_label.values()
-        output.show(*inspection_tables.difference_tables(only, has_base=base is not None))
-    else:
-        output.show(*inspection_tables.mean_tables(by_label, has_base=base is not None))
+        output.show(*inspection_tables.difference_tables(only, base is not None, console(), every))
+    elif output.shows:
+        output.show(*inspection_tables.mean_tables(by_label, base is not None, console(), every))
+    if page is not None:
+        reporting.show_page(page, output)
+    output.end("done")
     output.give(lambda: {**dict(zip(names, fields, strict=True)), **_fields(by_label)})
 
 
@@ -115,13 +128,22 @@ def _open_all(sources: Sequence[str]):
 
 
 @contextmanager
-def _progress(output: Output) -> Iterator[Callable[[int, int], object]]:
-    """Shows the bytes measured, in a terminal."""
-    if not output.shows_progress:
-        yield lambda done, total: None
-        return
-    from rich.progress import Progress
+def measuring(output: Output, command: str = "inspect") -> Iterator[Callable[[int, int], object]]:
+    """Shows the bytes measured; each comparison of two models has its own progress."""
+    from fusion_slerp.engine.progress import Progress, following
+    from fusion_slerp.planning.amounts import MEASURING
 
-    with interrupts_raise(), Progress(console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task("measuring", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with interrupts_raise(), ExitStack() as stack:
+        before, shown = 0, Progress()
+
+        def on_progress(done: int, total: int) -> None:
+            nonlocal before, shown
+            if not before or done < before:
+                stack.close()
+                before = 0
+                comparison = following(command, {MEASURING: total}, output.progress, leave=False)
+                shown = stack.enter_context(comparison)
+            shown(done - before, MEASURING)
+            before = done
+
+        yield on_progress

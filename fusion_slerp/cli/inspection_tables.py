@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from fusion_slerp.cli import heat_map
 from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.output import error_text, problem_blocks
 from fusion_slerp.cli.tables import longest_word, ruled
@@ -18,12 +20,17 @@ from fusion_slerp.inspection.difference import Cell, Difference, by_layer, by_mo
 from fusion_slerp.inspection.facts import Facts
 from fusion_slerp.tensor_names import MODULES, layer_of
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 SHOWN_FILES = 6
 
 MAY_VARY = ("files", "special tokens")
 """Facts that do not stand out where models differ."""
 
-LEGEND = "\nAngle between A and B (degrees, mean weighted by elements), norm |A|, norm ratio |B|/|A|\n"
+MAP = "\nAngle between A and {}, in degrees (--all lists norms as well)\n"
+
+LEGEND = "\nAngle between A and {0} (degrees, mean weighted by elements), norm |A|, norm ratio |{0}|/|A|\n"
 
 WITH_BASE = "\nA and {} stand for the models' differences from the base, their task vectors."
 
@@ -95,13 +102,23 @@ def _files(facts: Facts) -> str:
     return "\n".join([*named[:2], f"... {len(named)} files, {total} in all"])
 
 
-def difference_tables(difference: Difference, has_base: bool) -> list[Table | Text]:
-    """Returns the tables for two checkpoints; with a base, for their differences from it."""
+def difference_tables(
+    difference: Difference, has_base: bool, screen: Console, every: bool = False
+) -> list[Table | Text]:
+    """Returns the tables for two checkpoints.
+
+    Args:
+        difference: Their difference.
+        has_base: Whether angles and norms are those of differences from a base.
+        screen: The console that they are for.
+        every: List the angle and the norms of every layer instead of a map of the angles.
+    """
     parts: list[Table | Text] = []
     measured = difference.measured
     if measured:
-        legend = WITH_BASE.format("B") * has_base + LEGEND
-        parts += [Text(legend), layer_table(measured), Text(), outside_table(measured), summary(difference)]
+        parts += [Text(WITH_BASE.format("B") * has_base + (LEGEND if every else MAP).format("B"))]
+        parts += [layer_table(measured)] if every else angle_map({"": difference}, screen)
+        parts += [Text(), outside_table(measured), summary(difference)]
     if difference.error is not None:
         parts += problem_parts(PREVENTED if measured else "They cannot be merged:", difference.error)
     remarks = [Text.assemble(("note: ", "cyan"), line) for line in difference.notes]
@@ -111,10 +128,31 @@ def difference_tables(difference: Difference, has_base: bool) -> list[Table | Te
     return [*parts, Text(), *remarks] if remarks else parts
 
 
-def mean_tables(differences: Mapping[str, Difference], has_base: bool) -> list[Table | Text]:
-    """Returns the tables for several models: the mean angles of each, by its label, with model a.
+def angle_map(differences: Mapping[str, Difference], screen: Console) -> list[Table | Text]:
+    """Returns the map of the angles with model a, by layer and kind of module.
 
-    With a base, they are for the models' differences from it.
+    Args:
+        differences: That of each model, by the heading of its columns.
+        screen: The console that it is for.
+    """
+    layers = {heading: by_layer(each.measured) for heading, each in differences.items()}
+    angles = {
+        heading: {n: {m: cell.angle_deg for m, cell in cells.items()} for n, cells in each.items()}
+        for heading, each in layers.items()
+    }
+    return heat_map.parts(heat_map.HeatMap(angles, unit="°", names_largest=len(angles) == 1), screen)
+
+
+def mean_tables(
+    differences: Mapping[str, Difference], has_base: bool, screen: Console, every: bool = False
+) -> list[Table | Text]:
+    """Returns the tables for several models: the mean angles of each with model a, then by layer.
+
+    Args:
+        differences: That of each model, by its label.
+        has_base: Whether angles and norms are those of differences from a base.
+        screen: The console that they are for.
+        every: List the angle and the norms of every layer instead of a map of the angles.
     """
     table = ruled()
     for name in ("X", "all", *MODULES, "|X|/|A|"):
@@ -124,6 +162,12 @@ def mean_tables(differences: Mapping[str, Difference], has_base: bool) -> list[T
         table.add_row(label.upper(), *_means(each.measured))
         lines += [(label, warning) for warning in each.warnings]
     parts: list[Table | Text] = [Text(WITH_BASE.format("X") * has_base + MEANS), table]
+    by_label = {label.upper(): each for label, each in differences.items() if each.measured}
+    if every:
+        for label, each in by_label.items():
+            parts += [Text(LEGEND.format(label)), layer_table(each.measured, label)]
+    elif by_label:
+        parts += [Text(MAP.format("X")), *angle_map(by_label, screen)]
     for label, each in differences.items():
         if each.error is not None:
             parts += problem_parts(f"Problems that prevent a merge of A and {label.upper()}:", each.error)
@@ -142,8 +186,8 @@ def _means(measured: Sequence[TensorReport]) -> list[str]:
     return [f"{whole.angle_deg:.2f}", *angles, "-" if whole.ratio is None else f"{whole.ratio:.3f}"]
 
 
-def layer_table(measured: Sequence[TensorReport]) -> Table:
-    """Returns layers by modules: mean angle, norm of A, norm ratio |B|/|A|."""
+def layer_table(measured: Sequence[TensorReport], label: str = "B") -> Table:
+    """Returns layers by modules: mean angle with a model, norm of A, norm ratio to it."""
     layers = by_layer(measured)
     modules = [m for m in MODULES if any(m in layer for layer in layers.values())]
     table = ruled()
@@ -151,7 +195,7 @@ def layer_table(measured: Sequence[TensorReport]) -> Table:
     for module in modules:
         table.add_column(f"{module}\nangle", justify="right", style="cyan", no_wrap=True)
         table.add_column("\n|A|", justify="right", no_wrap=True)
-        table.add_column("\n|B|/|A|", justify="right", no_wrap=True)
+        table.add_column(f"\n|{label}|/|A|", justify="right", no_wrap=True)
     for number, layer in layers.items():
         cells = [text for m in modules for text in (_cells(layer[m]) if m in layer else ("", "", ""))]
         table.add_row(str(number), *cells)

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fusion_slerp.engine.event_lines import write_event
 from fusion_slerp.errors import Dialect, FusionSlerpError, OutputError, Problem, SettingsError, spelled
 from fusion_slerp.paths import utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
+
+    from fusion_slerp.settings.merge_settings import ShowPbar
 
 FAILED = 1
 """Exit code: a merge started and failed."""
@@ -42,10 +45,12 @@ class Output:
     Attributes:
         json: Print one JSON object on stdout, and nothing else there.
         quiet: Print errors only, and the object if `json` asks for it.
+        json_progress: Print JSON lines on stderr, and nothing else there.
     """
 
     json: bool = False
     quiet: bool = False
+    json_progress: bool = False
 
     @property
     def shows(self) -> bool:
@@ -53,9 +58,9 @@ class Output:
         return not (self.json or self.quiet)
 
     @property
-    def shows_progress(self) -> bool:
-        """Whether a progress bar is shown: in a terminal only."""
-        return self.shows and sys.stderr.isatty()
+    def progress(self) -> ShowPbar:
+        """How progress is shown: as JSON lines if asked for, else as a bar, in a terminal only."""
+        return "json" if self.json_progress else self.shows and sys.stderr.isatty()
 
     def show(self, *parts: Any) -> None:
         """Prints texts and tables, unless the output is JSON or quiet."""
@@ -71,15 +76,22 @@ class Output:
 
     def warn(self, warning: str) -> None:
         """Prints a warning on stderr."""
-        self._remark("warning: ", "yellow", warning)
+        self._remark("warning", "yellow", warning)
 
     def note(self, note: str) -> None:
         """Prints information on stderr that is no cause for concern."""
-        self._remark("note: ", "cyan", note)
+        self._remark("note", "cyan", note)
 
-    def _remark(self, mark: str, style: str, remark: str) -> None:
-        if not self.quiet:
-            say(_marked(mark, style, remark))
+    def _remark(self, kind: str, style: str, remark: str) -> None:
+        if self.json_progress:
+            write_event(kind, message=remark)
+        elif not self.quiet:
+            say(_marked(f"{kind}: ", style, remark))
+
+    def end(self, event: str, **fields: Any) -> None:
+        """Prints the last JSON line, if they are asked for: `done`, `failed` or `stopped`."""
+        if self.json_progress:
+            write_event(event, **fields)
 
     def fail(self, error: FusionSlerpError, in_full: bool = False) -> None:
         """Prints an error on stderr, and as JSON on stdout if `json` is set.
@@ -89,7 +101,10 @@ class Output:
             in_full: Show all problems, however many there are.
         """
         message = every_problem(error) if in_full else error.message(DIALECT)
-        say(_marked("error: ", "bold red", ""), error_text(message))
+        if self.json_progress:
+            self.end("failed", error=error_fields(error))
+        else:
+            say(_marked("error: ", "bold red", ""), error_text(message))
         self.give(lambda: {"error": error_fields(error)})
 
 

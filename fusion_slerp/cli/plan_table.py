@@ -9,28 +9,77 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from fusion_slerp.cli import heat_map
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.forecast import Forecast
 from fusion_slerp.cli.tables import longest_word, ruled
 from fusion_slerp.errors import listed
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.settings.schedule import PerModel
+from fusion_slerp.tensor_names import layer_of, module_of
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fusion_slerp.planning.plan import MergePlan, TensorPlan
 
 _NUMBER = re.compile(r"(?:^|(?<=[.\[]))\d+(?=[.\]])")
 """Of a layer, or of an expert: `layers.3.`, `experts.7.`, `gate_up_proj[7]`."""
 
 
-def tables(shown: Forecast, every: bool = False) -> list[Table | Text]:
-    """Returns the tables of a forecast.
+def tables(shown: Forecast, screen: Console, every: bool = False) -> list[Table | Text]:
+    """Returns the tables of a forecast, and the map of the first schedule that varies between layers.
 
     Args:
         shown: The forecast.
+        screen: The console that they are for.
         every: Give each tensor its own line, instead of one for all that are treated alike.
     """
-    return [Text(), tensor_table(shown.plan, every), Text(), summary(shown)]
+    varying = varying_schedule(shown.plan)
+    mapped: list[Table | Text] = []
+    if varying is not None:
+        name, values = varying
+        mapped = [Text(f"\n{name} by layer\n"), *heat_map.parts(heat_map.HeatMap(values, ".4g"), screen)]
+    return [Text(), tensor_table(shown.plan, every), *mapped, Text(), summary(shown)]
+
+
+def varying_schedule(plan: MergePlan) -> tuple[str, dict[str, heat_map.ByLayer]] | None:
+    """Returns the first schedule whose values differ between layers or modules; None if there is none.
+
+    Returns:
+        Its name; and by model (`""` if all share one) the values by layer and module, means weighted by
+        elements. Tensors outside the layers and those without a value are left out.
+    """
+    for name in plan.settings.schedules:
+        values = _by_layer(plan, name)
+        if any(_varies(layers) for layers in values.values()):
+            return name, values
+    return None
+
+
+def _varies(layers: heat_map.ByLayer) -> bool:
+    return len({value for cells in layers.values() for value in cells.values()}) > 1
+
+
+def _by_layer(plan: MergePlan, name: str) -> dict[str, heat_map.ByLayer]:
+    """A schedule's values by model, layer and module."""
+    sums: dict[str, dict[int, dict[str, tuple[float, int]]]] = {}
+    for tensor in plan.tensors:
+        layer, value = layer_of(tensor.out.name), tensor.values.get(name)
+        by_model = value if isinstance(value, Mapping) else {"": value}
+        for label, own in by_model.items():
+            if layer is None or own is None:
+                continue
+            cells, module = sums.setdefault(label, {}).setdefault(layer[1], {}), module_of(tensor.out.name)
+            total, n = cells.get(module, (0.0, 0))
+            cells[module] = total + own * tensor.out.n_elements, n + tensor.out.n_elements
+    return {
+        label: {
+            layer: {module: round(total / n, 12) for module, (total, n) in cells.items() if n}
+            for layer, cells in layers.items()
+        }
+        for label, layers in sums.items()
+    }
 
 
 def tensor_table(plan: MergePlan, every: bool = False) -> Table:

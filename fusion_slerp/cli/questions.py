@@ -14,7 +14,14 @@ from rich.text import Text
 from fusion_slerp.cli import forecast, plan_table, recent, running
 from fusion_slerp.cli.amounts import count_text, nbytes_text
 from fusion_slerp.cli.method_questions import ask_method, ask_values, model_question
-from fusion_slerp.cli.output import INTERRUPTED, UNUSABLE, Output, every_problem, warnings_to
+from fusion_slerp.cli.output import (
+    INTERRUPTED,
+    UNUSABLE,
+    Output,
+    console,
+    every_problem,
+    warnings_to,
+)
 from fusion_slerp.cli.paths import completing
 from fusion_slerp.cli.prompts import InvalidAnswer, agreed, refuse, remark, say, until
 from fusion_slerp.cli.request import Request
@@ -259,7 +266,7 @@ def _prepare(request: Request, out: str, shown: tuple[str, ...]) -> Any:
         refuse(every_problem(error))
         raise typer.Exit(UNUSABLE) from None
     planned = forecast.of_plan(prepared.plan, prepared.target, prepared.nbytes_written)
-    Output().show(*plan_table.tables(planned))
+    Output().show(*plan_table.tables(planned, console()))
     for warning in prepared.plan.warnings:
         if warning not in shown:
             remark(warning, "yellow")

@@ -15,6 +15,7 @@ from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, exit_on_error, 
 from fusion_slerp.cli.request import Request
 from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.cli.stopping import interrupts_raise
+from fusion_slerp.engine.event_lines import write_event
 from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
@@ -30,12 +31,17 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
     """
     from fusion_slerp.api import prepare_merge
 
-    options = {"show_pbar": output.shows_progress, **request.options}
+    options = {"show_pbar": output.progress, **request.options}
     return prepare_merge(request.models, out, base=request.base, **options)
 
 
 def run(
-    prepared: PreparedMerge, request: Request, out: str, output: Output, command: str | None = None
+    prepared: PreparedMerge,
+    request: Request,
+    out: str,
+    output: Output,
+    command: str | None = None,
+    log_to: str | None = None,
 ) -> MergeResult:
     """Runs a prepared merge and remembers it; ends the command if it fails.
 
@@ -45,15 +51,25 @@ def run(
         out: The merged model's folder as typed.
         output: Where to print.
         command: The line that resumes it; None for that of the request.
+        log_to: Where the merge is logged, see `run_log`; None for nowhere.
     """
     from fusion_slerp.api import run_merge
     from fusion_slerp.output.unfinished import find_unfinished
+    from fusion_slerp.run_logs import merge_config, run_log
 
     left = find_unfinished(prepared.target)
     if left is not None and left.finished:  # reading them again may take a while
         output.show(f"Resuming: {left_over(left)}\nVerifying finished files first.")
-    with stops_cleanly(prepared.target, command or request.command(out)), exit_on_error(output, FAILED):
+    line = command or request.command(out)
+    is_silent = output.quiet or output.json_progress
+    log = run_log(log_to, merge_config(prepared.plan), prepared.target.name, is_silent)
+    with (
+        stops_cleanly(prepared.target, line, output.json_progress),
+        exit_on_error(output, FAILED),
+        log as run,
+    ):
         result = run_merge(prepared)
+        run.log_merge(result)
     moved = result.nbytes_read + result.nbytes_made
     recent.remember(request.named.values(), moved, result.elapsed_s)
     return result
@@ -101,15 +117,30 @@ def result_fields(result: MergeResult, request: Request, out: str) -> dict[str, 
     }
 
 
+def end(result: MergeResult, output: Output) -> None:
+    """Prints the last JSON line of a merge, if they are asked for."""
+    n_bytes = result.plan.nbytes_written
+    output.end("done", out=str(result.out), bytes_written=n_bytes, elapsed_s=round(result.elapsed_s, 3))
+
+
 @contextmanager
-def stops_cleanly(target: Path, command: str) -> Iterator[None]:
-    """Ends the command after Ctrl-C or SIGTERM, and prints the leftovers and how to resume."""
+def stops_cleanly(target: Path, command: str, as_line: bool = False) -> Iterator[None]:
+    """Ends the command after Ctrl-C or SIGTERM, and prints the leftovers and how to resume.
+
+    Args:
+        target: The merged model's folder.
+        command: The line that resumes it.
+        as_line: Print a JSON line instead.
+    """
     before = _identity(target)
     try:
         with signals_raise(), interrupts_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
-        if _identity(target) not in (before, None):  # it came after the model was published
+        is_complete = _identity(target) not in (before, None)  # it came after the model was published
+        if as_line:
+            write_event("stopped", complete=is_complete, resume=command)
+        elif is_complete:
             _say_complete(target)
         else:
             report_stopped(target, command)

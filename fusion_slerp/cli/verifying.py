@@ -36,8 +36,9 @@ def verify_child(
     count: Any = int(recompute) if recompute and recompute.isdecimal() else recompute or 0
     with warnings_to(output), exit_on_error(output):
         where = read_models(models)
-        result = verify(out, inputs=inputs, recompute=count, models=where, show_pbar=output.shows_progress)
+        result = verify(out, inputs=inputs, recompute=count, models=where, show_pbar=output.progress)
     _show(result, output)
+    output.end("done", ok=result.ok, verdict=result.verdict, elapsed_s=round(result.elapsed_s, 3))
     output.give(lambda: _fields(result))
     if not result.ok:
         raise typer.Exit(FAILED)

@@ -24,26 +24,43 @@ from fusion_slerp.planning.plan import Merge, TensorPlan
 
 
 def make(
-    threads: Threads, tensors: Sequence[TensorPlan], method: Method
-) -> tuple[Future[int], list[TensorReport]]:
-    """Makes the tensors and passes them to a writer; reads each model once."""
-    nbytes = sum(tensor.out.nbytes for tensor in tensors)
-    if all(tensor.is_verbatim for tensor in tensors):
-        with threads.result(tensors[0].out, 0, nbytes) as result:
-            sources = [source for tensor in tensors for source in tensor.sources.values()]
-            threads.files.read_in_turn(sources, result.data)
-        return threads.write(result), [report_of(tensor) for tensor in tensors]
-    with threads.in_buffer() as buffer, threads.result(tensors[0].out, 0, nbytes) as result:
-        read = _read(threads, tensors, buffer)
-        with threads.computing:
-            reports = [report for run in _runs(read) for report in _made(run, method, result.data)]
-    return threads.write(result), reports
+    threads: Threads, group: Sequence[Sequence[TensorPlan]], method: Method
+) -> tuple[list[Future[int]], list[list[TensorReport]]]:
+    """Makes tensors, for every merged model, and passes them to a writer; reads each source model once.
 
+    Args:
+        threads: For buffers and files.
+        group: Each tensor, in each of the merged models.
+        method: Their method.
 
-def measure(threads: Threads, tensors: Sequence[TensorPlan], method: Method) -> list[TensorReport]:
-    """Measures the tensors without writing anything."""
+    Returns:
+        What is being written, and the reports of each tensor, for each merged model.
+    """
+    by_child = [*zip(*group, strict=True)]
+    if len(by_child) == 1 and all(tensor.is_verbatim for (tensor,) in group):
+        return [_moved(threads, by_child[0])], [[report_of(tensor)] for (tensor,) in group]
+    written, reports = [], []
     with threads.in_buffer() as buffer:
-        read = _read(threads, tensors, buffer)
+        for tensors, read in zip(by_child, _read(threads, group, buffer), strict=True):
+            nbytes = sum(tensor.out.nbytes for tensor in tensors)
+            with threads.result(tensors[0].out, 0, nbytes) as result, threads.computing:
+                reports.append([r for run in _runs(read) for r in _made(run, method, result.data)])
+            written.append(threads.write(result))
+    return written, [list(each) for each in zip(*reports, strict=True)]
+
+
+def _moved(threads: Threads, tensors: Sequence[TensorPlan]) -> Future[int]:
+    """Reads copies into the memory from which they are written."""
+    with threads.result(tensors[0].out, 0, sum(tensor.out.nbytes for tensor in tensors)) as result:
+        sources = [source for tensor in tensors for source in tensor.sources.values()]
+        threads.files.read_in_turn(sources, result.data)
+    return threads.write(result)
+
+
+def measure(threads: Threads, group: Sequence[Sequence[TensorPlan]], method: Method) -> list[TensorReport]:
+    """Measures the tensors of one merged model without writing anything."""
+    with threads.in_buffer() as buffer:
+        (read,) = _read(threads, group, buffer)
         with threads.computing:
             return [report for run in _runs(read) for report in _measured(run, method)]
 
@@ -85,12 +102,17 @@ class _Read(NamedTuple):
         return data[self.start : self.start + self.tensor.out.nbytes]
 
 
-def _read(threads: Threads, tensors: Sequence[TensorPlan], buffer: Buffer) -> list[_Read]:
-    by_tensor = read_batch(threads.files, [[*tensor.sources.values()] for tensor in tensors], buffer)
-    first = tensors[0].out.offset
+def _read(threads: Threads, group: Sequence[Sequence[TensorPlan]], buffer: Buffer) -> list[list[_Read]]:
+    """Reads what all merged models need; returns the tensors of each."""
+    sources = [{k: v for tensor in each for k, v in tensor.sources.items()} for each in group]
+    by_tensor = read_batch(threads.files, [[*each.values()] for each in sources], buffer)
+    offsets = [dict(zip(each, found, strict=True)) for each, found in zip(sources, by_tensor, strict=True)]
     return [
-        _Read(tensor, offsets, tensor.out.offset - first, buffer)
-        for tensor, offsets in zip(tensors, by_tensor, strict=True)
+        [
+            _Read(tensor, [found[k] for k in tensor.sources], tensor.out.offset - child[0].out.offset, buffer)
+            for tensor, found in zip(child, offsets, strict=True)
+        ]
+        for child in zip(*group, strict=True)
     ]
 
 

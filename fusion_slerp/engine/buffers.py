@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from queue import LifoQueue
 
 import numpy as np
@@ -15,16 +16,16 @@ Buffer = np.ndarray
 class BufferPool:
     """`count` buffers of at least `nbytes` each, overwritten by each user.
 
-    They are parts of one block, which lets the system use large pages. The buffer returned last is
-    handed out first, so memory that is not needed is never touched.
+    They are parts of one block, which lets the system use large pages, and which returns to it with the pool.
+    The buffer returned last is handed out first, so memory that is not needed is never touched.
     """
 
     def __init__(self, nbytes: int, count: int) -> None:
         size = whole_pages(nbytes)
-        block = np.empty(size * count + PAGE_NBYTES, np.uint8)
-        first = -block.ctypes.data % PAGE_NBYTES
+        block = np.frombuffer(mmap(-1, max(1, size * count), MAP_PRIVATE | MAP_ANONYMOUS), np.uint8)
+        assert block.ctypes.data % PAGE_NBYTES == 0, "the system maps whole pages"
         self._free: LifoQueue[Buffer] = LifoQueue()
-        for start in range(first, first + size * count, size):
+        for start in range(0, size * count, size):
             self._free.put(block[start : start + size])
 
     def take(self) -> Buffer:

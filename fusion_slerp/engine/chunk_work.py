@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,14 +12,16 @@ from fusion_slerp import kernels
 from fusion_slerp.chunks import Chunk
 from fusion_slerp.engine.buffers import Buffer
 from fusion_slerp.engine.failures import are_finite, not_finite, refuse_difference, refuse_overflow
+from fusion_slerp.engine.held_words import HeldWords
 from fusion_slerp.engine.reader import read, rows_in, split
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import UnitAtWork
 from fusion_slerp.errors import FusionSlerpError
 from fusion_slerp.kernels import Words
-from fusion_slerp.passes.protocols import NotFiniteError
+from fusion_slerp.passes.protocols import Counted, NotFiniteError
 from fusion_slerp.planning.plan import BOX, CopyIfEqual, Merge, TensorPlan
 from fusion_slerp.sources.parts import Block
+from fusion_slerp.sources.source import Source
 
 if TYPE_CHECKING:
     from fusion_slerp.engine.row_filler import RowFiller
@@ -57,55 +59,83 @@ def measure(
     return None
 
 
+class Making(NamedTuple):
+    """A tensor that is being made for one merged model.
+
+    Attributes:
+        tensor: The tensor.
+        units: Its units, decided; none for a copy.
+        filler: Makes the rows that are not merged, in a tensor with a row map.
+    """
+
+    tensor: TensorPlan
+    units: Sequence[UnitAtWork]
+    filler: RowFiller | None
+
+    @property
+    def is_block(self) -> bool:
+        """Whether the units take turns in the stored order."""
+        return isinstance(self.tensor.work, Merge) and self.tensor.work.granularity == BOX
+
+
 def produce(
     threads: Threads,
-    tensor: TensorPlan,
-    units: Sequence[UnitAtWork],
+    makings: Sequence[Making],
+    sources: Mapping[str, Source],
     chunk: Chunk,
     kept: Buffer | None,
-    filler: RowFiller | None,
-) -> Future[int]:
-    """Makes one chunk of the merged model's tensor and passes it to a writer.
+    held: int | None,
+) -> list[Future[int]]:
+    """Makes one chunk of a tensor, for every merged model, and passes it to a writer.
 
     Args:
         threads: For buffers and files.
-        tensor: The tensor.
-        units: Its units, decided; none for a copy.
+        makings: The tensor in each merged model.
+        sources: The sources of all of these, by label.
         chunk: The chunk.
-        kept: The buffer that holds the words of the only unit, if they were kept; it is returned to the pool.
-        filler: Makes the rows that are not merged, in a tensor with a row map.
+        kept: The buffer that holds words of an earlier pass; it is returned to the pool.
+        held: Which words these are; see `HeldWords`.
 
     Raises:
         OutputError: A value does not fit the output type.
         MismatchError: A tensor that must be equal in all models differs.
     """
-    if tensor.is_verbatim:
-        return _move(threads, tensor, chunk)
-    itemsize = tensor.out.dtype.itemsize
-    is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
+    tensor = makings[0].tensor
+    if len(makings) == 1 and tensor.is_verbatim:
+        return [_move(threads, tensor, chunk)]
     buffer = threads.ins.take() if kept is None else kept
+    words = HeldWords(threads.files, sources, chunk, tensor.width, buffer, held)
     try:
-        with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
-            if is_block:
-                _produce_block(threads, tensor, units, chunk, buffer, result.data)
-            for i, unit in enumerate(() if is_block else units):
-                words = _words(threads, tensor, unit, chunk, buffer, kept is not None)
-                before = unit.counts_before(words, chunk, threads.computing)
-                with threads.computing:
-                    _combine(threads, tensor, unit, words, chunk, before, result.data, is_first=i == 0)
-            if not units and tensor.rows is None:
-                words = read(threads.files, [*tensor.sources.values()], None, chunk, tensor.width, buffer)
-                with threads.computing:
-                    copy_words(tensor, words, chunk[0], result.data)
-            if filler is not None:
-                out = result.data.view(tensor.out.dtype.word)
-                refuse_overflow(tensor, filler.fill(chunk, buffer, out))
+        return [_make(threads, making, words) for making in makings]
     except BaseException as error:
-        for unit in units:
-            unit.abort(_part_of_unit(chunk, units) if is_block else chunk, error)
+        for making in makings:
+            for unit in making.units:
+                unit.abort(_part_of_unit(chunk, making.units) if making.is_block else chunk, error)
         raise
     finally:
         threads.ins.give(buffer)
+
+
+def _make(threads: Threads, making: Making, words: HeldWords) -> Future[int]:
+    """Makes a chunk for one merged model."""
+    tensor, units, chunk = making.tensor, making.units, words.chunk
+    itemsize = tensor.out.dtype.itemsize
+    with threads.result(tensor.out, chunk[0] * itemsize, chunk[1] * itemsize) as result:
+        if making.is_block:
+            _produce_block(threads, tensor, units, chunk, words.of(units[0].owners), result.data)
+        else:
+            for k, unit in enumerate(units):
+                own = words.of_unit(k, unit)
+                counted = unit.counted(own, chunk, threads.computing)
+                with threads.computing:
+                    _combine(threads, tensor, unit, own, chunk, counted, result.data, is_first=k == 0)
+        if not units and tensor.rows is None:
+            own = words.of([*tensor.sources])
+            with threads.computing:
+                copy_words(tensor, own, chunk[0], result.data)
+        if making.filler is not None:
+            out = result.data.view(tensor.out.dtype.word)
+            refuse_overflow(tensor, making.filler.fill(chunk, words.scratch(), out))
     return threads.write(result)
 
 
@@ -122,13 +152,11 @@ def _produce_block(
     tensor: TensorPlan,
     units: Sequence[UnitAtWork],
     chunk: Chunk,
-    buffer: Buffer,
+    words: Words,
     data: np.ndarray,
 ) -> None:
     """Makes a chunk in which the units take turns, and whose elements are in the stored order."""
-    sources = [tensor.sources[label] for label in units[0].owners]
-    words = read(threads.files, sources, None, chunk, tensor.width, buffer)
-    block = sources[0]
+    block = tensor.sources[units[0].owners[0]]
     assert isinstance(block, Block), tensor.out.name
     out = data.view(tensor.out.dtype.word)
     turns = -1, len(units), block.run if len(units) > 1 else chunk[1]
@@ -136,10 +164,10 @@ def _produce_block(
         with threads.computing:
             own = [np.ascontiguousarray(each.reshape(turns)[:, i]).reshape(-1) for each in words]
         part = _part_of_unit(chunk, units)
-        before = unit.counts_before(own, part, threads.computing)
+        counted = unit.counted(own, part, threads.computing)
         with threads.computing:
             target = np.empty(part[1], out.dtype)
-            _into(threads, tensor, unit, own, target, part[0], before)
+            _into(threads, tensor, unit, own, target, part[0], counted)
             out.reshape(turns)[:, i] = target.reshape(-1, turns[2])
 
 
@@ -174,14 +202,14 @@ def _combine(
     unit: UnitAtWork,
     words: Words,
     chunk: Chunk,
-    before: np.ndarray | None,
+    counted: Counted | None,
     data: np.ndarray,
     is_first: bool,
 ) -> None:
     """Writes a unit's part of a chunk: the first unit writes all of it, the others overwrite their rows."""
     out = data.view(tensor.out.dtype.word)
     target = out if is_first else np.empty_like(out)
-    _into(threads, tensor, unit, words, target, chunk[0], before)
+    _into(threads, tensor, unit, words, target, chunk[0], counted)
     if not is_first:
         assert unit.rows is not None, "only rows make several units"
         here = rows_in(chunk, tensor.width)
@@ -197,11 +225,11 @@ def _into(
     words: Words,
     target: np.ndarray,
     start: int,
-    before: np.ndarray | None,
+    counted: Counted | None,
 ) -> None:
     """Writes a unit's result; raises if it is not finite, and says whose fault that is."""
     try:
-        n_bad = unit.made.combine.into(words, target, start, before)
+        n_bad = unit.made.combine.into(words, target, start, counted)
     except NotFiniteError:
         raise unit_not_finite(threads, tensor, unit) from None
     if n_bad and not are_finite(words):  # not noticed earlier by a method that measures nothing

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from typing import NamedTuple
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.engine.output_digests import OutputDigests
 from fusion_slerp.engine.report import TensorReport, WeightFile
-from fusion_slerp.engine.steps import Batch, Large, OnBytes
+from fusion_slerp.engine.steps import Batch, InEach, Large, Measured, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
 from fusion_slerp.kernels import Kernel, loops
 from fusion_slerp.methods.method import BASE
@@ -20,14 +21,31 @@ from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.open_files import OpenFiles
 
 
+class Child(NamedTuple):
+    """One of the merged models that are made from one reading.
+
+    Attributes:
+        plan: Its merge.
+        sink: Receives the results.
+        on_file: Called from another thread after the sink has finished a file.
+        tensors: The tensors of the plan that are made, in its order.
+    """
+
+    plan: MergePlan
+    sink: Sink
+    on_file: Callable[[WeightFile], object]
+    tensors: Sequence[TensorPlan]
+
+
 def execute(
     plan: MergePlan,
     sink: Sink,
     on_file: Callable[[WeightFile], object] = lambda file: None,
     *,
-    on_bytes: OnBytes = lambda nbytes: None,
+    on_bytes: OnBytes = lambda *done: None,
     digests: OutputDigests | None = None,
     tensors: Sequence[TensorPlan] | None = None,
+    measured: Measured | None = None,
 ) -> int:
     """Merges tensors of a plan into the sink.
 
@@ -37,9 +55,12 @@ def execute(
         plan: The merge.
         sink: Receives the results.
         on_file: Called from another thread after the sink has finished a file.
-        on_bytes: Called in the calling thread with the number of bytes just measured or written.
+        on_bytes: Called in the calling thread with the number of bytes just measured or written, the pass and
+            the tensor; see `OnBytes`.
         digests: Computes the digests of everything that is written; None for no digests.
         tensors: The tensors of the plan that are made, in its order; None for all.
+        measured: What earlier merges of the same models measured, and this one adds to; None to measure
+            everything.
 
     Returns:
         The number of bytes of weights that were read.
@@ -49,15 +70,45 @@ def execute(
             fit its type, or a model changed meanwhile. Work in progress is finished or cancelled
             before it is raised.
     """
-    tensors = plan.tensors if tensors is None else tensors
+    child = Child(plan, sink, on_file, plan.tensors if tensors is None else tensors)
+    return execute_all([child], on_bytes=on_bytes, digests=digests, measured=measured)
+
+
+def execute_all(
+    children: Sequence[Child],
+    *,
+    on_bytes: OnBytes = lambda *done: None,
+    digests: OutputDigests | None = None,
+    measured: Measured | None = None,
+) -> int:
+    """Makes several merged models from one reading of the source models; see `execute`.
+
+    Args:
+        children: The merged models: plans for the same source models that differ in the values of the
+            method's options, see `are_alike`.
+        on_bytes: As for `execute`.
+        digests: The digests of all of them, see `engine.many.all_digests`; None for no digests.
+        measured: As for `execute`.
+    """
+    first = children[0].plan
+    if len(children) == 1:
+        tensors: list[InEach] = [(tensor,) for tensor in children[0].tensors]
+        memory, sink = first.memory, children[0].sink
+    else:
+        from fusion_slerp.engine import many
+
+        tensors, memory, sink = many.tensors_of(children), many.memory_of(children), many.sink_of(children)
     with (
-        open_files(plan, tensors) as files,
-        Threads(plan.memory, files, sink, digests) as threads,
+        open_files(first, [tensor for each in tensors for tensor in each]) as files,
+        Threads(memory, files, sink, digests) as threads,
     ):
-        finishing = _Finishing(plan, threads, sink, digests, on_file)
-        for tensor, report in zip(tensors, _run(plan.settings, tensors, threads, on_bytes), strict=True):
-            finishing.take(tensor, report)
-        finishing.end()
+        finishing = [_Finishing(child, k, threads, sink, digests) for k, child in enumerate(children)]
+        steps = _run(first.settings, tensors, threads, on_bytes, measured)
+        for in_each, reports in zip(tensors, steps, strict=True):
+            for tensor, report in zip(in_each, reports, strict=True):
+                finishing[tensor.out.shard // len(first.shards)].take(tensor, report)
+        for each in finishing:
+            each.end()
         files.check_unchanged()
     return files.nbytes_read
 
@@ -98,36 +149,50 @@ def _unlike(tensors: Sequence[TensorPlan]) -> Iterable[TensorPlan]:
     return kinds.values()
 
 
-def groups_of(tensors: Sequence[TensorPlan]) -> Iterator[list[TensorPlan]]:
+def groups_of(tensors: Sequence[InEach]) -> Iterator[list[InEach]]:
     """Yields runs of neighbours in one file that fill at most one chunk; each large tensor is its own run."""
-    group: list[TensorPlan] = []
+    group: list[InEach] = []
     n_free, end = 0, None
-    for tensor in tensors:
-        out, n, is_large = tensor.out, tensor.out.n_elements, tensor.is_large
-        if group and (is_large or n > n_free or len(group) == MAX_BATCH or end != out.position()):
+    for in_each in tensors:
+        out, large = in_each[0].out, is_large(in_each)
+        n, are_neighbours = out.n_elements, bool(group) and len(in_each) == len(group[0])
+        if group and (
+            large or n > n_free or len(group) == MAX_BATCH or end != out.position() or not are_neighbours
+        ):
             yield group
             group = []
         if not group:
-            n_free = 0 if is_large else CHUNK_ELEMENTS
-        group.append(tensor)
+            n_free = 0 if large else CHUNK_ELEMENTS
+        group.append(in_each)
         n_free -= n
         end = out.shard, out.offset + out.nbytes
     if group:
         yield group
 
 
+def is_large(in_each: InEach) -> bool:
+    """Whether a tensor is processed in its own chunks in any of the merged models."""
+    return any(tensor.is_large for tensor in in_each)
+
+
 def _run(
-    settings: MergeSettings, tensors: Sequence[TensorPlan], threads: Threads, on_bytes: OnBytes
-) -> Iterator[TensorReport]:
-    threads.submit(BEFORE_ALL, prepare, tensors, settings)
+    settings: MergeSettings,
+    tensors: Sequence[InEach],
+    threads: Threads,
+    on_bytes: OnBytes,
+    measured: Measured | None,
+) -> Iterator[list[TensorReport]]:
+    threads.submit(BEFORE_ALL, prepare, [tensor for each in tensors for tensor in each], settings)
     under_way: deque[Batch | Large] = deque()
     for group in groups_of(tensors):
         if under_way:
             under_way[-1].combine(on_bytes)
         while len(under_way) >= STEPS_UNDER_WAY:
             yield from under_way.popleft().finish(on_bytes)
-        is_large = group[0].is_large
-        step = Large(group[0], threads, settings) if is_large else Batch(group, threads, settings)
+        if is_large(group[0]):
+            step = Large(group[0], threads, settings, measured=measured)
+        else:
+            step = Batch(group, threads, settings)
         under_way.append(step)
     if under_way:
         under_way[-1].combine(on_bytes)
@@ -136,18 +201,22 @@ def _run(
 
 
 class _Finishing:
-    """Finishes files on the writers' threads."""
+    """Finishes the files of one merged model on the writers' threads.
+
+    Args:
+        child: The merged model.
+        k: Its index: its files are numbered after those of the models before it.
+        threads: The threads.
+        sink: Receives the results.
+        digests: The digests, if any.
+    """
 
     def __init__(
-        self,
-        plan: MergePlan,
-        threads: Threads,
-        sink: Sink,
-        digests: OutputDigests | None,
-        on_file: Callable[[WeightFile], object],
+        self, child: Child, k: int, threads: Threads, sink: Sink, digests: OutputDigests | None
     ) -> None:
-        self._shards, self._threads, self._sink = plan.shards, threads, sink
-        self._digests, self._on_file = digests, on_file
+        self._shards, self._on_file = child.plan.shards, child.on_file
+        self._before = k * len(self._shards)
+        self._threads, self._sink, self._digests = threads, sink, digests
         self._under_way: list[Future[None]] = []
         self._shard: int | None = None
         self._reports: list[TensorReport] = []
@@ -181,6 +250,5 @@ class _Finishing:
             digests = self._digests.tensors(shard)
             digest = self._digests.file(shard)
             reports = [report._replace(digest=digests[report.name]) for report in reports]
-        self._on_file(
-            WeightFile(self._shards[shard].file_name, self._shards[shard].nbytes, digest, tuple(reports))
-        )
+        made = self._shards[shard - self._before]
+        self._on_file(WeightFile(made.file_name, made.nbytes, digest, tuple(reports)))

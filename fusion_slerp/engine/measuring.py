@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from fusion_slerp.engine import batches
-from fusion_slerp.engine.executor import groups_of, open_files, prepare
+from fusion_slerp.engine.executor import groups_of, is_large, open_files, prepare
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.engine.steps import Large
+from fusion_slerp.engine.steps import InEach, Large
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
 
@@ -43,19 +43,19 @@ def measure(plan: MergePlan) -> Iterator[Measurement]:
     tensors = [_whole(tensor) for tensor in plan.tensors]
     with open_files(plan, tensors) as files, Threads(plan.memory, files) as threads:
         prepare(tensors, plan.settings)
-        for group in groups_of(tensors):
+        for group in groups_of([(tensor,) for tensor in tensors]):
             reports = _measured(group, threads, plan)
-            for tensor, report in zip(group, reports, strict=True):
+            for (tensor,), report in zip(group, reports, strict=True):
                 yield Measurement(report, tensor.nbytes_in if report.norms else 0)
 
 
-def _measured(group: Sequence[TensorPlan], threads: Threads, plan: MergePlan) -> list[TensorReport]:
-    if not group[0].is_large:
-        position = group[0].out.position()
+def _measured(group: Sequence[InEach], threads: Threads, plan: MergePlan) -> list[TensorReport]:
+    if not is_large(group[0]):
+        position = group[0][0].out.position()
         return threads.submit(position, batches.measure, threads, group, plan.settings.how).result()
     step = Large(group[0], threads, plan.settings, keep=False)
-    step.decide(lambda nbytes: None)
-    return [step.report()]
+    step.decide(lambda *done: None)
+    return step.reports()
 
 
 def _whole(tensor: TensorPlan) -> TensorPlan:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 class MemorySink:
-    """Holds the merged model's bytes, in one block per output file of the plan."""
+    """Holds the merged model's bytes, in one block per output file of the plan.
+
+    A merge with the same layout may be written over it: what `state_dict` has returned then changes.
+    """
 
     def __init__(self, plan: MergePlan) -> None:
         self._slots = plan.stored
@@ -37,3 +40,12 @@ class MemorySink:
             tensor = torch.from_numpy(raw).view(getattr(torch, slot.dtype.name))
             tensors[slot.name] = tensor.reshape(slot.shape)
         return tensors
+
+    def holds(self, model: torch.nn.Module) -> bool:
+        """Whether all weights of a model are in this memory, so that the next merge changes them."""
+        ranges = [(block.ctypes.data, block.ctypes.data + block.nbytes) for block in self._blocks]
+        return all(
+            any(start <= parameter.data_ptr() < end for start, end in ranges)
+            for parameter in model.parameters()
+            if parameter.numel()
+        )

@@ -43,6 +43,8 @@ class OutputDigests:
         shards: The merged model's weight files.
         checksum: The hash of whole files.
         most_early: Number of early results that may be kept.
+        n_files: Files of one merged model, if there are several in turn: their tensors are made together, so
+            that their files have the same place in the order. None for all files.
     """
 
     def __init__(
@@ -51,11 +53,13 @@ class OutputDigests:
         shards: Sequence[Shard],
         checksum: Checksum,
         most_early: int = EARLY_RESULTS,
+        n_files: int | None = None,
     ) -> None:
         by_shard: list[list[Slot]] = [[] for _ in shards]
         for slot in slots:
             by_shard[slot.shard].append(slot)
         self._files = [_FileDigests(*each, checksum) for each in zip(shards, by_shard, strict=True)]
+        self._n_files = len(shards) if n_files is None else n_files
         self._turn = threading.Condition()
         self._missing: Position | None = None
         self._early: dict[Position, tuple[np.ndarray, Added]] = {}
@@ -100,14 +104,19 @@ class OutputDigests:
     def abort(self, position: Position) -> None:
         """Releases all threads that wait for the bytes at a position, which will never come."""
         with self._turn:
-            self._missing = min(self._missing or position, position)
+            place = self._place(*position)
+            self._missing = min(self._missing or place, place)
             later = [self._early.pop(each) for each in list(self._early) if self._comes_later(*each)]
             self._turn.notify_all()
         for _, added in later:
             added(AbortedError())
 
     def _comes_later(self, shard: int, offset: int) -> bool:
-        return self._missing is not None and self._missing < (shard, offset)
+        return self._missing is not None and self._missing < self._place(shard, offset)
+
+    def _place(self, shard: int, offset: int) -> Position:
+        """A position in the order in which the tensors are made; `BEFORE_ALL` stays before all."""
+        return (shard % self._n_files if shard > 0 else shard), offset
 
     def file(self, shard: int) -> str:
         """The digest of a whole file whose bytes have all been added."""

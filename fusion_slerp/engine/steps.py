@@ -12,21 +12,26 @@ that it will keep. Buffers for results wait for writers only, and writers wait f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
 from fusion_slerp.chunks import Chunk, chunks_of_rows
 from fusion_slerp.engine import batches, chunk_work
 from fusion_slerp.engine.buffers import Buffer
+from fusion_slerp.engine.chunk_work import Making
+from fusion_slerp.engine.held_words import IN_PLACE
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import Total, UnitAtWork, report_of, units_of
-from fusion_slerp.passes.protocols import NotFiniteError
-from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
+from fusion_slerp.passes.protocols import Measure, NotFiniteError
+from fusion_slerp.planning.amounts import MEASURING, writing
+from fusion_slerp.planning.plan import BOX, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.sources.source import Source
+from fusion_slerp.vocabulary.rows import Owners
 
 if TYPE_CHECKING:
     from fusion_slerp.engine.row_filler import RowFiller, Share
@@ -34,145 +39,209 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-OnBytes = Callable[[int], object]
-"""Called in the calling thread with the number of bytes just read for a measure, or just written."""
+OnBytes = Callable[[int, str, str], object]
+"""Called in the calling thread with the number of bytes just read for a measure, or just written, the pass
+(see `nbytes_by_pass`), and the name of the tensor, or of the first one of a batch."""
+
+InEach = tuple[TensorPlan, ...]
+"""A tensor, in each of the merged models that are made from one reading: as a rule one."""
+
+Key = tuple[str, int, Owners, Measure | None]
+"""What the value of a measure is remembered by: tensor, index of the unit, its sources' labels, measure."""
+
+Measured = dict[Key, Any]
+"""Values of measures: for merges of the same models, with the same units, that differ in coefficients."""
 
 
 class Batch:
     """Small neighbours: one task."""
 
-    def __init__(self, tensors: Sequence[TensorPlan], threads: Threads, settings: MergeSettings) -> None:
-        position = tensors[0].out.position()
-        self._future = threads.submit(position, batches.make, threads, tensors, settings.how)
+    def __init__(self, group: Sequence[InEach], threads: Threads, settings: MergeSettings) -> None:
+        position = group[0][0].out.position()
+        self._first = group[0][0]
+        self._future = threads.submit(position, batches.make, threads, group, settings.how)
 
     def combine(self, on_bytes: OnBytes) -> None:
         """Does nothing: combining is part of the one task."""
 
-    def finish(self, on_bytes: OnBytes) -> list[TensorReport]:
-        """Waits until all results are written; returns the reports."""
+    def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
+        """Waits until all results are written; returns the reports of each tensor, for each merged model."""
         written, reports = self._future.result()
-        on_bytes(written.result())
+        for each in written:
+            on_bytes(each.result(), writing(self._first), self._first.out.name)
         return reports
+
+
+class Round(NamedTuple):
+    """A measure that is being taken.
+
+    Attributes:
+        key: What it is remembered by.
+        units: The units that request it, one of each merged model; they have the same sources.
+        keeps: Whether it keeps words of the first chunks.
+        tasks: The index of each chunk, and its task.
+    """
+
+    key: Key
+    units: list[UnitAtWork]
+    keeps: bool
+    tasks: list[tuple[int, Future[Buffer | None]]]
 
 
 class Large:
     """A tensor of several chunks, or with a row map: rounds of one task per chunk.
 
-    Measuring begins at once.
+    Measuring begins at once. Several merged models share the words and the measures.
 
     Args:
-        tensor: The tensor.
+        in_each: The tensor in each merged model.
         threads: The threads.
-        settings: The options of the merge.
+        settings: The options of the merge, or of the first one.
         keep: Whether words of the first chunks are kept in memory between the rounds.
+        measured: The values of measures of the same models; new ones are added. None to remember none.
     """
 
     def __init__(
-        self, tensor: TensorPlan, threads: Threads, settings: MergeSettings, keep: bool = True
+        self,
+        in_each: InEach,
+        threads: Threads,
+        settings: MergeSettings,
+        keep: bool = True,
+        measured: Measured | None = None,
     ) -> None:
-        self._tensor, self._threads, self._settings = tensor, threads, settings
-        self._chunks = tensor.chunks
-        self._units = units_of(tensor, settings.how)
-        self._is_block = isinstance(tensor.work, Merge) and tensor.work.granularity == BOX
-        keep = keep and len(self._units) == 1 and not self._is_block  # boxes are measured in another order
+        self._threads, self._settings, self._measured = threads, settings, measured
+        self._makings = [Making(tensor, units_of(tensor, settings.how), None) for tensor in in_each]
+        # Copies can be made in any chunks, so merged tensors decide.
+        self._lead = max(self._makings, key=lambda making: len(making.units))
+        self._chunks = self._lead.tensor.chunks
+        # Boxes are measured in another order.
+        keep = keep and len(self._lead.units) == 1 and not self._lead.is_block
         self._n_kept = threads.memory.kept_chunks if keep else 0
         self._kept: list[Buffer | None] = [None] * len(self._chunks)
-        self._round = self._measure()
-        self._written: list[Future[Future[int]]] = []
+        self._rounds = self._measure()
+        self._written: list[Future[list[Future[int]]]] = []
 
     def decide(self, on_bytes: OnBytes) -> None:
         """Measures until every unit is decided."""
-        while self._round:
-            for i, unit, future in self._round:
-                kept = future.result()
-                if self._n_kept:
-                    self._kept[i] = kept
-                on_bytes(unit.chunks[i][1] * sum(source.words.itemsize for source in unit.sources))
-            for unit in self._units:
-                self._advance(unit)
-            self._round = self._measure()
+        while self._rounds:
+            for each in self._rounds:
+                unit = each.units[0]
+                itemsize = sum(source.words.itemsize for source in unit.sources)
+                for i, task in each.tasks:
+                    kept = task.result()
+                    if each.keeps:
+                        self._kept[i] = kept
+                    on_bytes(unit.chunks[i][1] * itemsize, MEASURING, self._lead.tensor.out.name)
+            for each in self._rounds:
+                self._advance(each)
+            self._rounds = self._measure()
 
     def combine(self, on_bytes: OnBytes) -> None:
         """Decides, then submits the tasks that make the tensor."""
         self.decide(on_bytes)
-        filler = self._filler()
-        self._written = [
-            self._submit(
-                chunk, chunk_work.produce, self._threads, self._tensor, self._units, chunk, kept, filler
-            )
-            for chunk, kept in zip(self._chunks, self._kept, strict=True)
-        ]
+        makings = [making._replace(filler=self._filler(making)) for making in self._makings]
+        in_order = [self._lead, *self._makings]
+        sources = {label: source for making in in_order for label, source in making.tensor.sources.items()}
+        for chunk, kept in zip(self._chunks, self._kept, strict=True):
+            held = None if kept is None else self._held(sources)
+            task = chunk_work.produce, self._threads, makings, sources, chunk, kept, held
+            self._written.append(self._submit(chunk, *task))
 
-    def finish(self, on_bytes: OnBytes) -> list[TensorReport]:
-        """Waits until all results are written; returns the report."""
+    def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
+        """Waits until all results are written; returns the tensor's reports, for each merged model."""
         for future in self._written:
-            on_bytes(future.result().result())
-        return [self.report()]
+            for written in future.result():
+                on_bytes(written.result(), writing(self._lead.tensor), self._lead.tensor.out.name)
+        return [self.reports()]
 
-    def report(self) -> TensorReport:
-        """The tensor's report: of several units, that of the one with most rows, or of all boxes together."""
-        if not self._units:
-            return report_of(self._tensor)
-        if self._is_block and len(self._units) > 1:
-            from fusion_slerp.passes.units import together
+    def reports(self) -> list[TensorReport]:
+        """The tensor's report for each merged model."""
+        return [_report(making) for making in self._makings]
 
-            made = together([unit.made for unit in self._units], BOX)
-            return report_of(self._tensor, self._units[0].owners, made)
-        unit = max(self._units, key=UnitAtWork.n_rows)
-        return report_of(self._tensor, unit.owners, unit.made)
+    def _measure(self) -> list[Round]:
+        """Submits a round of tasks for every measure that a unit requests and whose value is not known."""
+        asked: dict[Key, list[UnitAtWork]] = {}
+        for making in self._makings:
+            for k, unit in enumerate(making.units):
+                self._use_known(k, unit)
+                if unit.measure is not None:
+                    asked.setdefault(self._key(k, unit), []).append(unit)
+        rounds: list[Round] = []
+        for key, units in asked.items():
+            keeps = self._n_kept > 0 and not rounds
+            rounds.append(Round(key, units, keeps, list(self._tasks(units[0], keeps))))
+        return rounds
 
-    def _measure(self) -> list[tuple[int, UnitAtWork, Future[Buffer | None]]]:
-        """Submits a round of tasks for every unit that requests a measure."""
-        return [
-            (
-                i,
-                unit,
-                self._submit(
-                    chunk,
-                    chunk_work.measure,
-                    *(self._threads, self._tensor, unit, chunk, self._kept_at(i), i < self._n_kept),
-                ),
-            )
-            for unit in self._units
-            if unit.measure is not None
-            for i, chunk in enumerate(unit.chunks)
-        ]
+    def _tasks(self, unit: UnitAtWork, keeps: bool) -> Iterator[tuple[int, Future[Buffer | None]]]:
+        for i, chunk in enumerate(unit.chunks):
+            keep = keeps and i < self._n_kept
+            kept = self._kept[i] if keep else None
+            task = chunk_work.measure, self._threads, self._lead.tensor, unit, chunk, kept, keep
+            yield i, self._submit(chunk, *task)
 
-    def _kept_at(self, i: int) -> Buffer | None:
-        return self._kept[i] if i < self._n_kept else None
+    def _key(self, k: int, unit: UnitAtWork) -> Key:
+        return self._lead.tensor.out.name, k, unit.owners, unit.measure
 
-    def _advance(self, unit: UnitAtWork) -> None:
-        if unit.measure is None:
-            return
+    def _use_known(self, k: int, unit: UnitAtWork) -> None:
+        """Passes known values to a unit until it requests a measure whose value is not known."""
+        while self._measured and unit.measure is not None and self._key(k, unit) in self._measured:
+            unit.advance(self._measured[self._key(k, unit)])
+
+    def _advance(self, finished: Round) -> None:
         try:
-            unit.advance()
+            value = finished.units[0].value()
         except NotFiniteError:
-            raise chunk_work.unit_not_finite(self._threads, self._tensor, unit) from None
+            unit = finished.units[0]
+            raise chunk_work.unit_not_finite(self._threads, self._lead.tensor, unit) from None
+        if self._measured is not None:
+            self._measured[finished.key] = value
+        for unit in finished.units:
+            unit.advance(value)
 
-    def _filler(self) -> RowFiller | None:
+    def _held(self, sources: Mapping[str, Source]) -> int | None:
+        """What kept buffers hold: the words of the only unit."""
+        (unit,) = self._lead.units
+        if unit.rows is not None:
+            return 0
+        return IN_PLACE if tuple(sources) == unit.owners else None
+
+    def _filler(self, making: Making) -> RowFiller | None:
         """Returns what makes the rows that are not merged, after measuring the mean if it is needed."""
-        tensor, fill = self._tensor, self._settings.vocab_fill
+        tensor, fill = making.tensor, self._settings.vocab_fill
         if tensor.rows is None:
             return None
         from fusion_slerp.engine.row_filler import RowFiller, shares_of
 
-        shares = shares_of(tensor, self._units)
-        sums = self._sums(shares) if tensor.needs_mean(fill) else None
-        return RowFiller(tensor, shares, self._units, fill == "gradient", sums, self._threads.files)
+        shares = shares_of(tensor, making.units)
+        sums = self._sums(tensor, shares) if tensor.needs_mean(fill) else None
+        return RowFiller(tensor, shares, making.units, fill == "gradient", sums, self._threads.files)
 
-    def _sums(self, shares: Sequence[Share]) -> np.ndarray:
+    def _sums(self, tensor: TensorPlan, shares: Sequence[Share]) -> np.ndarray:
         from fusion_slerp.engine.row_filler import sums_of_rows
 
-        total, threads, width = Total(), self._threads, self._tensor.width
+        total, threads, width = Total(), self._threads, tensor.width
 
         def add(chunk: Chunk) -> None:
             with threads.in_buffer() as buffer:
                 total.fold(sums_of_rows(shares, threads.files, chunk, width, buffer))
 
-        chunks = chunks_of_rows(self._tensor.out.n_elements, width)
+        chunks = chunks_of_rows(tensor.out.n_elements, width)
         for future in [self._submit(chunk, add, chunk) for chunk in chunks]:
             future.result()
         return total.take().totals()
 
     def _submit(self, chunk: Chunk, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        return self._threads.submit(self._tensor.out.position(chunk[0]), task, *args, **kwargs)
+        return self._threads.submit(self._makings[0].tensor.out.position(chunk[0]), task, *args, **kwargs)
+
+
+def _report(making: Making) -> TensorReport:
+    """A tensor's report: of several units, that of the one with most rows, or of all boxes together."""
+    tensor, units = making.tensor, making.units
+    if not units:
+        return report_of(tensor)
+    if making.is_block and len(units) > 1:
+        from fusion_slerp.passes.units import together
+
+        return report_of(tensor, units[0].owners, together([unit.made for unit in units], BOX))
+    unit = max(units, key=UnitAtWork.n_rows)
+    return report_of(tensor, unit.owners, unit.made)

@@ -15,7 +15,7 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.kernels import Words
 from fusion_slerp.methods import Method
 from fusion_slerp.methods.method import Unit
-from fusion_slerp.passes.protocols import CountingCombine, Made, Measure, Steps
+from fusion_slerp.passes.protocols import Counted, CountingCombine, Made, Measure, Steps
 from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
 from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
@@ -67,7 +67,7 @@ class UnitAtWork:
         self._counting = threading.Lock()
         self._steps = steps
         self._made: Made | None = None
-        self._send(None)
+        self.advance(None)
 
     @property
     def made(self) -> Made:
@@ -79,19 +79,24 @@ class UnitAtWork:
         """The number of the merged model's rows that it makes."""
         return 0 if self.rows is None else int((self.rows[0] >= 0).sum())
 
-    def advance(self) -> None:
-        """Passes the measurement of all chunks to the method, which may then request another measure.
+    def value(self) -> Any:
+        """Returns the measurement of all chunks.
 
         Raises:
             NotFiniteError: An element is infinite or NaN.
         """
         assert self.measure is not None, "nothing was measured"
-        self._send(self.measure.value(self.total.take()))
+        return self.measure.value(self.total.take())
 
-    def counts_before(
-        self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]
-    ) -> np.ndarray | None:
-        """Returns the counts of all chunks before this one; None if the decision needs none.
+    def advance(self, value: Any) -> None:
+        """Passes the value of its measure to the method, which may then request another."""
+        try:
+            self.measure = self._steps.send(value)
+        except StopIteration as end:
+            self.measure, self._made = None, end.value
+
+    def counted(self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]) -> Counted | None:
+        """Returns the counts of a chunk and of all chunks before it; None if the decision needs none.
 
         It waits for the chunk before, whose task was started earlier, and passes the sum on to the next. It
         computes only in the given context, and does not wait in it.
@@ -100,12 +105,12 @@ class UnitAtWork:
         if not isinstance(combine, CountingCombine):
             return None
         with computing:
-            counts = combine.count(words)
-        if counts is None:
+            counted = combine.count_in(words)
+        if counted is None:
             return None
-        before = self._before(chunk[0]).result() if chunk[0] else np.zeros_like(counts)
-        self._before(chunk[0] + chunk[1]).set_result(before + counts)
-        return before
+        before = self._before(chunk[0]).result() if chunk[0] else np.zeros_like(counted.counts)
+        self._before(chunk[0] + chunk[1]).set_result(before + counted.counts)
+        return counted.after(before)
 
     def abort(self, chunk: Chunk, error: BaseException) -> None:
         """Releases the tasks that wait for the counts of a chunk, which will never come."""
@@ -118,12 +123,6 @@ class UnitAtWork:
         with self._counting:
             return self._counts.setdefault(start, Future())
 
-    def _send(self, value: Any) -> None:
-        try:
-            self.measure = self._steps.send(value)
-        except StopIteration as end:
-            self.measure, self._made = None, end.value
-
 
 def steps_of(method: Method, parameters: Any, granularity: str, unit: Unit) -> Steps:
     """Returns the method's generator for a tensor, or for each of its rows or columns."""
@@ -131,9 +130,14 @@ def steps_of(method: Method, parameters: Any, granularity: str, unit: Unit) -> S
         return method.start(parameters, unit)
     from fusion_slerp.passes.units import by_column, by_row  # rarely needed: keeps small merges fast
 
-    of_each = by_row if granularity == "row" else by_column
     n = unit.width if granularity == "row" else unit.n_elements // unit.width
-    return of_each(lambda: method.start(parameters, unit._replace(n_elements=n, width=n)), unit.width)
+
+    def of_one() -> Steps:
+        return method.start(parameters, unit._replace(n_elements=n, width=n))
+
+    if granularity == "row":
+        return by_row(of_one, unit.width, method.many(parameters))
+    return by_column(of_one, unit.width)
 
 
 def unit_of(tensor: TensorPlan) -> Unit:

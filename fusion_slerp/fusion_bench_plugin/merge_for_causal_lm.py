@@ -12,11 +12,13 @@ from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import nn
 
 from fusion_slerp.errors import unknown_names_error
+from fusion_slerp.evaluation.building import name_origin
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
+from fusion_slerp.fusion_bench_plugin.fabric_logs import log_to_fabric
 from fusion_slerp.fusion_bench_plugin.host_values import plain
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
 from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
-from fusion_slerp.fusion_bench_plugin.merged_models import load_model, name_origin
+from fusion_slerp.fusion_bench_plugin.merged_models import load_model
 from fusion_slerp.fusion_bench_plugin.pool_models import (
     HOST_ARGUMENTS,
     PoolModel,
@@ -52,7 +54,7 @@ class MergeForCausalLM(BaseAlgorithm):
     Args:
         model_save_path: Folder that the merged model is streamed to; None merges into memory. With a
             path, it is loaded back only if the program evaluates or saves it.
-        show_pbar: Show bytes done, rate and time left.
+        show_pbar: Show the pass, bytes done, rate and time left: True as a bar, `"json"` as JSON lines.
         slices: The merged model's layers, stacked from ranges of the models'; None takes all in place.
         dtype: Type of the merged model's floating tensors; None keeps the first model's, tensor by tensor.
         max_shard_size: Largest weight file, `"5GB"` or bytes.
@@ -182,6 +184,7 @@ class MergeForCausalLM(BaseAlgorithm):
     def _merge_to_folder(self, models: Mapping[str, PoolModel], options: Mapping[str, Any]) -> str:
         """Streams the merge to `model_save_path`; returns the absolute path, which other ranks may lack."""
         result = merge_to_folder(models, options, str(self.model_save_path))
+        log_to_fabric(getattr(self._program, "fabric", None), result)
         if self._program is None:
             log.info("%s", result)
         else:

@@ -12,7 +12,7 @@ from typing_extensions import Unpack
 from fusion_slerp.fusion_bench_plugin.merge_for_causal_lm import MergeForCausalLM
 from fusion_slerp.methods.model_stock import RowOrTensor
 from fusion_slerp.methods.slerp import Granularity
-from fusion_slerp.settings.merge_settings import Checksum, DirectIO, Missing, Overwrite, VocabFill
+from fusion_slerp.settings.merge_settings import Checksum, DirectIO, Missing, Overwrite, ShowPbar, VocabFill
 
 class Common(TypedDict, total=False):
     """The arguments of every class."""
@@ -40,7 +40,7 @@ class Others(Common, total=False):
     """Those, and what every other class takes by position or keyword."""
 
     model_save_path: str | None
-    show_pbar: bool
+    show_pbar: ShowPbar
 
 class SlerpForCausalLM(MergeForCausalLM):
     """Merges the models of a pool: spherical linear interpolation (SLERP) of two models."""
@@ -51,7 +51,7 @@ class SlerpForCausalLM(MergeForCausalLM):
         DOT_THRESHOLD: float = 0.9995,
         epsilon: float = 1e-08,
         model_save_path: str | None = None,
-        show_pbar: bool = False,
+        show_pbar: ShowPbar = False,
         *,
         towards_base: float = 0.0,
         granularity: Granularity = "tensor",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +13,11 @@ from torch import Tensor
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.engine.in_memory import combine_tensors
+from fusion_slerp.engine.progress import following
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import MismatchError, Problem, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.loaded_experts import combine_experts
+from fusion_slerp.planning.amounts import MERGING
 from fusion_slerp.planning.experts import Box, boxes_in
 from fusion_slerp.planning.matching import Match
 from fusion_slerp.planning.output_types import OutputTypes
@@ -52,11 +53,12 @@ def merge_state_dicts(
 
     merged, report = {}, list[TensorReport]()
     total = sum(tensor.nbytes for tensor in first.values())
-    with ThreadPoolExecutor(settings.n_threads) as threads, _progress(total, settings) as advance:
+    shown = following("merge", {MERGING: total}, settings.show_pbar)
+    with ThreadPoolExecutor(settings.n_threads) as threads, shown as advance:
         for name, (tensor, rows) in zip(first, threads.map(made, first), strict=True):
             merged[name] = tensor
             report += rows
-            advance(first[name].nbytes)
+            advance(first[name].nbytes, MERGING, name)
     return report, merged
 
 
@@ -89,18 +91,6 @@ def _made(
     combine = combine_tensors if is_mergeable else _copied
     tensor, row = combine(tensors, settings, name, values)
     return tensor, [row]
-
-
-@contextmanager
-def _progress(nbytes: int, settings: MergeSettings) -> Iterator[Callable[[int], object]]:
-    """Shows the bytes of the first model that are done on standard error, if `show_pbar` is set."""
-    if not settings.show_pbar:
-        yield lambda nbytes: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=nbytes, unit="B", unit_scale=True, desc="merging", mininterval=0.2) as bar:
-        yield bar.update
 
 
 def _differences(models: Mapping[str, Mapping[str, Tensor]]) -> list[Problem]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fusion_slerp.engine.executor import execute
-from fusion_slerp.engine.output_digests import OutputDigests
-from fusion_slerp.engine.progress import progress
-from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.engine.executor import Child, execute_all
+from fusion_slerp.engine.many import all_digests
+from fusion_slerp.engine.progress import Progress, progress
+from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.errors import raise_all
 from fusion_slerp.hashes import BESIDE, digest_of, file_digest
 from fusion_slerp.output.manifest import Row, manifest_text, row_of
@@ -30,8 +31,12 @@ from fusion_slerp.vocabulary.child_tokenizer import has_tokenizer
 CARD = "README.md"
 
 
-def write_weights(plan: MergePlan, staged: Staging) -> int:
-    """Merges the weight files that are not finished yet; records each in the journal.
+def write_weights(plans: Sequence[MergePlan], staged: Sequence[Staging]) -> int:
+    """Merges the weight files that are not finished yet, from one reading; records each in its journal.
+
+    Args:
+        plans: The merges, as a rule one; several are alike, see `engine.many.are_alike`.
+        staged: The staging folder of each.
 
     Returns:
         The number of bytes of weights that were read.
@@ -39,14 +44,32 @@ def write_weights(plan: MergePlan, staged: Staging) -> int:
     Raises:
         FusionSlerpError: As `execute`.
     """
-    done = {i for i, shard in enumerate(plan.shards) if shard.file_name in staged.finished}
-    if len(done) == len(plan.shards):
+    done = [
+        {i for i, shard in enumerate(plan.shards) if shard.file_name in each.finished}
+        for plan, each in zip(plans, staged, strict=True)
+    ]
+    if all(len(finished) == len(plan.shards) for plan, finished in zip(plans, done, strict=True)):
         return 0
-    tensors = [tensor for tensor in plan.tensors if tensor.out.shard not in done]
-    digests = OutputDigests(plan.slots, plan.shards, plan.settings.checksum)
-    writer = ShardWriter(staged.files, plan.shards, plan.settings.direct_io, done)
-    with writer, progress(plan, done) as on_bytes:
-        return execute(plan, writer, staged.add, on_bytes=on_bytes, digests=digests, tensors=tensors)
+    with ExitStack() as stack:
+        shown = stack.enter_context(progress(plans, done))
+        children = [
+            Child(
+                plan,
+                stack.enter_context(ShardWriter(own.files, plan.shards, plan.settings.direct_io, finished)),
+                _recording(own, shown),
+                [tensor for tensor in plan.tensors if tensor.out.shard not in finished],
+            )
+            for plan, own, finished in zip(plans, staged, done, strict=True)
+        ]
+        return execute_all(children, on_bytes=shown, digests=all_digests(plans))
+
+
+def _recording(staged: Staging, shown: Progress) -> Callable[[WeightFile], None]:
+    def finished(file: WeightFile) -> None:
+        staged.add(file)
+        shown.file(file.name, file.nbytes)
+
+    return finished
 
 
 def write_beside(

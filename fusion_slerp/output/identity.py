@@ -38,12 +38,21 @@ def merge_identity(
         "fusion_slerp": __version__,
         "rules": RULES,
         "settings": {**child_settings(plan.settings), "checksum": plan.settings.checksum},
-        "parents": {label: fingerprint(parent) for label, parent in parents.items()},
-        "places": {label: _folder(parent) for label, parent in parents.items()},
+        **identity_of_models(parents),
         "files": {shard.file_name: digest_of(shard.header, BESIDE) for shard in plan.shards},
         "beside": {name: _side_file_digest(file) for name, file in side_files.items()},
     }
     return json.loads(json.dumps(identity))  # as the journal returns it: lists for tuples
+
+
+def identity_of_models(parents: Mapping[str, Checkpoint]) -> dict[str, Any]:
+    """Returns what identifies models, by label, without reading their weights: `parents`, their fingerprints,
+    and `places`, where local models are and when their files were written.
+    """
+    return {
+        "parents": {label: fingerprint(parent) for label, parent in parents.items()},
+        "places": {label: _folder(parent) for label, parent in parents.items()},
+    }
 
 
 def _side_file_digest(file: SideFile) -> str:

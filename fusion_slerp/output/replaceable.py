@@ -14,12 +14,15 @@ from fusion_slerp.planning.side_files import MODEL_FILES
 from fusion_slerp.sources.folder import CONFIG
 from fusion_slerp.vocabulary.child_tokenizer import TOKENIZER_FILES
 
+EVALUATION = "evaluation.json"
+"""Scores that `evaluate` may write next to a model: no part of the merge, and can be measured again."""
+
 WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")
 
 KNOWN = (
     *WEIGHTS,
     *("model*.safetensors.index.json", "pytorch_model*.bin.index.json", "README.md", MANIFEST, REPORT),
-    *(CONFIG, "generation_config.json", "tokenizer_config.json"),
+    *(EVALUATION, CONFIG, "generation_config.json", "tokenizer_config.json"),
     *MODEL_FILES,
     *TOKENIZER_FILES,
     *("additional_chat_templates/*.jinja", "mergekit_config.yml"),

@@ -53,6 +53,9 @@ from fusion_slerp.settings.merge_settings import Overwrite
 
 log = logging.getLogger(__name__)
 
+KEPT = "kept"
+"""The field of a message that says what an interrupted merge left."""
+
 VERIFIERS = 2
 """Finished files that are verified at a time."""
 
@@ -259,8 +262,14 @@ def _with_what_is_left(error: BaseException, target: Path) -> BaseException:
         what, how = ("written", "nothing: the unfinished folder is removed"), "then run the same call again"
     else:
         again = "then run the same call again, which resumes there"
-        what, how = ("kept", left), f"{again}; or remove it: {clean_command(target)}"
+        what, how = (KEPT, left), f"{again}; or remove it: {clean_command(target)}"
     (problem,) = problems
+    if any(name == KEPT for name, _ in problem.fields):  # of a merge that was made together with this one
+        if left is None:
+            return error
+        return replace(
+            problem, fields=(*problem.fields, what), fix=f"{problem.fix}; {clean_command(target)}"
+        ).error()
     return replace(problem, fields=(*problem.fields, what), fix=f"{problem.fix}, {how}").error()
 
 

@@ -34,8 +34,22 @@ def nbytes_read(tensor: TensorPlan, settings: MergeSettings, kept_chunks: int) -
     return least, most
 
 
+MEASURING, MERGING, COPYING = "measuring", "merging", "copying"
+"""The passes of a merge, as progress names them."""
+
+
 def nbytes_processed(tensor: TensorPlan, settings: MergeSettings) -> int:
-    """Returns the number of a tensor's bytes that are measured and written, for the progress bar.
+    """Returns the number of a tensor's bytes that are measured and written, see `nbytes_by_pass`."""
+    return sum(nbytes_by_pass(tensor, settings).values())
+
+
+def writing(tensor: TensorPlan) -> str:
+    """Returns the pass that writes a tensor. Small copies are made together with merged neighbours."""
+    return MERGING if tensor.is_merged or not tensor.is_large else COPYING
+
+
+def nbytes_by_pass(tensor: TensorPlan, settings: MergeSettings) -> dict[str, int]:
+    """Returns the number of a tensor's bytes that are measured and written, by pass, for the progress.
 
     Passes that the values may require are rare, and not counted, unless the method counts elements.
     """
@@ -43,7 +57,7 @@ def nbytes_processed(tensor: TensorPlan, settings: MergeSettings) -> int:
     if tensor.is_large:
         for merged, _, passes in _units(tensor, settings, 0, is_dense=True):
             measured += passes[as_a_rule] * merged
-    return tensor.out.nbytes + measured
+    return {**({MEASURING: measured} if measured else {}), writing(tensor): tensor.out.nbytes}
 
 
 def _units(

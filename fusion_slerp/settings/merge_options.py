@@ -11,7 +11,7 @@ from typing import Any, Literal, TypedDict
 from fusion_slerp.chunks import DirectIO
 from fusion_slerp.hashes import Checksum
 from fusion_slerp.methods.slerp import Granularity
-from fusion_slerp.settings.merge_settings import Missing, Overwrite, VocabFill
+from fusion_slerp.settings.merge_settings import Missing, Overwrite, ShowPbar, VocabFill
 
 Varying = float | Sequence[float] | Sequence[Mapping[str, Any]]
 """One number, a gradient over the layers, or entries by name; see `schedule`."""
@@ -77,4 +77,4 @@ class MergeOptions(TypedDict, total=False):
     memory_budget: int | str | None
     direct_io: DirectIO
     checksum: Checksum
-    show_pbar: bool
+    show_pbar: ShowPbar

@@ -48,6 +48,9 @@ Missing = Literal["error", "copy"]
 Overwrite = bool | Literal["any"]
 """Whether an existing output folder is replaced: not at all, if it is a model, or whatever it holds."""
 
+ShowPbar = bool | Literal["json"]
+"""How progress is shown: not at all, as a bar, or as JSON lines."""
+
 VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
 """How rows are made that only one model has, or none."""
 
@@ -113,7 +116,8 @@ class MergeSettings:
         checksum: The hash of weight files in the manifest: `"xxh3_128"` costs almost nothing and detects
             every accident; `"blake3"` (0.1 s of one core per gigabyte) and `"sha256"` (0.5 s; shown by
             hubs) also detect forgery.
-        show_pbar: Show bytes done, rate and time left on standard error.
+        show_pbar: Show the pass, bytes done, rate and time left on standard error: True as a bar, `"json"` as
+            one JSON object a line, for programs.
     """
 
     method: str = option(DEFAULT, _METHOD, DEFAULT, panel="Merging", is_text=True)
@@ -159,7 +163,7 @@ class MergeSettings:
     checksum: Checksum = option(
         "xxh3_128", one_of(Checksum), "xxh3_128", panel="Safety", changes_child=False, is_text=True
     )
-    show_pbar: bool = option(False, BOOLEAN, False, panel="Machine", changes_child=False)
+    show_pbar: ShowPbar = option(False, switch_or("json"), False, panel="Machine", changes_child=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.direct_io, bool):  # how YAML reads a bare on or off

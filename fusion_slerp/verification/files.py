@@ -11,13 +11,17 @@ from typing import Any
 
 from fusion_slerp.hashes import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
 from fusion_slerp.output.manifest import checksum_of
+from fusion_slerp.output.replaceable import EVALUATION
 from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.verification.findings import Deviation
 
 READERS = 2
 """Files that are read at a time: enough to keep a disk busy."""
 
-OnBytes = Callable[[int], object]
+VERIFYING = "verifying"
+"""This pass, as progress names it."""
+
+OnBytes = Callable[[int, str, str], object]
 Tensors = Mapping[str, Mapping[str, Any]]
 """Rows of the manifest's tensors."""
 
@@ -28,7 +32,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
     Args:
         folder: The merged model's folder.
         manifest: As `read_manifest` returns it.
-        on_bytes: Called with the number of bytes just read, from any thread.
+        on_bytes: Called with the number of bytes just read, `VERIFYING` and the file, from any thread.
     """
     by_file: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in manifest["files"]}
     for name, row in manifest["tensors"].items():
@@ -48,7 +52,7 @@ def _unlisted(folder: Path, listed: Mapping[str, Any]) -> Iterator[Deviation]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         is_hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not is_hidden and not path.is_dir() and name not in listed and name != MANIFEST:
+        if not is_hidden and not path.is_dir() and name not in listed and name not in (MANIFEST, EVALUATION):
             yield Deviation(name, None, "not in the manifest")
 
 
@@ -109,6 +113,6 @@ class _File:
         while left > 0 and (n := stream.readinto(buffer[:left])):
             for hasher in hashers:
                 hasher.update(buffer[:n])
-            self.on_bytes(n)
+            self.on_bytes(n, VERIFYING, self.name)
             left -= n
         return max(0, nbytes - left)

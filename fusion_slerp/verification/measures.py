@@ -8,6 +8,8 @@ from typing import Any
 
 from fusion_slerp.engine.measuring import measure
 from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.engine.steps import OnBytes
+from fusion_slerp.planning.amounts import MEASURING
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.verification.findings import Deviation
@@ -28,7 +30,16 @@ def is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
     return are_two and any(how.n_passes(parameters)[0] for parameters in units.values())
 
 
-def check_measures(plan: MergePlan, report: Mapping[str, Mapping[str, Any]]) -> Iterator[Deviation | None]:
+def nbytes_measured(plan: MergePlan) -> int:
+    """Returns the bytes that `check_measures` measures."""
+    if not any(is_measured(tensor, plan) for tensor in plan.tensors):
+        return 0
+    return sum(tensor.nbytes_in for tensor in plan.tensors if tensor.is_merged)
+
+
+def check_measures(
+    plan: MergePlan, report: Mapping[str, Mapping[str, Any]], on_bytes: OnBytes
+) -> Iterator[Deviation | None]:
     """Measures the source models' tensors again; yields a deviation or None for each that is measured.
 
     Norms and angle are sums over every element, in float64 and in a fixed order: the same weights give
@@ -37,12 +48,14 @@ def check_measures(plan: MergePlan, report: Mapping[str, Mapping[str, Any]]) -> 
     Args:
         plan: The plan of the same merge.
         report: The rows of merge_report.json, by tensor.
+        on_bytes: Called with the bytes just measured, the pass and the tensor.
     """
     tensors = {tensor.out.name: tensor for tensor in plan.tensors if is_measured(tensor, plan)}
     if not tensors:
         return
     for measurement in measure(plan):
         now = measurement.report
+        on_bytes(measurement.nbytes, MEASURING, now.name)
         if now.name in tensors:
             before = report.get(now.name, {})
             yield _deviation(before, now, _tolerance(tensors[now.name]))

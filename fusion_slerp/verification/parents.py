@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.engine.steps import OnBytes
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, SettingsError, nearest, raise_all
 from fusion_slerp.hashes import file_digest
 from fusion_slerp.output.identity import HUB_SHA256, fingerprint
@@ -23,6 +24,9 @@ Given = Mapping[str, str | os.PathLike[str]]
 
 Row = Mapping[str, Any]
 """What the manifest says of a source model, or of a file of it."""
+
+HASHING = "hashing"
+"""The pass that computes digests, as progress names it."""
 
 DIGESTS = (HUB_SHA256, "sha256")
 LISTED = "sha256, as the Hub lists it now"
@@ -178,8 +182,25 @@ def _differences(kind: str, before: Row | None, now: Row | None) -> list[str]:
     return differences(old, new)
 
 
-def check_digests(parents: Mapping[str, Checkpoint], rows: Mapping[str, Row]) -> Iterator[Deviation | None]:
+def nbytes_hashed(parents: Mapping[str, Checkpoint], rows: Mapping[str, Row]) -> int:
+    """Returns the bytes that `check_digests` reads."""
+    return sum(
+        (parents[label].folder / name).stat().st_size
+        for label in parents
+        for name, row in rows[label]["files"].items()
+        if row.get("sha256") is not None
+    )
+
+
+def check_digests(
+    parents: Mapping[str, Checkpoint], rows: Mapping[str, Row], on_bytes: OnBytes
+) -> Iterator[Deviation | None]:
     """Computes the SHA-256 of each weight file for which the manifest has one that was computed.
+
+    Args:
+        parents: The source models by label.
+        rows: What the manifest says of them.
+        on_bytes: Called with the bytes of each file, `HASHING` and its name.
 
     Yields:
         A deviation, or None, for each file that was read.
@@ -189,5 +210,6 @@ def check_digests(parents: Mapping[str, Checkpoint], rows: Mapping[str, Row]) ->
             before = row.get("sha256")
             if before is not None:
                 now = file_digest(parent.folder / name, "sha256")
+                on_bytes((parent.folder / name).stat().st_size, HASHING, name)
                 difference = f"its SHA-256 is {now}, and {before} in the manifest"
                 yield None if now == before else Deviation(f"{label}: {name}", None, difference)

@@ -12,9 +12,13 @@ from typing import Literal
 import numpy as np
 
 from fusion_slerp.engine.executor import execute
+from fusion_slerp.engine.steps import OnBytes
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.sources.positioned_io import read_at
 from fusion_slerp.verification.findings import Deviation
+
+RECOMPUTING = "recomputing"
+"""This pass, as progress names it."""
 
 WRONG = "not what its source models make"
 
@@ -26,8 +30,16 @@ def sample(tensors: Sequence[TensorPlan], count: int | Literal["all"]) -> list[T
     return [tensors[i] for i in sorted(random.SystemRandom().sample(range(len(tensors)), count))]
 
 
-def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> list[Deviation]:
+def recompute(
+    plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path, on_bytes: OnBytes
+) -> list[Deviation]:
     """Merges tensors of a plan again, in constant memory, and returns those whose bits differ.
+
+    Args:
+        plan: The plan.
+        tensors: Some of its tensors.
+        folder: The merged model's folder.
+        on_bytes: Called with the bytes just measured or compared, `RECOMPUTING` and the tensor.
 
     Raises:
         FusionSlerpError: As `execute`.
@@ -47,7 +59,12 @@ def recompute(plan: MergePlan, tensors: Sequence[TensorPlan], folder: Path) -> l
         if deviations or not tensors:
             return deviations
         sink = _ComparingSink({i: stream.fileno() for i, stream in streams.items()}, plan)
-        execute(plan, sink, tensors=tensors)
+        execute(
+            plan,
+            sink,
+            tensors=tensors,
+            on_bytes=lambda nbytes, _, tensor: on_bytes(nbytes, RECOMPUTING, tensor),
+        )
     return [
         Deviation(plan.shards[tensor.out.shard].file_name, tensor.out.name, WRONG)
         for tensor in tensors

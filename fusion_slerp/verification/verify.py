@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from fusion_slerp.engine.progress import following
 from fusion_slerp.errors import CheckpointError, Problem, SettingsError, not_an_option, setting
 from fusion_slerp.output.child_settings import UNION
 from fusion_slerp.output.manifest import ManifestError, NewerManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT, read_report
 from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.paths import Named, real_path, refusal
+from fusion_slerp.planning.amounts import MEASURING, nbytes_processed
 from fusion_slerp.planning.plan import MergePlan, TensorPlan
 from fusion_slerp.planning.planner import make_plan
-from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+from fusion_slerp.settings.merge_settings import MergeSettings, ShowPbar, make_settings
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import reading_models
-from fusion_slerp.verification.files import check_files
+from fusion_slerp.verification.files import VERIFYING, check_files
 from fusion_slerp.verification.findings import Deviation, Verification
-from fusion_slerp.verification.measures import check_measures, is_measured
+from fusion_slerp.verification.measures import check_measures, is_measured, nbytes_measured
 from fusion_slerp.verification.old_rules import check_experts, check_rules, check_same_bytes, difference
 from fusion_slerp.verification.parents import (
+    HASHING,
     Given,
     check_digests,
     check_fingerprint,
+    nbytes_hashed,
     neighbours,
     open_parents,
 )
+from fusion_slerp.verification.recompute import RECOMPUTING, sample
 from fusion_slerp.verification.recompute import recompute as compare_again
-from fusion_slerp.verification.recompute import sample
 
 Count = int | Literal["all"]
 
@@ -44,7 +47,7 @@ def verify(
     inputs: bool = False,
     recompute: Count = 0,
     models: Given | Named | None = None,
-    show_pbar: bool = False,
+    show_pbar: ShowPbar = False,
 ) -> Verification:
     """Compares a merged model with its manifest, and on request with its source models.
 
@@ -62,7 +65,8 @@ def verify(
         models: Where source models are now, by label: `{"a": "path/to/A"}`; or a recipe, which names them.
             Others are looked for next to the merged model and in the current folder, and models of the Hub
             also in its cache and online, at the revision that was merged.
-        show_pbar: Show the bytes read on standard error.
+        show_pbar: Show the pass, bytes, rate and time left on standard error: True as a bar, `"json"` as JSON
+            lines. Reading the merged model and its source models each have their own.
 
     Returns:
         What deviates; `ok` if nothing does.
@@ -82,8 +86,8 @@ def verify(
     except ManifestError as error:
         return Verification(child, (Deviation(MANIFEST, None, f"damaged: {error}"),), 1, 0, 0)
     total = sum(row["nbytes"] for row in manifest["files"].values())
-    with _progress(total, show_pbar) as on_bytes:
-        deviations = list(check_files(child, manifest, on_bytes))
+    with following("verify", {VERIFYING: total}, show_pbar) as shown:
+        deviations = list(check_files(child, manifest, shown))
     n_files, n_tensors = len(manifest["files"]) + 1, len(manifest["tensors"])
     result = Verification(child, tuple(deviations), n_files, n_tensors, total)
     if inputs or recompute:
@@ -91,7 +95,7 @@ def verify(
         with reading_models():
             command = _command(os.fspath(folder), inputs, recompute, given)
             parents = open_parents(manifest["parents"], child, given, command)
-            result = _with_parents(result, manifest, inputs, recompute, parents)
+            result = _with_parents(result, manifest, inputs, recompute, parents, show_pbar)
     return replace(result, elapsed_s=time.perf_counter() - started)
 
 
@@ -151,6 +155,7 @@ def _with_parents(
     inputs: bool,
     count: Count,
     parents: Mapping[str, Checkpoint],
+    show_pbar: ShowPbar,
 ) -> Verification:
     """The result with the deviations that the source models reveal."""
     settings = _settings(manifest, result.folder)
@@ -164,15 +169,32 @@ def _with_parents(
     check_experts(plan, manifest)
     if count:
         check_same_bytes(plan, manifest["rules"])
-    if inputs:
-        hashed = list(check_digests(parents, manifest["parents"]))
-        measured = list(check_measures(plan, read_report(result.folder / REPORT)))
-        deviations += [each for each in (*hashed, *measured) if each]
-        result = replace(result, hashed=len(hashed), measured=len(measured), inputs=True)
     chosen = _chosen(plan, inputs, count, manifest["rules"])
-    deviations += compare_again(plan, chosen, result.folder)
+    totals = _totals(plan, chosen, parents, manifest, inputs)
+    with following("verify inputs", totals, show_pbar) as shown:
+        if inputs:
+            hashed = list(check_digests(parents, manifest["parents"], shown))
+            measured = list(check_measures(plan, read_report(result.folder / REPORT), shown))
+            deviations += [each for each in (*hashed, *measured) if each]
+            result = replace(result, hashed=len(hashed), measured=len(measured), inputs=True)
+        deviations += compare_again(plan, chosen, result.folder, shown)
     names = tuple(tensor.out.name for tensor in chosen)
     return replace(result, deviations=tuple(deviations), recomputed=names)
+
+
+def _totals(
+    plan: MergePlan,
+    chosen: Sequence[TensorPlan],
+    parents: Mapping[str, Checkpoint],
+    manifest: Mapping[str, Any],
+    inputs: bool,
+) -> dict[str, int]:
+    """The bytes that checks of the source models will process, by pass."""
+    again = sum(nbytes_processed(tensor, plan.settings) for tensor in chosen)
+    if not inputs:
+        return {RECOMPUTING: again}
+    hashed = nbytes_hashed(parents, manifest["parents"])
+    return {HASHING: hashed, MEASURING: nbytes_measured(plan), RECOMPUTING: again}
 
 
 def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[TensorPlan]:
@@ -198,14 +220,3 @@ def _settings(manifest: Mapping[str, Any], child: Path) -> MergeSettings:
         folders = (str(folder) for folder in neighbours(name, child) if os.path.isdir(folder))
         given["tokenizer"] = next(folders, name)
     return make_settings(**{**given, "follow_links": True})
-
-
-@contextmanager
-def _progress(total: int, is_shown: bool) -> Iterator[Callable[[int], object]]:
-    if not is_shown:
-        yield lambda nbytes: None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="B", unit_scale=True, desc="verifying", mininterval=0.2) as bar:
-        yield bar.update

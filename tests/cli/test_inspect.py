@@ -106,7 +106,7 @@ def test_the_measurements_are_those_of_a_merge(tmp_path):
 
 
 def test_the_table_has_layers_by_modules_and_the_rest_below(command):
-    ended = command("inspect", DEMO / "plays", DEMO / "code")
+    ended = command("inspect", DEMO / "plays", DEMO / "code", "--all")
     assert ended.code == 0
     header = next(line for line in ended.out.splitlines() if line.split()[:1] == ["attention"])
     assert header.split() == ["attention", "mlp", "norm"]

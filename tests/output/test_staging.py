@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import fusion_slerp.api
+import fusion_slerp.merging
 from fusion_slerp import CheckpointError, OutputError, merge
 from fusion_slerp.output import staging as staging_module
 from fusion_slerp.output.staging import staging
@@ -65,13 +65,13 @@ def test_an_empty_folder_may_be_overwritten(tmp_path, parents):
 
 def test_nothing_appears_before_all_is_written(tmp_path, parents, monkeypatch):
     seen = []
-    real = fusion_slerp.api.write_manifest
+    real = fusion_slerp.merging.write_manifest
 
     def looking(*arguments):
         seen.append((names_in(tmp_path), names_in(tmp_path / ".child.partial")))
         return real(*arguments)
 
-    monkeypatch.setattr(fusion_slerp.api, "write_manifest", looking)
+    monkeypatch.setattr(fusion_slerp.merging, "write_manifest", looking)
     merge(*parents, out=tmp_path / "child")
     assert seen == [([".child.partial", "models"], ["files", "journal.jsonl", "lock"])]
     assert names_in(tmp_path) == ["child", "models"]
@@ -230,7 +230,7 @@ def test_an_interrupt_leaves_the_target_as_it_was(tmp_path, parents, monkeypatch
     before = contents(tmp_path)
     places = {
         "weights": "fusion_slerp.output.shard_writer.ShardWriter.write",
-        "manifest": "fusion_slerp.api.write_manifest",
+        "manifest": "fusion_slerp.merging.write_manifest",
         "publishing": f"fusion_slerp.output.staging.{'exchange' if existing else 'rename_new'}",
     }
 
