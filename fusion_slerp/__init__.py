@@ -17,8 +17,10 @@ __all__ = [
     "DareTiesForCausalLM",
     "DellaForCausalLM",
     "DellaLinearForCausalLM",
+    "EvaluatedModels",
     "FusionSlerpError",
     "KarcherForCausalLM",
+    "LMEvalTaskPool",
     "LinearForCausalLM",
     "MergePlan",
     "MergeResult",
@@ -33,17 +35,23 @@ __all__ = [
     "RamForCausalLM",
     "RamplusForCausalLM",
     "SceForCausalLM",
+    "SearchRecord",
     "SettingsError",
     "SlerpForCausalLM",
+    "SweepRecord",
     "TaskArithmeticForCausalLM",
     "TiesForCausalLM",
     "Verification",
     "WarpForCausalLM",
     "clean",
+    "evaluate",
     "make_settings",
     "merge",
     "plan_merge",
+    "report",
+    "search",
     "slerp",
+    "sweep",
     "verify",
 ]
 
@@ -51,6 +59,8 @@ _HOMES = {
     "merge": "fusion_slerp.api",
     "plan_merge": "fusion_slerp.api",
     "verify": "fusion_slerp.verification.verify",
+    "evaluate": "fusion_slerp.evaluation.comparing",
+    "EvaluatedModels": "fusion_slerp.evaluation.comparing",
     "clean": "fusion_slerp.output.unfinished",
     "MergeResult": "fusion_slerp.api",
     "MergeSettings": "fusion_slerp.settings.merge_settings",
@@ -58,6 +68,12 @@ _HOMES = {
     "Verification": "fusion_slerp.verification.findings",
     "MergePlan": "fusion_slerp.planning.plan",
     "slerp": "fusion_slerp.engine.in_memory",
+    "search": "fusion_slerp.searches.running",
+    "SearchRecord": "fusion_slerp.searches.record",
+    "sweep": "fusion_slerp.sweeps.running",
+    "report": "fusion_slerp.reports.writing",
+    "SweepRecord": "fusion_slerp.sweeps.record",
+    "LMEvalTaskPool": "fusion_slerp.fusion_bench_plugin.lm_eval_task_pool",
     "PerplexityTaskPool": "fusion_slerp.fusion_bench_plugin.perplexity_task_pool",
     "FusionSlerpError": "fusion_slerp.errors",
     "SettingsError": "fusion_slerp.errors",
@@ -68,6 +84,8 @@ _HOMES = {
     [name for name in __all__ if name.endswith("ForCausalLM")],  # one for each method
     "fusion_slerp.fusion_bench_plugin.method_classes",
 )
+_SWEEPS = "fusion_slerp.fusion_bench_plugin.sweep_methods"
+"""The classes of sweeps, one for each method: named like those of merges, with `Sweep` before `For`."""
 
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult, merge, plan_merge
@@ -79,6 +97,8 @@ if TYPE_CHECKING:
         OutputError,
         SettingsError,
     )
+    from fusion_slerp.evaluation.comparing import EvaluatedModels, evaluate
+    from fusion_slerp.fusion_bench_plugin.lm_eval_task_pool import LMEvalTaskPool
     from fusion_slerp.fusion_bench_plugin.method_classes import (
         BreadcrumbsForCausalLM,
         BreadcrumbsTiesForCausalLM,
@@ -103,7 +123,12 @@ if TYPE_CHECKING:
     from fusion_slerp.fusion_bench_plugin.perplexity_task_pool import PerplexityTaskPool
     from fusion_slerp.output.unfinished import clean
     from fusion_slerp.planning.plan import MergePlan
+    from fusion_slerp.reports.writing import report
+    from fusion_slerp.searches.record import SearchRecord
+    from fusion_slerp.searches.running import search
     from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
+    from fusion_slerp.sweeps.record import SweepRecord
+    from fusion_slerp.sweeps.running import sweep
     from fusion_slerp.verification.findings import Verification
     from fusion_slerp.verification.verify import verify
 
@@ -111,6 +136,8 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     from importlib import import_module
 
+    if name.endswith("SweepForCausalLM"):
+        return getattr(import_module(_SWEEPS), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'fusion_slerp' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

@@ -31,17 +31,27 @@ COMPARED_NAME, COMPARISONS = 200, 1_600_000
 Dialect = Literal["python", "command", "hydra"]
 """How settings are written where the user is."""
 
-SHORT_OPTIONS = {"t": "-t", "weight": "-w", "out": "-o"}
+SHORT_OPTIONS = {"t": "-t", "weight": "-w", "out": "-o", "tasks": "--task"}
 """Of the command; all others are the setting's name with dashes."""
 
 SWITCHES_OR_NAMES = frozenset({"overwrite"})
 """Options of the command that stand alone, or take a name after `=`."""
+
+REPEATED = {"vary": "--vary", "texts": "--text", "holdout": "--holdout"}
+"""Settings that hold values by name: in the command, options that are repeated, with `name=value` each."""
 
 HYDRA_KEYS = {
     "out": "method.model_save_path",
     "tokenizer": "modelpool.tokenizer",
     "base": "++modelpool.models._pretrained_",
     "method": "method",
+    "texts": "++taskpool.texts",
+} | {
+    name: f"taskpool.{name}"
+    for name in (
+        *("context_length", "stride", "batch_size", "max_tokens", "device", "prompts", "max_new_tokens"),
+        *("tasks", "include_path", "limit", "num_fewshot"),
+    )
 }
 """Of settings that are not keys of `method`."""
 
@@ -178,6 +188,10 @@ def _in_python(name: str, value: Any) -> str:
 
 
 def _in_command(name: str, value: Any) -> str:
+    if name in REPEATED and isinstance(value, Mapping):
+        return " ".join(
+            f"{REPEATED[name]} {shlex.quote(f'{key}={_listed(each)}')}" for key, each in value.items()
+        )
     option = SHORT_OPTIONS.get(name, f"--{name.lower().replace('_', '-')}")
     if isinstance(value, bool):
         return option if value else option.replace("--", "--no-", 1)
@@ -190,6 +204,8 @@ def _in_hydra(name: str, value: Any) -> str:
     key = HYDRA_KEYS.get(name, f"method.{name}")
     if name == "method":
         return f"method=fusion_slerp/{value}_lm"
+    if name == "texts" and isinstance(value, Mapping):
+        return " ".join(shlex.quote(f"{key}.{entry}={each}") for entry, each in value.items())
     if _holds_mapping(value):  # Hydra reads no quoted keys on the command line
         outer, _, inner = key.partition(".")
         return f"{inner}: {_yaml(value)} (in YAML, under {outer}:)"
@@ -201,6 +217,11 @@ def _holds_mapping(value: Any) -> bool:
 
 
 _SPELLINGS = {"python": _in_python, "command": _in_command, "hydra": _in_hydra}
+
+
+def _listed(value: Any) -> str:
+    """A value of a repeated option: several are separated by commas."""
+    return ",".join(map(_yaml, value)) if isinstance(value, list) else _yaml(value)
 
 
 def _yaml(value: Any) -> str:

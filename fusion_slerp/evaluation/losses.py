@@ -8,12 +8,10 @@ window but the first; here the losses of single tokens are summed, so grouping t
 from __future__ import annotations
 
 import inspect
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,91 +36,6 @@ class Window:
     start: int
     stop: int
     first_scored: int
-
-
-@dataclass(frozen=True, slots=True)
-class TextScore:
-    """How well a model predicts one text.
-
-    Attributes:
-        loss: Mean negative log-likelihood of the scored tokens, in nats per token; NaN from broken weights.
-        perplexity: exp(loss); infinity where that exceeds a float64.
-        loss_stderr: Standard error of `loss` in nats: the sample standard deviation of the token losses
-            divided by sqrt(tokens), NaN for a single token. It assumes that tokens are independent, which
-            neighbours in a text are not, so it is somewhat too small. Nor does it test whether two models
-            differ: on the same tokens their difference varies less than either loss.
-        tokens: How many tokens were scored: all but the first of each document.
-    """
-
-    loss: float
-    perplexity: float
-    loss_stderr: float
-    tokens: int
-
-
-def read_documents(path: Path) -> list[str]:
-    """Returns the documents of a file: a `.txt` is one document, a `.jsonl` has one per line, under `text`.
-
-    Both are UTF-8, with or without a byte order mark. Line ends are kept as they are; blank lines of a
-    `.jsonl` are skipped.
-
-    Raises:
-        ValueError: There is no such file, it is of another kind or not UTF-8, a line is not JSON or
-            lacks `text` (the first such line is named), or there is no text at all.
-    """
-    if path.suffix not in (".txt", ".jsonl"):
-        raise ValueError(f"the name ends in {path.suffix!r}; it must end in .txt or .jsonl")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 at byte {error.start}: {error.reason}") from error
-    documents = [text] if path.suffix == ".txt" else list(_json_texts(text))
-    if not any(document.strip() for document in documents):
-        raise ValueError("it contains no text")
-    return documents
-
-
-def _json_texts(lines: str) -> Iterator[str]:
-    # Not splitlines(): a JSON string may contain U+2028 and similar characters.
-    for number, line in enumerate(lines.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"line {number} is not JSON: {error}") from error
-        if not (isinstance(record, dict) and isinstance(record.get("text"), str)):
-            raise ValueError(f"line {number} has no field `text` with a string")
-        yield record["text"]
-
-
-def encode(
-    tokenizer: Callable[..., Any], documents: Sequence[str], max_tokens: int | None = None
-) -> list[Tensor]:
-    """Returns the token ids of each document, with the special tokens that the tokenizer adds by default.
-
-    Args:
-        tokenizer: A transformers tokenizer.
-        documents: The texts, in reading order.
-        max_tokens: Read at most this many tokens in all; the document in which they end is truncated, and
-            later ones are left out.
-
-    Returns:
-        One fresh int64 tensor on the CPU per document, shape [tokens of the document].
-    """
-    encoded, n_tokens = [], 0
-    for document in documents:
-        if max_tokens is not None and n_tokens >= max_tokens:
-            break
-        # verbose=False: no warning that the document exceeds the model's context; windows take care of that.
-        ids = tokenizer(document, verbose=False)["input_ids"]
-        if max_tokens is not None:
-            ids = ids[: max_tokens - n_tokens]
-        n_tokens += len(ids)
-        encoded.append(torch.tensor(ids, dtype=torch.int64))
-    return encoded
 
 
 def position_limit(config: Any) -> int | None:
@@ -158,7 +71,13 @@ def windows(n_tokens: int, context_length: int, stride: int) -> Iterator[Window]
 
 
 def token_losses(
-    model: nn.Module, documents: Sequence[Tensor], *, context_length: int, stride: int, batch_size: int
+    model: nn.Module,
+    documents: Sequence[Tensor],
+    *,
+    context_length: int,
+    stride: int,
+    batch_size: int,
+    only: Container[tuple[int, int]] | None = None,
 ) -> list[Tensor]:
     """Returns the loss of every token but the first, for each document.
 
@@ -171,16 +90,18 @@ def token_losses(
         context_length: Positions per window, see `windows`.
         stride: Positions from one window to the next, see `windows`.
         batch_size: Maximum windows in one forward pass.
+        only: Score only these windows, each by its document's index and its first scored position; None
+            scores all.
 
     Returns:
-        Nats, one fresh float64 tensor on the CPU per document, shape [max(tokens - 1, 0)]. The log-softmax is
-        float32, from logits in the model's dtype.
+        Nats, one fresh float64 tensor on the CPU per document, shape [max(tokens - 1, 0)]; NaN for tokens
+        that were not scored. The log-softmax is float32, from logits in the model's dtype.
     """
     device = next(model.parameters()).device
     losses = [torch.full((max(len(ids) - 1, 0),), math.nan, dtype=torch.float64) for ids in documents]
     # no_grad, not inference_mode: tensors that the model caches meanwhile must stay usable in training.
     with torch.no_grad():
-        for batch in _batches(documents, context_length, stride, batch_size):
+        for batch in _batches(documents, context_length, stride, batch_size, only):
             ids = torch.stack([documents[index][window.start : window.stop] for index, window in batch])
             n_scored = batch[0][1].stop - batch[0][1].first_scored
             scored = _scored_losses(model, ids.to(device), n_scored).cpu().double()
@@ -190,12 +111,18 @@ def token_losses(
 
 
 def _batches(
-    documents: Sequence[Tensor], context_length: int, stride: int, batch_size: int
+    documents: Sequence[Tensor],
+    context_length: int,
+    stride: int,
+    batch_size: int,
+    only: Container[tuple[int, int]] | None,
 ) -> Iterator[list[tuple[int, Window]]]:
     """Yields batches of (document, window) of the same length that score the same number of tokens."""
     groups: dict[tuple[int, int], list[tuple[int, Window]]] = {}
     for index, ids in enumerate(documents):
         for window in windows(len(ids), context_length, stride):
+            if only is not None and (index, window.first_scored) not in only:
+                continue
             shape = (window.stop - window.start, window.stop - window.first_scored)
             groups.setdefault(shape, []).append((index, window))
     for group in groups.values():
@@ -218,50 +145,6 @@ def _scored_losses(model: nn.Module, ids: Tensor, n_scored: int) -> Tensor:
         )
     ]
     return torch.cat(losses).view(targets.shape)
-
-
-def summary(losses: Sequence[Tensor]) -> TextScore:
-    """Returns the score of one text from the token losses of its documents, with sums in float64."""
-    flat = torch.cat(list(losses)).double()
-    loss = flat.mean().item()
-    spread = flat.std(correction=1).item() if len(flat) > 1 else math.nan
-    return TextScore(loss, perplexity(loss), spread / math.sqrt(len(flat)), len(flat))
-
-
-def average(scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean loss over texts, each text counting the same, and its exponential."""
-    loss = sum(score["loss"] for score in scores.values()) / len(scores)
-    return {"loss": loss, "perplexity": perplexity(loss)}
-
-
-def perplexity(loss: float) -> float:
-    """Returns exp(loss), infinity where that exceeds a float64."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def verdict(losses: Mapping[str, float], merged: str) -> str:
-    """Returns in one sentence how the merged model compares with the best of the others.
-
-    Args:
-        losses: Average loss by model, in nats per token; models that do not compare are left out.
-        merged: Which of them is the merged model.
-    """
-    loss = losses[merged]
-    others = {name: loss for name, loss in losses.items() if name != merged and math.isfinite(loss)}
-    if not math.isfinite(loss):
-        return f"{merged}: the average loss is {loss}; check the weights for NaN or infinity"
-    if not others:
-        return f"{merged}: average loss {loss:.3f}; there is no other model to compare it with"
-    rival = min(others, key=others.__getitem__)
-    gap = loss - others[rival]
-    if round(abs(gap), 3) == 0:
-        return f"{merged}: average loss {loss:.3f}, the same as the best baseline, {rival}"
-    if gap < 0:
-        return f"{merged}: lowest average loss ({loss:.3f}), {-gap:.3f} below the best baseline, {rival}"
-    return f"{merged}: average loss {loss:.3f}, {gap:.3f} above the best baseline, {rival}"
 
 
 @contextmanager

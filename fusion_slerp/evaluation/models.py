@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fusion_slerp.errors import CheckpointError, Problem, listed
-from fusion_slerp.evaluation.settings import located, override
+from fusion_slerp.evaluation.settings import located
 from fusion_slerp.sources.opening import resolve
 from fusion_slerp.vocabulary.child_tokenizer import tokenizer_files
 
@@ -48,13 +48,14 @@ def weights_dtype(model: nn.Module) -> torch.dtype | None:
     return max(counts, key=counts.__getitem__, default=None)
 
 
-def load_baseline(name: str, source: str, dtype: torch.dtype | None = None) -> Any:
+def load_model(source: str, dtype: torch.dtype | None = None) -> Any:
     """Returns the model in a type, by default its own.
 
     Models are compared in one type: rounding alone changes a loss.
 
     Raises:
-        CheckpointError: The files lack weights, which transformers would fill with random numbers.
+        CheckpointError: There is no such model; or its files lack weights, which transformers would fill with
+            random numbers.
     """
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         _folder(source, weights=True), dtype=dtype or "auto", output_loading_info=True
@@ -62,6 +63,6 @@ def load_baseline(name: str, source: str, dtype: torch.dtype | None = None) -> A
     model, loading = loaded
     if missing := sorted(loading["missing_keys"]):
         fields = (("source", source), ("missing", listed(missing)))
-        fix = f"use {override(f'baselines.{name}', 'FOLDER')}, with a folder that contains the whole model"
-        raise Problem(CheckpointError, f"taskpool.baselines.{name} lacks weights", fields, fix).error()
+        fix = "use a folder that contains the whole model"
+        raise Problem(CheckpointError, "a model lacks weights", fields, fix).error()
     return model

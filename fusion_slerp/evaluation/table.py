@@ -1,8 +1,8 @@
-"""The table that shows at a glance whether the merge worked."""
+"""The tables that show at a glance whether the merge worked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import floor, isfinite, log10
 from textwrap import fill
 from typing import Any
@@ -12,52 +12,115 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fusion_slerp.evaluation import losses as perplexity
-from fusion_slerp.evaluation.settings import MERGED
+from fusion_slerp.evaluation.comparison import Comparison
+from fusion_slerp.evaluation.evaluation import AVERAGE
+from fusion_slerp.evaluation.samples import by_prompt
+from fusion_slerp.evaluation.statistics import Estimate
+
+NOISE = "~"
+"""Precedes a difference that noise may explain."""
 
 
-def print_comparison(scores: Mapping[str, dict[str, Any]], other_tokens: set[str]) -> None:
-    """Prints one row per model, the merged one last, and the result of the comparison in a sentence.
+def print_comparison(
+    comparison: Comparison, samples: Mapping[str, Sequence[Mapping[str, str]]] | None = None
+) -> None:
+    """Prints what `comparison_parts` returns, to standard output."""
+    console = Console(highlight=False)
+    for part in comparison_parts(comparison, console, samples or {}):
+        console.print(part)
+
+
+def comparison_parts(
+    comparison: Comparison, console: Console, samples: Mapping[str, Sequence[Mapping[str, str]]]
+) -> list[Table | Text | str]:
+    """Returns what is shown of an evaluation: losses, differences, samples, and the result in a sentence.
 
     Args:
-        scores: The report of each model, by name.
-        other_tokens: Names of the models that were scored on tokens other than the merged one's.
+        comparison: The models; the subject comes last.
+        console: Where it will be shown: tables drop columns that do not fit its width.
+        samples: By model, as `fusion_slerp.evaluation.samples.generate` returns them.
     """
-    console = Console(highlight=False)
-    rows = {name: score for name, score in scores.items() if name != MERGED} | {MERGED: scores[MERGED]}
-    losses = {name: row["average"]["loss"] for name, row in rows.items() if name not in other_tokens}
-    finite = {name: loss for name, loss in losses.items() if isfinite(loss)}
-    best = min(finite, key=finite.__getitem__) if len(rows) > 1 and finite else ""
-    labels = {name: f"{name} *" if name in other_tokens else name for name in rows}
-    texts = [text for text in rows[MERGED] if text != "average"]
+    sign = "+-" if console.options.ascii_only else "±"
+    parts: list[Table | Text | str] = []
+    if comparison.evaluations[comparison.subject].texts:
+        parts += [
+            "Loss in nats per token, and perplexity on the next line",
+            *_losses(comparison, console, sign),
+        ]
+        parts += _differences(comparison, console, sign)
+    parts += [text for each in by_prompt(samples).items() for text in _sample(*each)]
+    return [*parts, Text(verdict)] if (verdict := comparison.verdict()) else parts
+
+
+def _losses(comparison: Comparison, console: Console, sign: str) -> Iterable[Table | str]:
+    """The table of losses, and remarks on it."""
+    subject, marked = comparison.subject, comparison.reads_other_tokens
+    order = [*comparison.others, subject]
+    scores = {name: comparison.evaluations[name].scores for name in order}
+    finite = {n: s[AVERAGE]["loss"] for n, s in scores.items() if n not in marked}
+    finite = {name: loss for name, loss in finite.items() if isfinite(loss)}
+    best = min(finite, key=finite.__getitem__) if len(order) > 1 and finite else ""
+    texts = [text for text in scores[subject] if text != AVERAGE]
+
+    def table(shown: Sequence[str], sign: str) -> Table:
+        made = _columns("model", [*shown, AVERAGE, *(["bits per byte"] if marked else [])])
+        for name, score in scores.items():
+            cells = [Text(_cell(score[text], sign)) for text in shown]
+            average = _cell(score[AVERAGE], sign) + ("\nbest" if name == best else "")
+            cells.append(Text(average, style="bold green" if name == best else ""))
+            cells += [Text(f"{score[AVERAGE]['bits_per_byte']:.3f}")] if marked else []
+            made.add_row(Text(fill(f"{name} *" if name in marked else name, 24)), *cells)
+        return made
+
     # The first that fits: with standard errors, without them, or only the averages.
-    for shown, sign in ((texts, "+-" if console.options.ascii_only else "±"), (texts, ""), ([], "")):
-        table = _table(rows, labels, shown, sign, best)
-        unbounded = console.options.update(max_width=10_000)  # measure() cuts at the width it is given
-        if console.measure(table, options=unbounded).maximum <= console.width:
-            break
-    console.print("Loss in nats per token, and perplexity on the next line")
-    console.print(table)
-    if not shown:
-        console.print("The figures of the single texts do not fit this width; they are in the report.")
-    if other_tokens:
-        console.print("* its own tokenizer makes other tokens, so its losses are not comparable")
-    console.print(Text(perplexity.verdict(losses, MERGED)))
+    candidates = [table(texts, sign), table(texts, ""), table([], "")]
+    chosen = _first_that_fits(candidates, console)
+    yield chosen
+    if chosen is candidates[-1]:
+        yield "The figures of the single texts do not fit this width; they are in the report."
+    if marked:
+        yield "* its own tokenizer makes other tokens, so its losses compare in bits per byte only"
 
 
-def _table(
-    rows: Mapping[str, dict[str, Any]], labels: Mapping[str, str], texts: list[str], sign: str, best: str
-) -> Table:
-    """Returns the table of losses; `sign` precedes standard errors, which are left out if it is empty."""
-    table = Table("model", box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in (*texts, "average"):
+def _differences(comparison: Comparison, console: Console, sign: str) -> Iterable[Table | str]:
+    """The table of paired differences, if there are any."""
+    rows = {name: paired for name, paired in comparison.differences.items() if paired}
+    texts = list(comparison.evaluations[comparison.subject].texts)
+
+    def table(shown: Sequence[str], sign: str) -> Table:
+        made = _columns(f"{comparison.subject} minus", shown)
+        for name, paired in rows.items():
+            cells = [_gap(paired[text], sign) if text in paired else Text("") for text in shown]
+            made.add_row(Text(fill(name, 24)), *cells)
+        return made
+
+    if rows:
+        yield f"Differences, token by token ({NOISE}: may be noise)"
+        every = [*texts, AVERAGE]
+        yield _first_that_fits([table(every, sign), table(every, ""), table([AVERAGE], "")], console)
+
+
+def _columns(first: str, headings: Iterable[str]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column(Text(fill(first, 24)))
+    for heading in headings:
         table.add_column(Text(fill(heading, 16)), justify="right", no_wrap=True)
-    for name, score in rows.items():
-        cells = [Text(_cell(score[text], sign)) for text in texts]
-        average = _cell(score["average"], "") + ("\nbest" if name == best else "")
-        cells.append(Text(average, style="bold green" if name == best else ""))
-        table.add_row(Text(fill(labels[name], 24)), *cells)
     return table
+
+
+def _first_that_fits(tables: Sequence[Table], console: Console) -> Table:
+    """The first table that fits the console's width; else the last."""
+    unbounded = console.options.update(max_width=10_000)  # measure() cuts at the width it is given
+    fitting = (each for each in tables if console.measure(each, options=unbounded).maximum <= console.width)
+    return next(fitting, tables[-1])
+
+
+def _gap(gap: Estimate, sign: str) -> Text:
+    """A difference with its error: green if better, red if worse, marked if it may be noise."""
+    value = f"{gap.value:+.3f}" + (f" {sign} {gap.stderr:.3f}" if sign else "")
+    if not gap.differs_from_zero:
+        return Text(f"{NOISE} {value}" if gap.stderr or gap.value else value, "dim")
+    return Text(value, "green" if gap.value < 0 else "red")
 
 
 def _cell(score: Mapping[str, float], sign: str) -> str:
@@ -68,3 +131,24 @@ def _cell(score: Mapping[str, float], sign: str) -> str:
         form = f".{min(3, max(0, 3 - floor(log10(max(value, 1.0)))))}f" if plain else ".3g"
         lines.append(f"{value:{form}}" + (f" {sign} {score['loss_stderr'] * slope:{form}}" if sign else ""))
     return "\n".join(lines)
+
+
+def _sample(prompt: str, texts: Mapping[str, str]) -> Iterable[Any]:
+    """What the models wrote after one prompt, one below the other."""
+    yield Text.assemble(("Prompt: ", "bold"), _visible(prompt))
+    for name, text in texts.items():
+        yield Text.assemble((f"  {name}: ", "bold"), _indented(_visible(text)))
+    yield ""
+
+
+def _indented(text: str) -> str:
+    lines = text.splitlines() or [""]
+    return lines[0] if len(lines) == 1 else "".join(f"\n    {line}" for line in lines)
+
+
+def _visible(text: str) -> str:
+    """A text that cannot command a terminal: control characters but line ends and tabs are escaped."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape", "backslashreplace").decode()
+        for c in text
+    )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 _waiting: list[Callable[[], object]] = []
 
@@ -15,6 +16,16 @@ def show_last(show: Callable[[], object]) -> None:
     if not _waiting:
         atexit.register(show_waiting)
     _waiting.append(show)
+
+
+@contextmanager
+def discarded() -> Iterator[None]:
+    """Drops what is to be shown last by the code inside."""
+    before = len(_waiting)
+    try:
+        yield
+    finally:
+        del _waiting[before:]
 
 
 def show_waiting() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import OutputError, Problem, SettingsError, raise_all
+from fusion_slerp.evaluation.building import name_origin, with_tokenizer_of
 from fusion_slerp.fusion_bench_plugin.loaded_checks import (
     check_adapters,
     check_classes,
@@ -22,7 +23,6 @@ from fusion_slerp.fusion_bench_plugin.loaded_checks import (
     config_of,
     origins,
 )
-from fusion_slerp.fusion_bench_plugin.merged_models import name_origin, with_tokenizer_of
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
 from fusion_slerp.fusion_bench_plugin.state_dicts import merge_state_dicts
 from fusion_slerp.output.child_files import write_manifest, write_records

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from fusion_slerp.errors import Problem, SettingsError
+from fusion_slerp.evaluation.building import AUTOMATIC
 
 PATH = "pretrained_model_name_or_path"
 
@@ -44,10 +45,6 @@ QUANTISING = ("quantization_config", "load_in_8bit", "load_in_4bit")
 
 PACKAGES = ("transformers.", "fusion_bench.models.")
 """Where loaders are looked for: nothing else is imported to find out whether an entry only loads."""
-
-
-AUTOMATIC = (AutoModelForCausalLM, AutoModel, AutoModelForImageTextToText)
-"""Loaders that choose the model's class by its config."""
 
 
 @dataclass(frozen=True, slots=True)

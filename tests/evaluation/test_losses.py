@@ -3,9 +3,6 @@
 The models are tiny, random and far from uniform, so that one token of context more or less shows in a loss.
 """
 
-import json
-import math
-import statistics
 from types import SimpleNamespace
 
 import pytest
@@ -15,18 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from fusion_slerp.evaluation.losses import (
-    average,
-    encode,
-    perplexity,
-    position_limit,
-    read_documents,
-    ready,
-    summary,
-    token_losses,
-    verdict,
-    windows,
-)
+from fusion_slerp.evaluation.losses import position_limit, ready, token_losses, windows
 
 VOCAB_SIZE = 61
 POSITIONS = 24
@@ -130,10 +116,10 @@ def test_the_mean_is_that_of_the_documentation_with_the_labels_counted(
     model, n_tokens, context_length, stride
 ):
     ids = random_ids(n_tokens)
-    score = summary(token_losses(model, [ids], context_length=context_length, stride=stride, batch_size=8))
+    [losses] = token_losses(model, [ids], context_length=context_length, stride=stride, batch_size=8)
     nll_sum, n_scored, n_documented = documented_sums(model, ids, context_length, stride)
-    assert score.tokens == n_scored == n_tokens - 1
-    assert score.loss == pytest.approx(nll_sum / n_scored, abs=1e-5)
+    assert len(losses) == n_scored == n_tokens - 1
+    assert losses.mean().item() == pytest.approx(nll_sum / n_scored, abs=1e-5)
     n_windows = len(list(windows(n_tokens, context_length, stride)))
     assert n_documented == n_scored - (n_windows - 1)  # one too small for each window but the first
 
@@ -220,115 +206,6 @@ def test_bfloat16_weights_stay_and_logits_are_widened():
     expected = nn.functional.cross_entropy(logits.double(), ids[1:], reduction="none")
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
     torch.testing.assert_close(losses, expected.detach(), atol=1e-5, rtol=0)
-
-
-def test_summary_has_mean_its_standard_error_and_count():
-    losses = [torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64), torch.tensor([8.0], dtype=torch.float64)]
-    score = summary(losses)
-    assert (score.loss, score.tokens) == (3.75, 4)
-    assert score.perplexity == math.exp(3.75)
-    assert score.loss_stderr == pytest.approx(statistics.stdev([1.0, 2.0, 4.0, 8.0]) / 2)
-
-
-def test_one_token_has_no_standard_error():
-    assert math.isnan(summary([torch.tensor([2.0])]).loss_stderr)
-
-
-def test_average_counts_each_text_the_same():
-    scores = {"long": {"loss": 1.0, "tokens": 1000}, "short": {"loss": 3.0, "tokens": 10}}
-    assert average(scores) == {"loss": 2.0, "perplexity": math.exp(2.0)}
-
-
-def test_perplexity_of_a_huge_loss_is_infinite():
-    assert perplexity(800.0) == math.inf
-    assert math.isnan(perplexity(math.nan))
-
-
-@pytest.mark.parametrize(
-    ("losses", "expected"),
-    [
-        (
-            {"a": 4.06, "b": 4.5, "merged": 3.71},
-            "merged: lowest average loss (3.710), 0.350 below the best baseline, a",
-        ),
-        (
-            {"a": 4.5, "b": 4.0, "merged": 4.25},
-            "merged: average loss 4.250, 0.250 above the best baseline, b",
-        ),
-        ({"a": 4.0, "merged": 4.0004}, "merged: average loss 4.000, the same as the best baseline, a"),
-        ({"merged": 4.0}, "merged: average loss 4.000; there is no other model to compare it with"),
-        (
-            {"a": math.nan, "merged": 4.0},
-            "merged: average loss 4.000; there is no other model to compare it with",
-        ),
-        ({"a": 4.0, "merged": math.nan}, "merged: the average loss is nan; check the weights for NaN"),
-        ({"a": 4.0, "merged": math.inf}, "merged: the average loss is inf; check the weights for NaN"),
-    ],
-)
-def test_verdict(losses, expected):
-    assert verdict(losses, "merged").startswith(expected)
-
-
-def test_a_text_file_is_one_document_as_it_stands(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_bytes(b"\xef\xbb\xbfone\r\ntwo\n\nthree \xc3\xa9\n")
-    assert read_documents(file) == ["one\r\ntwo\n\nthree é\n"]
-
-
-def test_a_jsonl_file_has_one_document_per_line(tmp_path):
-    file = tmp_path / "a.jsonl"
-    lines = [json.dumps({"text": "one\ntwo", "id": 1}), "", '{"text": "three\u2028four"}', '{"text": ""}']
-    file.write_text("\r\n".join(lines) + "\n", encoding="utf-8", newline="")
-    assert read_documents(file) == ["one\ntwo", "three\u2028four", ""]
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("a.md", b"text", "the name ends in '.md'; it must end in .txt or .jsonl"),
-        ("a.txt", b"", "it contains no text"),
-        ("a.txt", b" \n\n", "it contains no text"),
-        ("a.jsonl", b'{"text": ""}\n', "it contains no text"),
-        ("a.txt", b"abc\xff", "not UTF-8 at byte 3"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3 is not JSON"),
-        ("a.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', "line 2 has no field `text` with a string"),
-        ("a.jsonl", b'{"text": 5}\n', "line 1 has no field `text` with a string"),
-        ("a.jsonl", b'["text"]\n', "line 1 has no field `text` with a string"),
-    ],
-)
-def test_an_unusable_file_says_why(tmp_path, name, content, expected):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=expected):
-        read_documents(tmp_path / name)
-
-
-def test_a_missing_file_and_a_folder_say_so(tmp_path):
-    (tmp_path / "folder.txt").mkdir()
-    with pytest.raises(ValueError, match="No such file"):
-        read_documents(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="directory"):
-        read_documents(tmp_path / "folder.txt")
-
-
-def letters(text: str, verbose: bool) -> dict[str, list[int]]:
-    assert not verbose
-    return {"input_ids": [ord(letter) - ord("a") for letter in text]}
-
-
-@pytest.mark.parametrize(
-    ("max_tokens", "expected"),
-    [
-        (None, [[0, 1, 2], [], [3, 4]]),
-        (5, [[0, 1, 2], [], [3, 4]]),
-        (4, [[0, 1, 2], [], [3]]),
-        (3, [[0, 1, 2]]),
-        (2, [[0, 1]]),
-    ],
-)
-def test_max_tokens_cuts_the_text_not_each_document(max_tokens, expected):
-    encoded = encode(letters, ["abc", "", "de"], max_tokens)
-    assert [ids.tolist() for ids in encoded] == expected
-    assert {ids.dtype for ids in encoded} == {torch.int64}
 
 
 def test_position_limit_reads_the_names_in_use():

@@ -9,7 +9,8 @@ from fusion_bench.modelpool import BaseModelPool, CausalLMPool
 from transformers import AutoModelForCausalLM
 
 from fusion_slerp import OutputError, PerplexityTaskPool, SlerpForCausalLM
-from fusion_slerp.fusion_bench_plugin.merged_models import load_model, tokenizer_of
+from fusion_slerp.evaluation.building import tokenizer_of
+from fusion_slerp.fusion_bench_plugin.merged_models import load_model
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel
 from tests.models import TOKENS, save_transformers_model, tokenizer_json, write_json
 

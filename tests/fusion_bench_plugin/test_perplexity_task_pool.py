@@ -25,8 +25,9 @@ from transformers import (
 )
 
 from fusion_slerp import PerplexityTaskPool
-from fusion_slerp.errors import CheckpointError, SettingsError
-from fusion_slerp.evaluation.losses import encode, summary, token_losses
+from fusion_slerp.errors import CheckpointError, FusionSlerpError, SettingsError
+from fusion_slerp.evaluation.losses import token_losses
+from fusion_slerp.evaluation.tokens import cut
 
 POSITIONS = 16
 WORDS = [f"w{i}" for i in range(40)]
@@ -83,38 +84,61 @@ def child(folder) -> LlamaForCausalLM:
     return AutoModelForCausalLM.from_pretrained(folder / "a", dtype="auto")
 
 
-def message_of(error_class: type[Exception], **settings: object) -> str:
+def untimed(report: dict) -> dict:
+    """A report without the figures that depend on the machine."""
+    return {
+        key: untimed(value) if isinstance(value, dict) else value
+        for key, value in report.items()
+        if key != "tokens_per_s"
+    }
+
+
+def report_of(model: object, *arguments: object, **settings: object) -> dict:
+    return untimed(PerplexityTaskPool(*arguments, **settings).evaluate(model))
+
+
+def message_of(error_class: type[FusionSlerpError], **settings: object) -> str:
+    """The message as the host's command shows it."""
     with pytest.raises(error_class) as caught:
         PerplexityTaskPool(**settings)
-    return str(caught.value)
+    return caught.value.message("hydra")
 
 
-def evaluation_error(error_class: type[Exception], model: object, **settings: object) -> str:
+def evaluation_error(error_class: type[FusionSlerpError], model: object, **settings: object) -> str:
     with pytest.raises(error_class) as caught:
         PerplexityTaskPool(**settings).evaluate(model)
-    return str(caught.value)
+    return caught.value.message("hydra")
 
 
 def test_report_has_the_host_form_and_is_plain_json(texts, folder, child):
     pool = PerplexityTaskPool(texts, baselines={"a": str(folder / "a"), "b": str(folder / "b")})
     report = pool.evaluate(child)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
-    assert list(report) == ["plain", "lines", "average", "baselines"]
-    assert list(report["plain"]) == ["loss", "perplexity", "loss_stderr", "tokens"]
+    assert list(report) == ["plain", "lines", "average", "baselines", "differences"]
+    keys = ["loss", "perplexity", "loss_stderr", "tokens", "tokens_per_s", "bits_per_byte"]
+    assert list(report["plain"]) == keys
     assert [report[text]["tokens"] for text in texts] == [49, 29 + 0 + 6]
     mean = (report["plain"]["loss"] + report["lines"]["loss"]) / 2
-    assert report["average"] == {"loss": mean, "perplexity": math.exp(mean)}
-    baselines = report.pop("baselines")
+    average = report["average"]
+    assert (average["loss"], average["perplexity"]) == pytest.approx((mean, math.exp(mean)))
+    errors = [report[text]["loss_stderr"] for text in texts]
+    assert average["loss_stderr"] == pytest.approx(math.hypot(*errors) / 2)
+    report = untimed(report)
+    baselines, differences = report.pop("baselines"), report.pop("differences")
     assert baselines["a"] == report  # the child is parent a
     assert baselines["b"]["average"] != report["average"]
+    assert {each["value"] for each in differences["a"].values()} == {0}
+    for text, each in differences["b"].items():
+        assert each["value"] == pytest.approx(report[text]["loss"] - baselines["b"][text]["loss"])
+        assert each["low"] < each["value"] < each["high"]
 
 
 def test_report_is_the_pure_evaluation(texts, folder, child):
     report = PerplexityTaskPool(texts).evaluate(child)
-    ids = encode(tokenizer_of(WORDS), [Path(texts["plain"]).read_text(encoding="utf-8")])
+    ids = cut(tokenizer_of(WORDS), [Path(texts["plain"]).read_text(encoding="utf-8")]).ids
     losses = token_losses(child.eval(), ids, context_length=POSITIONS, stride=POSITIONS // 2, batch_size=8)
-    assert report["plain"]["loss"] == summary(losses).loss
-    assert "baselines" not in report
+    assert report["plain"]["loss"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-14)
+    assert report.keys().isdisjoint(("baselines", "differences", "samples"))
 
 
 def test_the_model_is_left_as_it_was(texts, child):
@@ -138,16 +162,17 @@ def test_all_models_are_evaluated_in_the_type_of_the_merged_one(
     child, other = (
         AutoModelForCausalLM.from_pretrained(each, dtype=dtype) for each in (folder / "a", tmp_path)
     )
-    report = PerplexityTaskPool(texts, baselines=baselines).evaluate(child)
+    report = report_of(child, texts, baselines=baselines)
     assert f"evaluating all models in {str(dtype)[6:]}, the type of the merged model" in caplog.messages
     same, wide = report.pop("baselines").values()
+    del report["differences"]
     assert same == report
-    assert wide == PerplexityTaskPool(texts).evaluate(other)
+    assert wide == report_of(other, texts)
 
 
 @pytest.mark.parametrize("setting", [{"context_length": 8}, {"stride": 3}, {"max_tokens": 20}])
 def test_settings_of_the_windows_change_the_result(texts, child, setting):
-    assert PerplexityTaskPool(texts).evaluate(child) != PerplexityTaskPool(texts, **setting).evaluate(child)
+    assert report_of(child, texts) != report_of(child, texts, **setting)
 
 
 def test_max_tokens_holds_for_each_text(texts, child):
@@ -177,8 +202,8 @@ def test_device_is_where_the_model_runs(texts, child, monkeypatch):
 def test_the_smallest_model_sets_the_context(texts, folder, child, tmp_path):
     random_model(5, positions=6).save_pretrained(tmp_path / "small")
     baselines = {"small": str(tmp_path / "small")}
-    report = PerplexityTaskPool(texts, baselines=baselines).evaluate(child)
-    assert report["plain"] == PerplexityTaskPool(texts, context_length=6).evaluate(child)["plain"]
+    report = report_of(child, texts, baselines=baselines)
+    assert report["plain"] == report_of(child, texts, context_length=6)["plain"]
     message = evaluation_error(SettingsError, child, texts=texts, baselines=baselines, context_length=7)
     assert "at most 6, the positions of small" in message
     assert message.endswith("Fix: use taskpool.context_length=6")
@@ -228,38 +253,44 @@ def test_all_problems_are_reported_at_once_before_a_model_is_there(tmp_path):
     )
     for part in (
         "9 problems",
-        f"invalid taskpool.texts.wiki\n  found: {tmp_path / 'none.txt'}: No such file or directory",
-        f"invalid taskpool.texts.news\n  found: {bad_line}: line 2 has no field `text`",
-        "invalid taskpool.texts.average\n  found: a name that the report uses itself",
-        "invalid taskpool.texts.code\n  found: None",
+        "nothing was evaluated",
+        f"cannot read the text wiki\n  path: {tmp_path / 'none.txt'}\n  found: No such file or directory",
+        f"cannot read the text news\n  path: {bad_line}\n  found: line 2 has no field `text`",
+        "invalid text average\n  found: a name that the report uses itself",
+        "cannot read the text code\n  path: None",
         f"invalid taskpool.baselines.parent\n  found: '{tmp_path / 'none'}': no such folder",
         "invalid taskpool.baselines.merged",
         "invalid taskpool.tokenizer\n  found: './none': no such folder",
-        "invalid taskpool.stride\n  found: True",
-        "invalid taskpool.batch_size\n  found: 0",
-        "Fix: rename it: '~taskpool.texts.average' +taskpool.texts.average_text=FILE.txt",
+        "invalid stride\n  found: True",
+        "invalid batch_size\n  found: 0",
+        "Fix: use taskpool.batch_size=8",
+        "Fix: use ++taskpool.texts.news=FILE.txt",
+        f"Fix: rename it: ++taskpool.texts.average_text={Path.cwd() / 'x.txt'}",
         "Fix: use '~taskpool.baselines.merged', or rename modelpool.models.merged if baselines follow it",
     ):
         assert part in message
-    assert message.splitlines()[-1] == "Fix: use taskpool.batch_size=8"
+    assert message.splitlines()[-1] == "Fix: use taskpool.tokenizer=FOLDER"
 
 
 @pytest.mark.parametrize(
     ("setting", "found", "fix"),
     [
-        ({"texts": {}}, "{}", "'taskpool.texts={NAME: FILE.txt}'"),
-        ({"texts": "a.txt"}, "'a.txt'", "'taskpool.texts={NAME: FILE.txt}'"),
+        ({"texts": {}}, "{}", "++taskpool.texts.NAME=FILE.txt"),
+        ({"texts": "a.txt"}, "'a.txt'", "++taskpool.texts.NAME=FILE.txt"),
         (
             {"texts": {"baselines": "a.txt"}},
             "a name that the report uses itself",
-            "'~taskpool.texts.baselines' +taskpool.texts.baselines_text=FILE.txt",
+            f"++taskpool.texts.baselines_text={Path.cwd() / 'a.txt'}",
         ),
         ({"baselines": ["gpt2"]}, "['gpt2']", "taskpool.baselines=null"),
         ({"tokenizer": {"path": "gpt2"}}, "{'path': 'gpt2'}", "taskpool.tokenizer=FOLDER"),
-        ({"context_length": 1}, "1", "taskpool.context_length=null"),
+        ({"context_length": 1}, "1", "taskpool.context_length=1024"),
         ({"context_length": 8, "stride": 8}, "8", "taskpool.stride=7"),
         ({"batch_size": None}, "None", "taskpool.batch_size=8"),
-        ({"max_tokens": 1}, "1", "taskpool.max_tokens=null"),
+        ({"max_tokens": 1}, "1", "taskpool.max_tokens=100000"),
+        ({"prompts": "Once"}, "'Once'", "'taskpool.prompts=[\"Once upon a time\"]'"),
+        ({"prompts": [""]}, "['']", "'taskpool.prompts=[\"Once upon a time\"]'"),
+        ({"max_new_tokens": 0}, "0", "taskpool.max_new_tokens=64"),
         ({"device": "gpu"}, "'gpu'", "taskpool.device=auto"),
         ({"device": "meta"}, "'meta'", "taskpool.device=auto"),
     ],
@@ -281,26 +312,25 @@ def test_texts_that_are_too_short_for_their_tokenizer_are_reported_together(text
         (tmp_path / f"{name}.txt").write_text("w1\n", encoding="utf-8")
         short[name] = str(tmp_path / f"{name}.txt")
     message = evaluation_error(SettingsError, child, texts={**texts, **short})
-    assert "invalid taskpool.texts.first\n  found: no document with two tokens or more" in message
-    assert "taskpool.texts.second" in message
+    assert "the text first is too short\n  found: no document with two tokens or more" in message
+    assert "++taskpool.texts.second=" in message
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(texts, child):
     larger = tokenizer_of([*(f"x{i}" for i in range(9)), *WORDS])
     message = evaluation_error(SettingsError, child, texts=texts, tokenizer=larger)
     assert (
-        "invalid taskpool.tokenizer\n  found: token id 45 in plain; merged has 41 embedding rows" in message
+        "the tokenizer of merged does not fit it\n  found: token id 45 in plain; merged has 41 embedding rows"
+        in message
     )
 
 
 def test_relative_paths_start_at_the_working_directory_and_tilde_is_home(folder, child, monkeypatch):
     monkeypatch.chdir(folder)
-    here = PerplexityTaskPool({"plain": "plain.txt"}, tokenizer="a", baselines={"b": "./b"}).evaluate(child)
+    here = report_of(child, {"plain": "plain.txt"}, tokenizer="a", baselines={"b": "./b"})
     monkeypatch.chdir(folder.parent)
     monkeypatch.setenv("HOME", str(folder))
-    home = PerplexityTaskPool({"plain": "~/plain.txt"}, tokenizer="~/a", baselines={"b": "~/b"}).evaluate(
-        child
-    )
+    home = report_of(child, {"plain": "~/plain.txt"}, tokenizer="~/a", baselines={"b": "~/b"})
     assert here == home
 
 
@@ -312,7 +342,7 @@ def test_configuration_survives_the_round_trip(texts, folder, child, tmp_path):
     assert type(again) is PerplexityTaskPool
     assert again.config == pool.config
     assert again.config.stride == 5
-    assert again.evaluate(child) == pool.evaluate(child)
+    assert untimed(again.evaluate(child)) == untimed(pool.evaluate(child))
 
 
 def test_the_host_builds_it_from_yaml(texts, folder, child):
@@ -351,11 +381,11 @@ def test_the_tokenizer_of_the_model_pool_is_used_unless_one_is_set(texts, folder
     child.config._name_or_path = ""
     pool = PerplexityTaskPool(texts)
     pool._program = SimpleNamespace(modelpool=CountingPool())
-    report = pool.evaluate(child)
+    report = untimed(pool.evaluate(child))
     assert pool._program.modelpool.calls == 1
     explicit = PerplexityTaskPool(texts, tokenizer=str(folder / "a"))
     explicit._program = pool._program
-    assert explicit.evaluate(child) == report
+    assert untimed(explicit.evaluate(child)) == report
     assert pool._program.modelpool.calls == 1
 
 
@@ -383,7 +413,7 @@ def test_a_baseline_that_lacks_weights_is_refused(texts, folder, child, tmp_path
     del weights["model.layers.0.mlp.up_proj.weight"]
     save_file(weights, tmp_path / "cut" / "model.safetensors", metadata={"format": "pt"})
     message = evaluation_error(CheckpointError, child, texts=texts, baselines={"cut": str(tmp_path / "cut")})
-    assert "taskpool.baselines.cut lacks weights" in message
+    assert "taskpool.baselines.cut cannot be evaluated: a model lacks weights" in message
     assert "missing: model.layers.0.mlp.up_proj.weight" in message
     assert message.splitlines()[-1].startswith("Fix: use taskpool.baselines.cut=")
 
@@ -396,7 +426,7 @@ def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, c
     assert max(map(len, lines)) <= 80
     assert not any("\x1b" in line for line in lines)
     rows = [line.split()[0] for line in lines if "±" in line and not line.startswith("      ")]
-    assert rows == ["a", "b", "merged"]
+    assert rows == ["a", "b", "merged", "a", "b"]
     assert any(line.startswith(" a [bold] ") for line in lines)
     plain = report["plain"]
     merged = next(i for i, line in enumerate(lines) if line.startswith(" merged"))
@@ -405,6 +435,11 @@ def test_table_shows_models_texts_and_the_verdict_in_80_columns(texts, folder, c
         f"{plain['perplexity']:.2f} ± {plain['perplexity'] * plain['loss_stderr']:.2f}" in lines[merged + 1]
     )
     assert sum(line.split() == ["best"] for line in lines) == 1
+    gap = report["differences"]["b"]["plain"]
+    row = next(line for line in lines[merged + 2 :] if line.startswith(" b "))
+    assert f"{gap['value']:+.3f} ± {gap['stderr']:.3f}" in row
+    noise = gap["low"] <= 0 <= gap["high"]
+    assert (f"~ {gap['value']:+.3f}" in row) == noise
 
 
 @pytest.mark.parametrize(("n_texts", "shown"), [(2, "±"), (5, "text4"), (12, "they are in the report")])
@@ -448,10 +483,11 @@ def test_a_baseline_with_another_tokenizer_is_marked_and_not_compared(texts, fol
     tokenizer_of(WORDS[:20]).save_pretrained(tmp_path / "other")
     AutoModelForCausalLM.from_pretrained(folder / "a").save_pretrained(tmp_path / "other")
     PerplexityTaskPool(texts, baselines={"other": str(tmp_path / "other")}).evaluate(child)
-    lines = capsys.readouterr().out.splitlines()
-    assert any(line.split()[:2] == ["other", "*"] for line in lines)
-    assert "so its losses are not comparable" in lines[-2]
-    assert "there is no other model to compare it with" in lines[-1]
+    out = capsys.readouterr().out
+    assert any(line.split()[:2] == ["other", "*"] for line in out.splitlines())
+    words = " ".join(out.split())
+    assert "so its losses compare in bits per byte only" in words
+    assert "there is no model with these tokens to compare it with other reads other tokens: merged " in words
 
 
 def test_the_same_tokens_under_other_ids_do_compare(texts, folder, child, tmp_path, capsys):
@@ -466,3 +502,37 @@ def test_other_ranks_print_nothing(texts, child, capsys, monkeypatch):
     report = PerplexityTaskPool(texts).evaluate(child)
     assert report["average"]["loss"] > 0
     assert capsys.readouterr().out == ""
+
+
+def test_a_difference_that_may_be_noise_is_marked_and_not_sold_as_a_gain(
+    texts, folder, child, capsys, tmp_path
+):
+    shutil.copytree(folder / "a", tmp_path / "near")
+    near = AutoModelForCausalLM.from_pretrained(folder / "a", dtype="auto")
+    torch.manual_seed(3)  # of other changes, half are more than noise on these few tokens
+    with torch.no_grad():
+        near.lm_head.weight += 0.01 * torch.randn_like(near.lm_head.weight)
+    near.save_pretrained(tmp_path / "near")
+    report = PerplexityTaskPool(texts, baselines={"near": str(tmp_path / "near")}).evaluate(child)
+    gap = report["differences"]["near"]["average"]
+    assert gap["low"] < 0 < gap["high"]
+    out = capsys.readouterr().out
+    assert "not distinguishable from the best baseline, near" in " ".join(out.split())
+    assert "~ " in next(line for line in out.splitlines()[8:] if line.startswith(" near "))
+
+
+def test_prompts_are_continued_by_every_model(texts, folder, child, capsys):
+    settings = {"prompts": ["w1 w2", "w3"], "max_new_tokens": 4, "baselines": {"b": str(folder / "b")}}
+    report = PerplexityTaskPool(texts, **settings).evaluate(child)
+    assert list(report["samples"]) == ["merged", "b"]
+    for samples in report["samples"].values():
+        assert [each["prompt"] for each in samples] == ["w1 w2", "w3"]
+        assert all(1 <= len(each["text"].split()) <= 4 for each in samples)
+    out = capsys.readouterr().out
+    assert f"Prompt: w1 w2\n  merged: {report['samples']['merged'][0]['text']}\n  b: " in out
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(texts, child):
+    message = evaluation_error(SettingsError, child, texts=texts, prompts=["w1 " * POSITIONS])
+    assert "a prompt has no token, or too many" in message
+    assert f"needed: at least one, less than {POSITIONS}" in message
