@@ -21,6 +21,9 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
 
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
+BY_ROW = ("model_stock",)
+"""Methods that are also measured by row."""
+
 OF_MERGEKIT = {"ramplus": "ramplus_tl", "slerp": "nuslerp"}
 """Where mergekit's name is another one."""
 
@@ -31,13 +34,14 @@ UNKNOWN_TO_MERGEKIT = {"warp", "passthrough", "slerp"}
 def ours() -> dict[str, Command]:
     """A merge by each method, with a base where it takes one; `linear` first."""
     names = ["linear", *(name for name in METHODS if name not in ("linear", "passthrough"))]
-    return {name: _ours(name) for name in names}
+    by_row = {f"{name}, by row": _ours(name, granularity="row") for name in BY_ROW}
+    return {name: _ours(name) for name in names} | by_row
 
 
-def _ours(name: str) -> Command:
+def _ours(name: str, **more: object) -> Command:
     method = METHODS[name]
     most = method.n_models[1] or 3
-    options = dict(OWN_OPTIONS.get(name, {}))
+    options = OWN_OPTIONS.get(name, {}) | more
     known = declared(method.options)
     if "density" in known:
         options["density"] = 0.5

@@ -97,41 +97,39 @@ def with_doubts(
 
 def _span(b: Builder, arrays: Sequence[Value], fast: Fast, doubtful: Value) -> Value:
     """Stores the words of a span, lists the indexes of the doubtful ones, and returns their number."""
+    with b.goto_entry_block():
+        marks, n_at = b.alloca(Mask, SPAN // WIDTH), b.alloca(I64)
+    with loop(b, I64(SPAN), step=WIDTH) as i:
+        bits = fast([element(b, array, i, I16) for array in arrays])
+        b.store(bits, element(b, marks, b.udiv(i, I64(WIDTH)), Mask))
+    b.store(I64(0), n_at)
+    with loop(b, I64(SPAN), step=BLOCK) as first:
+        doubts = b.load(element(b, marks, b.udiv(first, I64(WIDTH)), Mask), typ=I64, align=2)
+        with b.if_then(b.icmp_unsigned("!=", doubts, I64(0))):
+            n = b.load(n_at, typ=I64)
+            _list(b, first, doubts, doubtful, n)
+            b.store(b.add(n, b.ctpop(doubts)), n_at)
+    return b.load(n_at, typ=I64)
+
+
+def _list(b: Builder, first: Value, doubts: Value, doubtful: Value, n: Value) -> None:
+    """Appends the indexes of a block's doubtful elements to a list of n."""
     before = b.block
-    block, some, more, after = map(b.append_basic_block, ("block", "some", "more", "after"))
-    b.branch(block)
-
-    b.position_at_end(block)
-    start, n = b.phi(I64), b.phi(I64)
-    doubts: Value = I64(0)
-    for first in range(0, BLOCK, WIDTH):
-        i = b.add(start, I64(first))
-        bits = b.zext(fast([element(b, array, i, I16) for array in arrays]), I64)
-        doubts = b.or_(doubts, b.shl(bits, I64(first)))
-    following = b.add(start, I64(BLOCK))
-    total = b.add(n, b.ctpop(doubts))
-    b.cbranch(b.icmp_unsigned("==", doubts, I64(0)), more, some)
-
+    some, after = b.append_basic_block("some"), b.append_basic_block("after")
+    b.branch(some)
     b.position_at_end(some)
     left, at = b.phi(I64), b.phi(I64)
-    left.add_incoming(doubts, block)
-    at.add_incoming(n, block)
+    left.add_incoming(doubts, before)
+    at.add_incoming(n, before)
     bits = left
     for k in range(AT_ONCE):
-        index = b.trunc(b.add(start, b.cttz(bits, I1(0))), I32)
+        index = b.trunc(b.add(first, b.cttz(bits, I1(0))), I32)
         b.store(index, element(b, doubtful, b.add(at, I64(k)), I32))
         bits = b.and_(bits, b.sub(bits, I64(1)))
     left.add_incoming(bits, some)
     at.add_incoming(b.add(at, I64(AT_ONCE)), some)
-    b.cbranch(b.icmp_unsigned("==", bits, I64(0)), more, some)
-
-    b.position_at_end(more)
-    for phi, first, then in ((start, I64(0), following), (n, I64(0), total)):
-        phi.add_incoming(first, before)
-        phi.add_incoming(then, more)
-    b.cbranch(b.icmp_unsigned("<", following, I64(SPAN)), block, after)
+    b.cbranch(b.icmp_unsigned("==", bits, I64(0)), after, some)
     b.position_at_end(after)
-    return total
 
 
 def _settle(

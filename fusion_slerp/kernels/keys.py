@@ -71,41 +71,29 @@ def key_of(b: Builder, x: Value) -> Value:
     return b.and_(b.bitcast(x, I32), I32(0x7FFF_FFFF))
 
 
-def count_equal(dtypes: Sequence[str]) -> ir.Module:
-    """Counts for each model the keys of differences that equal its factor.
-
-    Arrays: models, base, counts (int64 of shape (models,)), which are overwritten.
-    """
-    n = len(dtypes) - 2
-    module = ir.Module("count_equal")
-    made, b, size, (*arrays, counts), factors = of_one(module, "count_equal_one", I64, len(dtypes), n)
-    wanted = [integer(b, factor) for factor in factors]
-    totals = [b.alloca(I64) for _ in wanted]
-    for total in totals:
-        b.store(I64(0), total)
-    with loop(b, size) as i:
-        *values, base = values_at(b, arrays, dtypes, i)
-        for value, key, total in zip(values, wanted, totals, strict=True):
-            is_equal = b.icmp_unsigned("==", key_of_difference(b, [value, base]), key)
-            b.store(b.add(b.load(total, typ=I64), b.zext(is_equal, I64)), total)
-    for k, total in enumerate(totals):
-        b.store(b.load(total, typ=I64), element(b, counts, I64(k), I64))
-    b.ret(I64(0))
-    of_each(module, made, len(dtypes), n)
-    return module
+def bin_of(b: Builder, key: Value) -> Value:
+    """The bin of the first stage for a key, i32."""
+    is_between = b.icmp_unsigned("!=", b.and_(key, I32(FINE_BINS - 1)), I32(0))
+    return b.or_(b.and_(b.lshr(key, I32(LOWER_BITS - 1)), I32(-2)), b.zext(is_between, I32))
 
 
 def count_upper(dtypes: Sequence[str]) -> ir.Module:
     """Counts the keys of differences in the bins of the first stage.
 
-    Arrays: a model, base, counters (uint32 of shape (COUNTERS, COARSE_BINS), zeros), counts (int64 of shape
-    (COARSE_BINS,)), which are overwritten.
+    Arrays: a model, base, counters (uint32 of shape (COUNTERS, COARSE_BINS), zeros before and after), numbers
+    (int64, overwritten: how many keys are zero, the first bin of the others, and the end), counts (int64 of
+    shape (COARSE_BINS,), overwritten from this bin to the end).
     """
     return _count_upper("count_upper", dtypes, key_of_difference)
 
 
+def count_bins(dtypes: Sequence[str]) -> ir.Module:
+    """Counts bins. Arrays: bins (MASK), counters, numbers, counts; see `count_upper`."""
+    return _count_upper("count_bins", dtypes, None)
+
+
 def count_upper_of_spread(dtypes: Sequence[str]) -> ir.Module:
-    """Counts the keys of spreads in these bins. Arrays: models, base, counters, counts."""
+    """Counts the keys of spreads in these bins. Arrays: models, base, counters, numbers, counts."""
     return _count_upper("count_upper_of_spread", dtypes, key_of_spread)
 
 
@@ -132,22 +120,30 @@ def integer(b: Builder, factor: Value) -> Value:
     return b.trunc(b.fptosi(factor, I64), I32)
 
 
-def _count_upper(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
+def _count_upper(name: str, dtypes: Sequence[str], key: Key | None) -> ir.Module:
+    """Counts the bins of keys; without a key, bins that are stored."""
     module = ir.Module(name)
-    made, b, size, (*arrays, counters, counts), _ = of_one(module, f"{name}_one", I64, len(dtypes), 0)
-    bins = b.alloca(I16, SPAN)
+    made, b, size, given, _ = of_one(module, f"{name}_one", I64, len(dtypes), 0)
+    *arrays, counters, numbers, counts = given
+    bins, lowest, highest = b.alloca(I16, SPAN), b.alloca(I32), b.alloca(I32)
+    b.store(I32(-1), lowest)
+    b.store(I32(0), highest)
 
     def increment(counter: int, bin_of: Value) -> None:
         slot = b.add(b.zext(bin_of, I64), I64(counter * COARSE_BINS))
-        _add(b, element(b, counters, slot, I32), I32(1))
+        add(b, element(b, counters, slot, I32), I32(1))
 
     with loop(b, size, step=SPAN) as start:
-        n = _least(b, b.sub(size, start), SPAN)
+        n = least(b, b.sub(size, start), SPAN)
         with loop(b, n) as i:
-            found = key(b, values_at(b, arrays, dtypes, b.add(start, i)))
-            is_between = b.icmp_unsigned("!=", b.and_(found, I32(FINE_BINS - 1)), I32(0))
-            upper = b.and_(b.lshr(found, I32(LOWER_BITS - 1)), I32(-2))
-            b.store(b.trunc(b.or_(upper, b.zext(is_between, I32)), I16), element(b, bins, i, I16))
+            at = b.add(start, i)
+            if key:
+                bin_of_it = bin_of(b, key(b, values_at(b, arrays, dtypes, at)))
+            else:
+                bin_of_it = b.zext(b.load(element(b, arrays[0], at, I16), typ=I16), I32)
+            b.store(b.trunc(bin_of_it, I16), element(b, bins, i, I16))
+            _keep_if(b, "<", b.sub(bin_of_it, I32(1)), lowest)  # of zero it becomes the largest
+            _keep_if(b, ">", bin_of_it, highest)
         n_rest = b.and_(n, I64(COUNTERS - 1))
         n_grouped = b.sub(n, n_rest)
         with loop(b, n_grouped, step=COUNTERS) as i:
@@ -156,12 +152,23 @@ def _count_upper(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
                 increment(k, b.trunc(b.lshr(four, I64(16 * k)), I16))
         with loop(b, n_rest) as i:
             increment(0, b.load(element(b, bins, b.add(n_grouped, i), I16), typ=I16))
-    with loop(b, I64(COARSE_BINS)) as i:
+    end = b.add(b.zext(b.load(highest, typ=I32), I64), I64(1))
+    first = b.add(b.zext(b.load(lowest, typ=I32), I64), I64(1))
+    first = b.select(b.icmp_unsigned("<", first, end), first, end)
+
+    def take(i: Value) -> Value:
         total: Value = I64(0)
-        for k in range(COUNTERS):
-            address = element(b, counters, b.add(i, I64(k * COARSE_BINS)), I32)
+        for counter in range(COUNTERS):
+            address = element(b, counters, b.add(i, I64(counter * COARSE_BINS)), I32)
             total = b.add(total, b.zext(b.load(address, typ=I32), I64))
-        b.store(total, element(b, counts, i, I64))
+            b.store(I32(0), address)
+        return total
+
+    for k, number in enumerate((take(I64(0)), first, end)):
+        b.store(number, element(b, numbers, I64(k), I64))
+    with loop(b, b.sub(end, first)) as k:
+        i = b.add(first, k)
+        b.store(take(i), element(b, counts, i, I64))
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
@@ -173,7 +180,7 @@ def _count_lower(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
     lower, flags = b.alloca(I16, SPAN + GROUP), b.alloca(I8, SPAN + GROUP)
     upper = integer(b, wanted)
     with loop(b, size, step=SPAN) as start:
-        n = _least(b, b.sub(size, start), SPAN)
+        n = least(b, b.sub(size, start), SPAN)
         with loop(b, n) as i:
             found = key(b, values_at(b, arrays, dtypes, b.add(start, i)))
             is_wanted = b.icmp_unsigned("==", b.lshr(found, I32(LOWER_BITS)), upper)
@@ -188,7 +195,7 @@ def _count_lower(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
                 for k in range(GROUP):
                     at = b.add(i, I64(k))
                     slot = b.zext(b.load(element(b, lower, at, I16), typ=I16), I64)
-                    _add(
+                    add(
                         b,
                         element(b, counters, slot, I32),
                         b.zext(b.load(element(b, flags, at, I8), typ=I8), I32),
@@ -198,9 +205,17 @@ def _count_lower(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
     return module
 
 
-def _least(b: Builder, n: Value, most: int) -> Value:
+def _keep_if(b: Builder, comparison: str, x: Value, address: Value) -> None:
+    """Replaces the i32 at an address by another if the comparison with it holds."""
+    kept = b.load(address, typ=I32)
+    b.store(b.select(b.icmp_unsigned(comparison, x, kept), x, kept), address)
+
+
+def least(b: Builder, n: Value, most: int) -> Value:
+    """The smaller of both, i64."""
     return b.select(b.icmp_unsigned("<", n, I64(most)), n, I64(most))
 
 
-def _add(b: Builder, address: Value, many: Value) -> None:
+def add(b: Builder, address: Value, many: Value) -> None:
+    """Adds to the i32 at an address."""
     b.store(b.add(b.load(address, typ=I32), many), address)

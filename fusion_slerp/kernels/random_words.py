@@ -11,6 +11,8 @@ the counter's 128 bits the lower 64 are used.
 
 from __future__ import annotations
 
+from llvmlite import ir
+
 from fusion_slerp.kernels.building import element, loop
 from fusion_slerp.kernels.elements import I32, I64, Builder, Value
 
@@ -23,10 +25,29 @@ KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 WORDS_PER_COUNTER = 4
 
-MOST_MORE_WORDS = 2 * (WORDS_PER_COUNTER - 1)
-"""Words that are stored besides those of the elements: the rest of the first and the last counter's."""
+COUNTERS = 8
+"""Counters that are processed at a time: i64 in a vector of AVX-512; LLVM splits it for other processors."""
 
-LOW = I64((1 << 32) - 1)
+GROUP = COUNTERS * WORDS_PER_COUNTER
+"""Words of these."""
+
+MOST_MORE_WORDS = WORDS_PER_COUNTER - 1 + GROUP - 1
+"""Words that are stored besides those of the elements: the first counter's others, and the rest of the last
+group.
+"""
+
+LOW = (1 << 32) - 1
+
+I64s, I32s = ir.VectorType(I64, COUNTERS), ir.VectorType(I32, GROUP // 2)
+
+INTERLEAVED = [lane + COUNTERS * half for lane in range(COUNTERS) for half in range(2)]
+"""Lanes of two vectors, in turn."""
+
+EVEN = [2 * lane + 2 * COUNTERS * half for lane in range(COUNTERS) for half in range(2)]
+"""Of two vectors, the lower halves of i64 in turn."""
+
+ODD = [2 * lane + 1 for lane in range(COUNTERS) for _ in range(2)]
+"""Upper halves of i64, twice each."""
 
 
 def store_words(b: Builder, memory: Value, start: Value, n: Value, key: Value) -> Value:
@@ -40,27 +61,36 @@ def store_words(b: Builder, memory: Value, start: Value, n: Value, key: Value) -
         key: i64; its lower half is the first.
     """
     skipped = b.and_(start, I64(WORDS_PER_COUNTER - 1))
-    n_counters = b.udiv(b.add(b.add(skipped, n), I64(WORDS_PER_COUNTER - 1)), I64(WORDS_PER_COUNTER))
     first = b.udiv(start, I64(WORDS_PER_COUNTER))
     keys = _round_keys(b, key)
-    with loop(b, n_counters) as i:
-        counter = b.add(first, i)
-        state = [counter, b.lshr(counter, I64(32)), I64(0), I64(0)]
-        for of_round in keys:
-            state = _after_round(b, state, of_round)
-        slot = b.mul(i, I64(WORDS_PER_COUNTER))
-        for k, word in enumerate(state):
-            b.store(b.trunc(word, I32), element(b, memory, b.add(slot, I64(k)), I32))
+    with loop(b, b.add(skipped, n), step=GROUP) as i:
+        halves = _words_of(b, b.add(first, b.udiv(i, I64(WORDS_PER_COUNTER))), keys)
+        for k, half in enumerate(halves):
+            address = element(b, memory, b.add(i, I64(k * GROUP // 2)), I32)
+            b.store(half, b.bitcast(address, ir.PointerType(I32s)), align=4)
     return element(b, memory, skipped, I32)
 
 
+def _words_of(b: Builder, first: Value, keys: list[tuple[Value, Value]]) -> list[Value]:
+    """The words of COUNTERS counters in the order of elements: two vectors of i32."""
+    counters = b.add(_of_all(b, first), I64s(list(range(COUNTERS))))
+    state = [counters, b.lshr(counters, _longs(32)), _longs(0), _longs(0)]
+    for of_round in keys:
+        state = _after_round(b, state, of_round)
+    pairs = [_shuffled(b, *halves, EVEN) for halves in zip(state[::2], state[1::2], strict=True)]
+    return [
+        b.bitcast(b.shuffle_vector(*pairs, ir.VectorType(I32, COUNTERS)(lanes)), I32s)
+        for lanes in (INTERLEAVED[:COUNTERS], INTERLEAVED[COUNTERS:])
+    ]
+
+
 def _round_keys(b: Builder, key: Value) -> list[tuple[Value, Value]]:
-    first, second = b.and_(key, LOW), b.lshr(key, I64(32))
+    first, second = b.and_(key, I64(LOW)), b.lshr(key, I64(32))
     keys = []
     for _ in range(ROUNDS):
-        keys.append((first, second))
-        first = b.and_(b.add(first, I64(KEY_STEPS[0])), LOW)
-        second = b.and_(b.add(second, I64(KEY_STEPS[1])), LOW)
+        keys.append((_of_all(b, first), _of_all(b, second)))
+        first = b.and_(b.add(first, I64(KEY_STEPS[0])), I64(LOW))
+        second = b.and_(b.add(second, I64(KEY_STEPS[1])), I64(LOW))
     return keys
 
 
@@ -69,12 +99,34 @@ def _after_round(b: Builder, state: list[Value], key: tuple[Value, Value]) -> li
     processors multiply lower halves of i64 as they are.
     """
     first, second = (
-        b.mul(b.and_(word, LOW), I64(multiplier))
+        b.mul(b.and_(word, _longs(LOW)), _longs(multiplier))
         for word, multiplier in zip(state[::2], MULTIPLIERS, strict=True)
     )
     return [
-        b.xor(b.xor(b.lshr(second, I64(32)), state[1]), key[0]),
+        b.xor(b.xor(_upper(b, second), state[1]), key[0]),
         second,
-        b.xor(b.xor(b.lshr(first, I64(32)), state[3]), key[1]),
+        b.xor(b.xor(_upper(b, first), state[3]), key[1]),
         first,
     ]
+
+
+def _upper(b: Builder, x: Value) -> Value:
+    """The upper halves, in place of the lower ones: by a shuffle, for which processors have a unit that
+    multiplications do not need.
+    """
+    return _shuffled(b, x, x, ODD)
+
+
+def _shuffled(b: Builder, x: Value, y: Value, lanes: list[int]) -> Value:
+    halves = [b.bitcast(each, I32s) for each in (x, y)]
+    return b.bitcast(b.shuffle_vector(*halves, ir.VectorType(I32, len(lanes))(lanes)), I64s)
+
+
+def _of_all(b: Builder, x: Value) -> Value:
+    """A vector with a number in every lane."""
+    alone = b.insert_element(ir.Constant(I64s, ir.Undefined), x, I32(0))
+    return b.shuffle_vector(alone, alone, ir.VectorType(I32, COUNTERS)([0] * COUNTERS))
+
+
+def _longs(value: int) -> Value:
+    return I64s([value] * COUNTERS)

@@ -1,12 +1,24 @@
-"""Calls of the kernels in `keys` and `selection` on a chunk: the last of the vectors is the base."""
+"""Calls of the kernels in `keys`, `key_masks` and `selection` on a chunk: the last vector is the base."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from fusion_slerp.kernels import FAST_ELEMENTS, Kernel, Table, Words, keys, run, selection, values_of
+from fusion_slerp.kernels import (
+    FAST_ELEMENTS,
+    Kernel,
+    Table,
+    Words,
+    key_masks,
+    keys,
+    run,
+    selection,
+    values_of,
+)
 from fusion_slerp.kernels.elements import MASK
 from fusion_slerp.kernels.fast_selection import (
     are_simple,
@@ -16,6 +28,7 @@ from fusion_slerp.kernels.fast_selection import (
     fast_selected_sum,
     is_fast,
 )
+from fusion_slerp.kernels.fast_spread import can_be_fast, fast_bins_of_spread, fast_select_spread
 
 KEY_END = 1 << keys.KEY_BITS
 """Above every key."""
@@ -27,23 +40,64 @@ def key_above(x: float) -> int:
     return int(rounded.view(np.uint32)) + (float(rounded) <= x)
 
 
-def masks_by_key(
-    words: Words, limits: Sequence[tuple[int, int]], masks: np.ndarray | None = None
-) -> np.ndarray:
-    """Returns masks: bit i is set where the key of model i is in [first, end).
+Limits = Sequence[tuple[int, int]]
+"""For each model the first key that is taken, and the end; none if the end is not above the first."""
+
+
+def masks_by_key(words: Words, limits: Limits) -> np.ndarray:
+    """Returns masks: bit i is set where the key of model i is inside its limits.
 
     Args:
         words: The models' words, then the base's.
-        limits: For each model; nothing is in it if the end is not above the first.
-        masks: Overwritten, if given.
+        limits: For each model.
 
     Returns:
-        uint16 of the words' length.
+        Fresh uint16 of the words' length.
     """
-    masks = np.empty(words[0].size, np.uint16) if masks is None else masks
-    factors = [float(limit) for first, end in limits for limit in (first, max(first, end))]
-    _run(selection.select, [*words, masks], [*_types(words), MASK], factors)
+    masks = np.empty(words[0].size, np.uint16)
+    _run(key_masks.select, [*words, masks], [*_types(words), MASK], _factors(limits))
     return masks
+
+
+class Flagged(NamedTuple):
+    """Masks, and what may be added to them.
+
+    Attributes:
+        masks: uint16.
+        equal: For each list of keys, uint16: bit i is set where model i has its key.
+        counts: int64 of shape (lists, models): how many bits are set in these.
+    """
+
+    masks: np.ndarray
+    equal: list[np.ndarray]
+    counts: np.ndarray
+
+
+def flagged_by_key(words: Words, limits: Limits, keys: Sequence[Sequence[int]]) -> Flagged:
+    """Returns masks as `masks_by_key` does, and where models have certain keys; all of it fresh.
+
+    Args:
+        words: The models' words, then the base's.
+        limits: For each model.
+        keys: One or two lists with a key for each model; `KEY_END` for none.
+    """
+    # One piece of memory: several, once freed, would be returned to the system, and cost as much as counting.
+    masks, *equal = np.empty((1 + len(keys), words[0].size), np.uint16)
+    counts = np.empty((len(keys), len(words) - 1), np.int64)
+    factors = [*_factors(limits), *(float(key) for of_models in keys for key in of_models)]
+    dtypes = [*_types(words), MASK, *[MASK] * len(keys), "int64"]
+    _run(key_masks.select_and_flag, [*words, masks, *equal, counts], dtypes, factors)
+    return Flagged(masks, equal, counts)
+
+
+def add_flagged(masks: np.ndarray, flags: np.ndarray, bits: int) -> None:
+    """Adds bits to the masks where they are set in the flags: uint16, of equal length."""
+    assert masks.size == flags.size, "the compiled code trusts its pointers"
+    _run(key_masks.add_flagged, [masks, flags], [MASK, MASK], [float(bits)])
+
+
+def _factors(limits: Limits) -> list[float]:
+    return [float(limit) for first, end in limits for limit in (first, max(first, end))]
 
 
 def masks_by_spread(words: Words, first: int) -> np.ndarray:
@@ -52,8 +106,11 @@ def masks_by_spread(words: Words, first: int) -> np.ndarray:
     Returns:
         Fresh uint16 of the words' length.
     """
-    masks = np.empty(words[0].size, np.uint16)
-    _run(selection.select_spread, [*words, masks], [*_types(words), MASK], [float(first)])
+    masks, types = np.empty(words[0].size, np.uint16), _types(words)
+    if masks.size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
+        _run(fast_select_spread, [*words[:-1], masks], [*types[:-1], MASK], [float(first)])
+    else:
+        _run(key_masks.select_spread, [*words, masks], [*types, MASK], [float(first)])
     return masks
 
 
@@ -93,18 +150,63 @@ def sum_by_mask(
     return _run(fast_elected_sum, arrays, dtypes, [*factors, simple, *fast.scales, *fast.shares])
 
 
-def count_upper(words: Words) -> np.ndarray:
-    """Returns how many keys fall into each bin of the first stage: fresh int64 of shape (COARSE_BINS,).
+class Histogram(NamedTuple):
+    """How many keys fall into each bin of the first stage.
+
+    Attributes:
+        n_zero: How many are zero: the first bin.
+        first: The first other bin that has any.
+        counts: int64, from this bin to the last that has any.
+    """
+
+    n_zero: int
+    first: int
+    counts: np.ndarray
+
+    def join(self, other: Histogram) -> Histogram:
+        """Adds another."""
+        filled = [each for each in (self, other) if each.counts.size] or [self]
+        first = min(each.first for each in filled)
+        end = max(each.first + each.counts.size for each in filled)
+        total = np.zeros(end - first, np.int64)
+        for each in filled:
+            total[each.first - first :][: each.counts.size] += each.counts
+        return Histogram(self.n_zero + other.n_zero, first, total)
+
+    def of_all_bins(self) -> np.ndarray:
+        """Returns fresh int64 of shape (COARSE_BINS,)."""
+        counts = np.zeros(keys.COARSE_BINS, np.int64)
+        counts[self.first :][: self.counts.size] = self.counts
+        counts[0] = self.n_zero
+        return counts
+
+
+_counters = threading.local()
+"""Each thread's, which are zero between two calls: setting a megabyte to zero takes longer than counting a
+small chunk.
+"""
+
+
+def count_upper(words: Words) -> Histogram:
+    """Returns how many keys fall into each bin of the first stage.
 
     Args:
         words: Those of a model and the base, for the keys of differences; those of several models and the
             base, for the keys of their spread.
     """
-    counters = np.zeros((keys.COUNTERS, keys.COARSE_BINS), np.uint32)
-    counts = np.empty(keys.COARSE_BINS, np.int64)
-    kernel = keys.count_upper if len(words) == 2 else keys.count_upper_of_spread
-    _run(kernel, [*words, counters, counts], [*_types(words), "uint32", "int64"])
-    return counts
+    if not hasattr(_counters, "of_bins"):
+        _counters.of_bins = np.zeros((keys.COUNTERS, keys.COARSE_BINS), np.uint32)
+    numbers, counts = np.empty(3, np.int64), np.empty(keys.COARSE_BINS, np.int64)
+    kernel, types = keys.count_upper, _types(words)
+    if len(words) > 2:
+        kernel = keys.count_upper_of_spread
+        if words[0].size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
+            bins = np.empty(words[0].size, np.uint16)
+            _run(fast_bins_of_spread, [*words[:-1], bins], [*types[:-1], MASK])
+            kernel, words, types = keys.count_bins, [bins], [MASK]
+    _run(kernel, [*words, _counters.of_bins, numbers, counts], [*types, "uint32", "int64", "int64"])
+    n_zero, first, end = numbers.tolist()
+    return Histogram(n_zero, first, counts[first:end].copy())
 
 
 def count_lower(words: Words, upper: int) -> np.ndarray:
@@ -121,13 +223,6 @@ def count_lower(words: Words, upper: int) -> np.ndarray:
     kernel = keys.count_lower if len(words) == 2 else keys.count_lower_of_spread
     _run(kernel, [*words, counters], [*_types(words), "uint32"], [float(upper)])
     return counters.astype(np.int64)
-
-
-def count_equal(words: Words, wanted: Sequence[int]) -> np.ndarray:
-    """Returns for each model how many of its differences have its key: fresh int64 of shape (models,)."""
-    counts = np.empty(len(words) - 1, np.int64)
-    _run(keys.count_equal, [*words, counts], [*_types(words), "int64"], [float(key) for key in wanted])
-    return counts
 
 
 def keys_of(model: np.ndarray, base: np.ndarray) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Kernels of methods that select elements: masks, sums over what they select, the election of signs.
+"""Kernels of methods that select elements: sums over what they select, the election of signs.
 
 The arrays of a kernel are the words of the models, of their base, and arrays of its own. A difference is
-float64: model minus base. Bit i of an element's mask says whether model i takes part; keys are those of
-`kernels.keys`.
+float64: model minus base. Bit i of an element's mask says whether model i takes part.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from fusion_slerp.kernels.elements import (
     F32,
     F64,
     I16,
-    I32,
     I64,
     LLVM_TYPES,
     Builder,
@@ -24,48 +22,8 @@ from fusion_slerp.kernels.elements import (
     encode,
     is_not_finite,
 )
-from fusion_slerp.kernels.keys import integer, key_of, key_of_difference, key_of_spread, values_at
+from fusion_slerp.kernels.keys import key_of, values_at
 from fusion_slerp.kernels.loops import exact_sum, sum_and_error
-
-
-def select(dtypes: Sequence[str]) -> ir.Module:
-    """Stores masks: bit i is set if the key of model i is in [factor 2i, factor 2i+1).
-
-    Arrays: models, base, masks.
-    """
-    n = len(dtypes) - 2
-    module = ir.Module("select")
-    made, b, size, (*arrays, masks), factors = of_one(module, "select_one", I64, len(dtypes), 2 * n)
-    firsts, ends = [integer(b, each) for each in factors[::2]], [integer(b, each) for each in factors[1::2]]
-    widths = [b.sub(end, first) for first, end in zip(firsts, ends, strict=True)]
-    with loop(b, size) as i:
-        *values, base = values_at(b, arrays, dtypes, i)
-        mask: Value = I32(0)
-        for k, value in enumerate(values):
-            key = key_of_difference(b, [value, base])
-            is_inside = b.icmp_unsigned("<", b.sub(key, firsts[k]), widths[k])
-            mask = b.or_(mask, b.select(is_inside, I32(1 << k), I32(0)))
-        b.store(b.trunc(mask, I16), element(b, masks, i, I16))
-    b.ret(I64(0))
-    of_each(module, made, len(dtypes), 2 * n)
-    return module
-
-
-def select_spread(dtypes: Sequence[str]) -> ir.Module:
-    """Stores masks of all models where the key of their spread is at least the factor, else of none.
-
-    Arrays: models, base, masks.
-    """
-    everyone = (1 << len(dtypes) - 2) - 1
-    module = ir.Module("select_spread")
-    made, b, size, (*arrays, masks), (factor,) = of_one(module, "select_spread_one", I64, len(dtypes), 1)
-    first = integer(b, factor)
-    with loop(b, size) as i:
-        is_inside = b.icmp_unsigned(">=", key_of_spread(b, values_at(b, arrays, dtypes, i)), first)
-        b.store(b.select(is_inside, I16(everyone), I16(0)), element(b, masks, i, I16))
-    b.ret(I64(0))
-    of_each(module, made, len(dtypes), 1)
-    return module
 
 
 def elect(dtypes: Sequence[str]) -> ir.Module:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from fusion_slerp import passes
 
 if TYPE_CHECKING:
+    from fusion_slerp.passes.many import AtOnce
     from fusion_slerp.passes.protocols import Steps
 
 
@@ -83,6 +84,8 @@ class Method:
             elements of a unit.
         needs_rows: Whether it must see whole rows at a time, up to the elements of a chunk.
         is_indexed: Whether the result of an element depends on its index in the merged model's tensor.
+        at_once: Takes the parameters; returns what decides many units by one call, as `steps` would decide
+            each, if the units are rows. None if the method has no such function.
     """
 
     name: str
@@ -99,10 +102,17 @@ class Method:
     is_in_span: bool = True
     needs_rows: bool = False
     is_indexed: bool = False
+    at_once: Callable[[Any], AtOnce] | None = None
 
     def start(self, parameters: Any, unit: Unit) -> Steps:
         """Returns the generator for a unit; the parameters may be `WithoutBase`."""
         return _average(parameters) if isinstance(parameters, WithoutBase) else self.steps(parameters, unit)
+
+    def many(self, parameters: Any) -> AtOnce | None:
+        """Returns `at_once`; the parameters may be `WithoutBase`."""
+        if self.at_once is None or isinstance(parameters, WithoutBase):
+            return None
+        return self.at_once(parameters)
 
     def n_passes(self, parameters: Any) -> tuple[int, int]:
         """Returns `passes`; the parameters may be `WithoutBase`."""

@@ -28,7 +28,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from functools import partial
+from itertools import combinations, combinations_with_replacement
 from math import fsum
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,7 +40,10 @@ from fusion_slerp.methods.task_vector_options import TowardsBase
 from fusion_slerp.options import one_of, option
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fusion_slerp.passes.gram import GramMatrix
+    from fusion_slerp.passes.many import AtOnce, Decided
     from fusion_slerp.passes.protocols import Steps
 
 RowOrTensor = Literal["tensor", "row"]
@@ -82,9 +86,44 @@ def position(gram: GramMatrix) -> tuple[float, str]:
     pairs = list(combinations(range(gram.n), 2))
     known = [gram.cosine(i, j) for i, j in pairs if gram.norms[i] and gram.norms[j]]
     c = fsum(known) / len(pairs)
-    if c <= 0:
-        return 0.0, "model_stock: base" if known else "model_stock: zero vectors"
-    return min(1.0, gram.n * c / (1.0 + (gram.n - 1) * c)), "model_stock"
+    t = min(1.0, gram.n * c / (1.0 + (gram.n - 1) * c)) if c > 0 else 0.0
+    return t, _rule(c, bool(known))
+
+
+def _rule(c: float, has_directions: bool) -> str:
+    if c > 0:
+        return "model_stock"
+    return "model_stock: base" if has_directions else "model_stock: zero vectors"
+
+
+def at_once(p: ModelStockParameters) -> AtOnce:
+    """Returns what decides many units by one call, each as `model_stock` decides it."""
+    from fusion_slerp.passes.many import AtOnce
+
+    return AtOnce(is_relative=True, decide=partial(_decide, p))
+
+
+def _decide(p: ModelStockParameters, products: np.ndarray) -> Decided:
+    import numpy as np  # the options are available without it
+
+    from fusion_slerp.passes.many import Decided
+
+    indexes = list(combinations_with_replacement(range(p.n), 2))
+    norms = np.sqrt(products[:, [i == j for i, j in indexes]])
+    is_decided = np.isfinite(products).all(axis=1) & ~span.needs_scaling(norms)
+    cosines, has_any = [], np.zeros(len(products), bool)
+    with np.errstate(all="ignore"):
+        for (i, j), product in zip(indexes, products.T, strict=True):
+            if i < j:
+                is_known = (norms[:, i] > 0) & (norms[:, j] > 0)
+                cosine = np.clip(product / (norms[:, i] * norms[:, j]), -1.0, 1.0)
+                cosines.append(np.where(is_known & is_decided, cosine, 0.0))
+                has_any |= is_known
+        of_units = zip(*(each.tolist() for each in cosines), strict=True)
+        c = np.array([fsum(of_unit) / len(cosines) for of_unit in of_units])
+        t = np.where(c > 0, np.minimum(1.0, p.n * c / (1.0 + (p.n - 1) * c)), 0.0)
+    rules = [_rule(*each) for each in zip(c.tolist(), has_any.tolist(), strict=True)]
+    return Decided(span.of_many_task_vectors(t / p.n, p.n, p.towards_base), rules, is_decided)
 
 
 def _parameters(
@@ -104,4 +143,5 @@ MODEL_STOCK = Method(
     steps=model_stock,
     summary="mean of the models, moved towards their base by their angles (model_stock)",
     base="needed",
+    at_once=at_once,
 )

@@ -11,6 +11,8 @@ from fusion_slerp.errors import setting
 from fusion_slerp.methods.method import BASE, UnusableError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fusion_slerp.passes.gram import GramMatrix
     from fusion_slerp.passes.protocols import Measure
 
@@ -112,6 +114,37 @@ def measured(is_relative: bool) -> Generator[Measure, Any, GramMatrix]:
         common = (max(exponents),) * len(exponents) if is_relative else tuple(exponents)
         gram = yield passes.Gram(common, is_relative)
     return gram
+
+
+def of_many_task_vectors(coefficients: np.ndarray, n: int, towards_base: float = 0.0) -> np.ndarray:
+    """Returns `of_task_vectors` for many units in which all of n models have the same coefficient.
+
+    Args:
+        coefficients: float64 of shape (units,).
+        n: Number of models.
+        towards_base: As there.
+
+    Returns:
+        float64 of shape (units, n + 1).
+    """
+    import numpy as np  # the options of methods are available without it
+
+    own = (1.0 - towards_base) * coefficients
+    sums = np.array([[fsum((1.0, *(-x,) * n)), fsum((abs(x),) * n)] for x in own.tolist()]).reshape(-1, 2)
+    rest = np.where(np.abs(sums[:, 0]) > ROUNDING * sums[:, 1], sums[:, 0], 0.0)
+    return np.column_stack([*[own] * n, rest])
+
+
+def needs_scaling(norms: np.ndarray) -> np.ndarray:
+    """Returns for many units whether `measured` would measure them again: bool of shape (units,).
+
+    Args:
+        norms: float64 of shape (units, vectors).
+    """
+    import numpy as np
+
+    is_extreme = ~np.isfinite(norms) | ((norms > 0) & (norms < SHORT_NORM))
+    return np.logical_or.reduce(is_extreme, axis=1)
 
 
 def cosines(gram: GramMatrix, indexes: Sequence[int]) -> list[list[float]]:

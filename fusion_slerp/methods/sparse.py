@@ -14,8 +14,8 @@ from fusion_slerp.methods.method import UnusableError
 from fusion_slerp.methods.task_vector_options import Sparse
 
 if TYPE_CHECKING:
+    from fusion_slerp.passes.by_magnitude import ByMagnitude
     from fusion_slerp.passes.protocols import Measure
-    from fusion_slerp.passes.selections import ByMagnitude
 
 MOST_MODELS = 12
 """Each set of models has a row in the table of coefficients: 4,096 rows stay in the processor's cache."""

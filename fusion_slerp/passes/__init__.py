@@ -13,7 +13,7 @@ _HOMES = {
     "Chords": "fusion_slerp.passes.chords",
     "Gram": "fusion_slerp.passes.gram",
     "LargestMagnitude": "fusion_slerp.passes.magnitude",
-    "ByMagnitude": "fusion_slerp.passes.selections",
+    "ByMagnitude": "fusion_slerp.passes.by_magnitude",
     "BySpread": "fusion_slerp.passes.selections",
     "Clipped": "fusion_slerp.passes.clipping",
     "NOTHING": "fusion_slerp.passes.ranks",
@@ -22,7 +22,7 @@ _HOMES = {
     "SelectedSquares": "fusion_slerp.passes.selections",
     "SelectedSum": "fusion_slerp.passes.selections",
     "SharedCounts": "fusion_slerp.passes.selections",
-    "above": "fusion_slerp.passes.selections",
+    "above": "fusion_slerp.passes.by_magnitude",
     "cut_of_spread": "fusion_slerp.passes.ranks",
     "cuts": "fusion_slerp.passes.ranks",
     "Draw": "fusion_slerp.passes.chances",
@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from fusion_slerp.passes.by_magnitude import ByMagnitude, above
     from fusion_slerp.passes.chances import Draw, key_of
     from fusion_slerp.passes.chords import Chords
     from fusion_slerp.passes.clipping import Clipped
@@ -65,13 +66,11 @@ if TYPE_CHECKING:
     from fusion_slerp.passes.protocols import Made
     from fusion_slerp.passes.ranks import NOTHING, cut_of_spread, cuts
     from fusion_slerp.passes.selections import (
-        ByMagnitude,
         BySpread,
         SelectedMagnitudes,
         SelectedSquares,
         SelectedSum,
         SharedCounts,
-        above,
     )
     from fusion_slerp.passes.weighted_sum import WeightedSum
 

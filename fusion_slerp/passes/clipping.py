@@ -9,6 +9,7 @@ import numpy as np
 
 from fusion_slerp import kernels
 from fusion_slerp.kernels import Words, clipping
+from fusion_slerp.passes.protocols import Counted
 
 
 class Clipped(NamedTuple):
@@ -22,7 +23,7 @@ class Clipped(NamedTuple):
     limit: float
     share: float
 
-    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk of the model and the base; returns how many elements are infinite or NaN."""
         factors = np.array([[self.limit, self.share, fsum((1.0, -self.share))]])
         table = kernels.table_of("clipped", (*words, out))

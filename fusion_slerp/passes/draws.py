@@ -13,9 +13,10 @@ from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
 from fusion_slerp.kernels import Words
 from fusion_slerp.kernels.drawing import add_ranked, drawn_masks, packed, unpacked
 from fusion_slerp.passes.chances import CERTAIN, Draw, threshold
+from fusion_slerp.passes.protocols import Counted
 
 KEPT_NBYTES = 16 << 20
-"""Masks of a unit that are kept from measuring to writing, at most; ranks take longer than reading twice."""
+"""Masks of a unit that are kept from measuring to writing, at most: drawing takes longer than reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +42,10 @@ class Drawn:
         """Whether any probability depends on ranks."""
         return self.width > 1 and any(draw.is_ranked for draw in self.draws)
 
-    def count(self, words: Words) -> None:
+    def count_in(self, words: Words) -> None:
         """Returns None: nothing depends on earlier chunks."""
 
-    def masks(self, words: Words, start: int, before: np.ndarray | None = None) -> np.ndarray:
+    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk: of whole rows, if ranks count."""
         masks = _alike(words[0].size, start, self.draws, self.is_ranked)
         for k, draw in enumerate(self.draws):
@@ -100,6 +101,8 @@ def thresholds(density: float, spread: float, n: int) -> np.ndarray:
 class Kept:
     """A selection whose masks are requested twice, chunk by chunk: they are kept in between, up to a limit.
 
+    It equals another of the same selection: both have the same masks, whichever of them are kept.
+
     Args:
         selection: The selection.
         n_models: Number of models.
@@ -111,10 +114,16 @@ class Kept:
         self._kept: dict[Chunk, np.ndarray] = {}
         self._changing = threading.Lock()
 
-    def count(self, words: Words) -> None:
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Kept) and self._selection == other._selection
+
+    def __hash__(self) -> int:
+        return hash(self._selection)
+
+    def count_in(self, words: Words) -> None:
         """Returns None: nothing depends on earlier chunks."""
 
-    def masks(self, words: Words, start: int, before: np.ndarray | None = None) -> np.ndarray:
+    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk."""
         chunk = start, words[0].size
         with self._changing:

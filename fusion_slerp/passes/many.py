@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +12,34 @@ from fusion_slerp.kernels import Table, Words
 from fusion_slerp.passes.gram import Gram
 from fusion_slerp.passes.protocols import Made, Measure, NotFiniteError, Steps, drive, write
 from fusion_slerp.passes.weighted_sum import WeightedSum
+
+
+class Decided(NamedTuple):
+    """Weighted sums of many units.
+
+    Attributes:
+        coefficients: float64 of shape (units, sources).
+        rules: Of each unit.
+        is_decided: Of each unit; its coefficients and rule count only if this is true.
+    """
+
+    coefficients: np.ndarray
+    rules: Sequence[str]
+    is_decided: np.ndarray
+
+
+class AtOnce(NamedTuple):
+    """A method in the span of its sources, for many units by one call.
+
+    Attributes:
+        is_relative: Whether its vectors are the differences from the last source.
+        decide: Takes the products of many units, float64 of shape (units, products): of each unit the upper
+            triangle of its Gram matrix. Units that need another measure are left undecided.
+    """
+
+    is_relative: bool
+    decide: Callable[[np.ndarray], Decided]
+
 
 UNSCALED = (Gram(), Gram(is_relative=True))
 

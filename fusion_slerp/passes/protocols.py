@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -53,17 +54,36 @@ class Measure(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What a combine counted in a chunk.
+
+    Attributes:
+        counts: int64.
+        found: What else it found on the way, and needs to write the chunk.
+        before: The counts of all earlier chunks, added up.
+    """
+
+    counts: np.ndarray
+    found: Any
+    before: np.ndarray
+
+    def after(self, before: np.ndarray) -> Counted:
+        """Returns it with the counts of the earlier chunks."""
+        return replace(self, before=before)
+
+
 class Combine(Protocol):
     """Writes the result of a unit, chunk by chunk."""
 
-    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk, each element rounded once; returns how many are infinite or NaN.
 
         Args:
             words: The words of every source.
             out: As many words; overwritten.
             start: The index of the first element in the merged model's tensor.
-            before: The counts of all earlier chunks, added up, if it is a `CountingCombine` that counts.
+            counted: The counts of the chunk and of all before it, if a `CountingCombine` needs them.
         """
         ...
 
@@ -72,8 +92,8 @@ class Combine(Protocol):
 class CountingCombine(Combine, Protocol):
     """A combine that needs to know something about the elements of all earlier chunks."""
 
-    def count(self, words: Words) -> np.ndarray | None:
-        """Returns the counts of one chunk, int64; None if nothing needs to be counted in this unit."""
+    def count_in(self, words: Words) -> Counted | None:
+        """Returns the counts of one chunk; None if nothing needs to be counted in this unit."""
         ...
 
 
@@ -121,8 +141,8 @@ def drive(steps: Steps, chunks: Callable[[], Iterable[Words]], first: Measure | 
 
 def write(combine: Combine, words: Words, out: np.ndarray) -> int:
     """Writes a unit whose words are in memory; returns how many elements are infinite or NaN."""
-    before = combine.count(words) if isinstance(combine, CountingCombine) else None
-    return combine.into(words, out, 0, None if before is None else np.zeros_like(before))
+    counted = combine.count_in(words) if isinstance(combine, CountingCombine) else None
+    return combine.into(words, out, 0, counted)
 
 
 def with_starts(chunks: Iterable[Words]) -> Iterator[tuple[Words, int]]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from fusion_slerp.kernels import Words, selecting
 from fusion_slerp.kernels.keys import LOWER_BITS
+from fusion_slerp.kernels.selecting import Histogram
 from fusion_slerp.passes.protocols import Measure
 
 SPREAD = -1
@@ -66,8 +67,19 @@ SMALL = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
+class Histograms:
+    """Counts of keys so far, by model."""
+
+    of: Mapping[int, Histogram]
+
+    def join(self, other: Histograms) -> Histograms:
+        """Adds the counts of another."""
+        return Histograms({i: histogram.join(other.of[i]) for i, histogram in self.of.items()})
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
-    """Counts of keys so far: int64, by model in the first pass, by bin in the second."""
+    """Counts of keys so far in the second pass: int64, by bin."""
 
     of: Mapping[Any, np.ndarray]
 
@@ -89,13 +101,13 @@ class UpperBits:
     models: tuple[int, ...]
     turn: ClassVar[int] = 3
 
-    def part(self, words: Words, start: int = 0) -> Counts:
+    def part(self, words: Words, start: int = 0) -> Histograms:
         """Returns the counts of one chunk."""
-        return Counts({i: selecting.count_upper(_counted(words, i)) for i in self.models})
+        return Histograms({i: selecting.count_upper(_counted(words, i)) for i in self.models})
 
-    def value(self, total: Counts) -> Mapping[int, np.ndarray]:
-        """Returns the counts by model."""
-        return total.of
+    def value(self, total: Histograms) -> Mapping[int, np.ndarray]:
+        """Returns the counts of all bins, by model."""
+        return {i: histogram.of_all_bins() for i, histogram in total.of.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Table, Words
 from fusion_slerp.passes.exact_sums import ExactSums, total_of
 from fusion_slerp.passes.gram import GramMatrix, gram_matrix
-from fusion_slerp.passes.many import combine_many, drive_many
-from fusion_slerp.passes.protocols import Made, Measure, NotFiniteError, Steps
+from fusion_slerp.passes.many import AtOnce, combine_many, drive_many
+from fusion_slerp.passes.protocols import Counted, Made, Measure, NotFiniteError, Steps
 from fusion_slerp.passes.weighted_sum import WeightedSum
 
 
@@ -38,9 +38,21 @@ class _Tally:
     def add(self, units: Sequence[Made]) -> None:
         """Adds the units of a chunk."""
         measured = [unit.gram for unit in units if unit.gram is not None]
-        part = ExactSums(_scaled_sums(measured)) if measured else None
+        products = np.array([gram.products for gram in measured])
+        powers = np.array([gram.product_exponents for gram in measured])
+        self.add_measured([unit.rule for unit in units], products, powers)
+
+    def add_measured(self, rules: Sequence[str], products: np.ndarray, powers: np.ndarray) -> None:
+        """Adds the units of a chunk: their rules, and the Gram matrices of those that were measured.
+
+        Args:
+            rules: Of each unit.
+            products: Their products, as measured.
+            powers: The powers of two by which these were divided.
+        """
+        part = ExactSums(_scaled_sums(products, powers)) if products.size else None
         with self._adding:
-            self.rules.update(unit.rule for unit in units)
+            self.rules.update(rules)
             if part is not None:
                 self.products = part if self.products is None else self.products.join(part)
 
@@ -64,10 +76,8 @@ last two.
 """
 
 
-def _scaled_sums(grams: Sequence[GramMatrix]) -> np.ndarray:
+def _scaled_sums(products: np.ndarray, powers: np.ndarray) -> np.ndarray:
     """The sum of all matrices at each scale: float64 of shape (scales, products)."""
-    products = np.array([gram.products for gram in grams])
-    powers = np.array([gram.product_exponents for gram in grams])
     with np.errstate(over="ignore", under="ignore"):
         scaled = [np.ldexp(products, powers + 2 * scale) for scale in SCALES]
     return np.array([[total_of(column) for column in each.T.tolist()] for each in scaled])
@@ -90,11 +100,17 @@ def together(units: Sequence[Made], name: str) -> Made:
     return tally.summary(units[0], name)
 
 
-def by_row(method: Callable[[], Steps], width: int) -> Steps:
-    """Applies a method to every row; `method` returns a new generator for each."""
+def by_row(method: Callable[[], Steps], width: int, at_once: AtOnce | None = None) -> Steps:
+    """Applies a method to every row.
+
+    Args:
+        method: Returns a new generator for a row.
+        width: Elements of a row.
+        at_once: Decides many rows as the generator would, where it can.
+    """
     yield from ()
     tally = _Tally()
-    made = Made(_Rows(method, width, tally), "by row")
+    made = Made(_Rows(method, width, tally, at_once), "by row")
     return made._replace(after=lambda: tally.summary(made, "row"))
 
 
@@ -105,25 +121,48 @@ class _Rows:
     method: Callable[[], Steps]
     width: int
     tally: _Tally
+    at_once: AtOnce | None
 
-    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes whole rows; returns how many elements are infinite or NaN.
 
         Raises:
             NotFiniteError: An element of a source is infinite or NaN.
         """
-        n = out.size // self.width
 
         def row(i: int) -> Words:
             return [each[i * self.width : (i + 1) * self.width] for each in words]
 
-        made = drive_many([self.method() for _ in range(n)], _table_of_rows(words, self.width), row)
-        units = [unit for unit in made if isinstance(unit, Made)]
-        if len(units) < n:
-            raise NotFiniteError
+        table, whole = (_table_of_rows(of, self.width) for of in (words, [*words, out]))
+        if self.at_once is not None:
+            coefficients = self._coefficients(self.at_once, table, row)
+            return int(kernels.weighted_sums_of_many(whole, coefficients).sum())
+        units = self._made(table, row)
         self.tally.add(units)
-        table = _table_of_rows([*words, out], self.width)
-        return sum(combine_many(units, table, lambda i: (row(i), out[i * self.width : (i + 1) * self.width])))
+        return sum(combine_many(units, whole, lambda i: (row(i), out[i * self.width : (i + 1) * self.width])))
+
+    def _made(self, table: Table, row: Callable[[int], Words]) -> list[Made]:
+        made = drive_many([self.method() for _ in table.rows], table, row)
+        units = [unit for unit in made if isinstance(unit, Made)]
+        if len(units) < len(made):
+            raise NotFiniteError
+        return units
+
+    def _coefficients(self, at_once: AtOnce, table: Table, row: Callable[[int], Words]) -> np.ndarray:
+        """The coefficients of each row, most of them by one call."""
+        products = kernels.gram_of_many(table, at_once.is_relative)
+        coefficients, rules, is_decided = at_once.decide(products)
+        rules, powers = list(rules), np.zeros(products.shape, np.int64)
+        others = np.flatnonzero(~is_decided).tolist()
+        made = self._made(Table(table.rows[others], table.dtypes), lambda k: row(others[k]))
+        for i, unit in zip(others, made, strict=True):
+            combine: Any = unit.combine
+            assert type(combine) is WeightedSum, "in the span of the sources"
+            assert unit.gram is not None, "measured"
+            coefficients[i], rules[i] = combine.coefficients, unit.rule
+            products[i], powers[i] = unit.gram.products, unit.gram.product_exponents
+        self.tally.add_measured(rules, products, powers)
+        return coefficients
 
 
 def _table_of_rows(words: Words, width: int) -> Table:
@@ -174,7 +213,7 @@ class _Columns:
 
     coefficients: np.ndarray
 
-    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes whole rows; returns how many elements are infinite or NaN."""
         n_bad, width = 0, len(self.coefficients)
         step = max(1, TURNED_ELEMENTS // width) * width

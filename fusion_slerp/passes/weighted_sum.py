@@ -8,6 +8,7 @@ import numpy as np
 
 from fusion_slerp import kernels
 from fusion_slerp.kernels import Words
+from fusion_slerp.passes.protocols import Counted
 
 
 class WeightedSum(NamedTuple):
@@ -19,6 +20,6 @@ class WeightedSum(NamedTuple):
 
     coefficients: tuple[float, ...]
 
-    def into(self, words: Words, out: np.ndarray, start: int = 0, before: np.ndarray | None = None) -> int:
+    def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk; returns how many elements are infinite or NaN."""
         return kernels.weighted_sum(words, self.coefficients, out)

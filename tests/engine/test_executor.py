@@ -177,7 +177,7 @@ def test_differing_integers_end_the_merge(tmp_path):
 def test_progress_is_told_in_the_calling_thread_and_adds_up(parents):
     plan = plan_merge(*parents, t=0.3, threads=2)
     told: list[tuple[int, int]] = []
-    execute(plan, MemorySink(plan), on_bytes=lambda nbytes: told.append((nbytes, threading.get_ident())))
+    execute(plan, MemorySink(plan), on_bytes=lambda nbytes, *_: told.append((nbytes, threading.get_ident())))
     assert sum(nbytes for nbytes, _ in told) == sum(nbytes_processed(t, plan.settings) for t in plan.tensors)
     assert sum(nbytes for nbytes, _ in told) > sum(tensor.out.nbytes for tensor in plan.tensors)
     assert {thread for _, thread in told} == {threading.get_ident()}

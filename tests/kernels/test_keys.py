@@ -37,12 +37,15 @@ def test_counts_of_any_length(format, size):
     base = ordinary(format, size, seed=1)
     model = close_to(base, format, seed=2)
     of = keys_of(model, base, (format, format))
-    np.testing.assert_array_equal(selecting.count_upper([model, base]), upper_counts(of))
+    np.testing.assert_array_equal(selecting.count_upper([model, base]).of_all_bins(), upper_counts(of))
     for upper in {int(key) >> 16 for key in of[:5]} | {0, 1}:
         expected = np.bincount(of[of >> 16 == upper] & 0xFFFF, minlength=FINE_BINS)
         np.testing.assert_array_equal(selecting.count_lower([model, base], upper), expected)
     for key in {*of[:3].tolist(), 0}:
-        assert selecting.count_equal([model, base], [key]).tolist() == [int((of == key).sum())]
+        found = selecting.flagged_by_key([model, base], [(key + 1, selecting.KEY_END)], [[key]])
+        np.testing.assert_array_equal(found.masks, of > key)
+        np.testing.assert_array_equal(found.equal, [of == key])
+        assert found.counts.tolist() == [[int((of == key).sum())]]
 
 
 @named("formats", [(f, g) for f in ALL for g in (BF16, F64)], ids=lambda pair: "-".join(f.name for f in pair))
@@ -51,7 +54,7 @@ def test_rare_words(formats):
     base = all_sorts(formats[1], 20000, seed=3)
     model = np.random.default_rng(4).permutation(all_sorts(formats[0], 20000, seed=5))
     of = keys_of(model, base, formats)
-    np.testing.assert_array_equal(selecting.count_upper([model, base]), upper_counts(of))
+    np.testing.assert_array_equal(selecting.count_upper([model, base]).of_all_bins(), upper_counts(of))
 
 
 @named("format", [BF16, F16, F32], **by_name)
@@ -75,7 +78,7 @@ def test_spreads(format, n):
     values = [decode(each, format) for each in models]
     exact = np.sum([(x - y) ** 2 for x, y in combinations(values, 2)], axis=0)
     of = exact.astype(np.float32).view(np.uint32)
-    counts = selecting.count_upper([*models, base]) if n > 1 else None
+    counts = selecting.count_upper([*models, base]).of_all_bins()
     np.testing.assert_array_equal(counts, upper_counts(of))
     upper = int(np.median(of)) >> 16
     expected = np.bincount(of[of >> 16 == upper] & 0xFFFF, minlength=FINE_BINS)
@@ -85,12 +88,37 @@ def test_spreads(format, n):
     np.testing.assert_array_equal(masks, np.where(of >= first, (1 << n) - 1, 0))
 
 
-def test_equal_keys_are_counted_for_each_model():
+def test_equal_keys_are_flagged_for_each_model():
     base = np.zeros(100, np.float32)
     models = [np.repeat(np.float32([1, 2, 3]), [50, 30, 20]), np.repeat(np.float32([2, 5]), [90, 10])]
-    wanted = [int(np.float32(2).view(np.uint32))] * 2
-    assert selecting.count_equal([*models, base], wanted).tolist() == [30, 90]
-    assert selecting.count_equal([*models, base], [selecting.KEY_END] * 2).tolist() == [0, 0]
+    one, two, five = (int(np.float32(x).view(np.uint32)) for x in (1, 2, 5))
+    found = selecting.flagged_by_key(
+        [*models, base], [(two, five)] * 2, [[two, two], [one, selecting.KEY_END]]
+    )
+    assert found.counts.tolist() == [[30, 90], [50, 0]]
+    assert found.masks.tolist() == [2] * 50 + [3] * 40 + [1] * 10
+    assert found.equal[0].tolist() == [2] * 50 + [3] * 30 + [2] * 10 + [0] * 10
+    assert found.equal[1].tolist() == [1] * 50 + [0] * 50
+
+
+def test_bits_are_added_where_flags_have_them():
+    masks, flags = np.array([1, 0, 2, 4], np.uint16), np.array([3, 3, 1, 6], np.uint16)
+    selecting.add_flagged(masks, flags, 0b10)
+    assert masks.tolist() == [3, 2, 2, 6]
+
+
+def test_histograms_add_up():
+    base, model = np.zeros(4, np.float32), np.array([0, 1, 1, 4], np.float32)
+    one, other = selecting.count_upper([model, base]), selecting.count_upper([model[1:] / 64, base[1:]])
+    assert (one.n_zero, one.counts.sum(), one.counts.size) == (1, 3, (0x4080 - 0x3F80) * 2 + 1)
+    both = one.of_all_bins() + other.of_all_bins()
+    for joined in (one.join(other), other.join(one)):
+        np.testing.assert_array_equal(joined.of_all_bins(), both)
+    nothing = selecting.count_upper([base, base])
+    assert nothing.of_all_bins().tolist() == [4] + [0] * (COARSE_BINS - 1)
+    np.testing.assert_array_equal(nothing.join(one).of_all_bins(), one.of_all_bins() + nothing.of_all_bins())
+    assert nothing.join(one).counts.size == one.counts.size
+    assert nothing.join(nothing).of_all_bins()[0] == 8
 
 
 def test_limits_of_keys():

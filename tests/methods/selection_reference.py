@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import Words
-from fusion_slerp.passes.protocols import CountingCombine, Made, Steps, drive
+from fusion_slerp.passes.protocols import Counted, CountingCombine, Made, Steps, drive
 from tests.reference import F64, Format, decode, encode, nearest, round_to
 
 Sets = list[list[int]]
@@ -136,12 +136,20 @@ def made_masks(made: Made, words: Words, size: int) -> list[int]:
     selection = made.combine.selection  # pyright: ignore[reportAttributeAccessIssue]
     masks, before, start = [], None, 0
     for chunk in chunks_of(words, size):
-        counts = selection.count(chunk)
-        before = np.zeros_like(counts) if before is None and counts is not None else before
-        masks += selection.masks(chunk, start, before).tolist()
+        counted, before = counted_after(selection.count_in(chunk), before)
+        masks += selection.masks(chunk, start, counted).tolist()
         start += chunk[0].size
-        before = None if counts is None else before + counts
     return masks
+
+
+def counted_after(
+    counted: Counted | None, before: np.ndarray | None
+) -> tuple[Counted | None, np.ndarray | None]:
+    """The counts of a chunk with those before it, and what is before the next, as the engine has them."""
+    if counted is None:
+        return None, None
+    counted = counted if before is None else counted.after(before)
+    return counted, counted.before + counted.counts
 
 
 def written(made: Made, words: Words, size: int, out: Format) -> tuple[np.ndarray, int]:
@@ -149,9 +157,8 @@ def written(made: Made, words: Words, size: int, out: Format) -> tuple[np.ndarra
     result = np.empty(words[0].size, BY_NAME[out.name].word)
     combine, before, start, n_bad = made.combine, None, 0, 0
     for chunk in chunks_of(words, size):
-        counts = combine.count(chunk) if isinstance(combine, CountingCombine) else None
-        before = np.zeros_like(counts) if before is None and counts is not None else before
-        n_bad += combine.into(chunk, result[start : start + chunk[0].size], start, before)
+        counted = combine.count_in(chunk) if isinstance(combine, CountingCombine) else None
+        counted, before = counted_after(counted, before)
+        n_bad += combine.into(chunk, result[start : start + chunk[0].size], start, counted)
         start += chunk[0].size
-        before = None if counts is None or before is None else before + counts
     return result, n_bad

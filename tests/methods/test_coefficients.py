@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fusion_slerp.methods import METHODS
-from fusion_slerp.methods.method import Unit
+from fusion_slerp.methods.method import Unit, WithoutBase
+from fusion_slerp.methods.model_stock import MODEL_STOCK, ModelStockParameters, model_stock
 from fusion_slerp.options import declared
 from fusion_slerp.passes.protocols import drive
 from fusion_slerp.passes.units import by_column, by_row
@@ -218,3 +219,40 @@ def test_float64_numbers_of_any_size(case, scale):
     assert scaled == pytest.approx(ordinary, rel=1e-13)
     passes = METHODS[case.method].passes(case.parameters(n))
     assert passes[0] <= passes[1] <= 4
+
+
+# Many rows by one call.
+
+
+@named("towards_base", [0.0, 0.3])
+@named("n", [2, 3, 5])
+def test_rows_that_are_decided_by_one_call_are_decided_as_each_alone(n, towards_base):
+    """Among them rows without a difference, with one alone, opposite, tiny and huge ones."""
+    width, p = 40, ModelStockParameters(n, towards_base)
+    rng = np.random.default_rng(n)
+    base = rng.normal(0, 1, (9, width))
+    common = rng.normal(0, 1, (9, width))
+    models = [base + 0.1 * (common + rng.normal(0, 1, base.shape)) for _ in range(n)]
+    for each, sign in zip(models, [1, -1] * n, strict=False):
+        each[0] = base[0]
+        each[1] = base[1] + sign * common[1]
+        each[2], each[3], each[4] = 1e-160 * each[2], 1e-230 * each[3], 1e200 * each[4]
+    base[2:5] = 0.0
+    models[0][5] = base[5]
+    words = [np.ascontiguousarray(each).reshape(-1) for each in (*models, base)]
+    unit = Unit("w", width, width)
+    results, reports = [], []
+    for at_once in (None, MODEL_STOCK.many(p)):
+        made = drive(by_row(lambda: model_stock(p, unit), width, at_once), lambda: [words])
+        out = np.empty_like(words[0])
+        assert made.combine.into(words, out) == 0
+        results.append(out)
+        reports.append(made.after() if made.after else made)
+    np.testing.assert_array_equal(*results)
+    assert reports[0].rule == reports[1].rule
+    assert reports[0].gram == reports[1].gram
+
+
+def test_without_the_base_nothing_is_decided_by_one_call():
+    assert MODEL_STOCK.many(WithoutBase(2)) is None
+    assert METHODS["linear"].many(None) is None

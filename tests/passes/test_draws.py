@@ -122,7 +122,7 @@ def test_masks_of_models_with_chances_of_each_kind(width, start):
     drawn = Drawn(DRAWS, width)
     assert drawn.is_random
     assert drawn.is_ranked == (width > 1)
-    assert drawn.count(of) is None
+    assert drawn.count_in(of) is None
     expected = expected_masks(of, width, start)
     for size in (1500, 750, 500):
         np.testing.assert_array_equal(masks_in_pieces(drawn, of, size, start), expected)
@@ -174,7 +174,7 @@ def counting():
 def test_what_was_kept_is_not_made_again(counting, limit, n_made):
     of = words(1200)
     kept = Kept(counting, len(DRAWS), limit)
-    assert kept.count(of) is None
+    assert kept.count_in(of) is None
     expected = expected_masks(of, 30)
     for _ in range(2):
         np.testing.assert_array_equal(masks_in_pieces(kept, of, 300), expected)
@@ -250,3 +250,12 @@ def test_all_differences_are_finite_numbers_of_the_reference():
     assert (difference == 0).any()
     assert np.unique(np.abs(difference)).size < 500
     assert F32.largest > np.abs(difference).max()
+
+
+def test_equal_selections_are_equal_when_kept():
+    """So a measure of one is remembered for the other."""
+    one, other, more = (Kept(Drawn(draws, 30), len(DRAWS)) for draws in (DRAWS, DRAWS, DRAWS[:1]))
+    one.masks(words(300), 0)
+    assert one == other
+    assert hash(one) == hash(other)
+    assert one != more

@@ -12,10 +12,11 @@ from fusion_slerp.methods.linear import LINEAR, LinearParameters
 from fusion_slerp.methods.method import Unit
 from fusion_slerp.methods.slerp import SLERP, SlerpParameters
 from fusion_slerp.passes.chords import Chords
+from fusion_slerp.passes.clipping import Clipped
 from fusion_slerp.passes.gram import Gram
 from fusion_slerp.passes.magnitude import LargestMagnitude
 from fusion_slerp.passes.many import combine_many, drive_many
-from fusion_slerp.passes.protocols import Made, NotFiniteError, Steps, drive
+from fusion_slerp.passes.protocols import CountingCombine, Made, NotFiniteError, Steps, drive
 from fusion_slerp.passes.units import by_column, by_row
 from fusion_slerp.passes.weighted_sum import WeightedSum
 from tests.reference import BF16, F32, F64, FORMATS, Format, decode, encode, round_to
@@ -296,3 +297,9 @@ def test_columns_that_ask_for_different_passes():
             drive(slerp(EXACT), lambda of=of: (of,)).combine.into(of, expected)
             np.testing.assert_allclose(out.reshape(40, 6)[:, j], expected, rtol=1e-12)
         assert len(kinds) <= SLERP.passes(EXACT)[1]
+
+
+def test_a_combine_that_counts_nothing_is_not_asked():
+    """Tuples have a method `count`: chunks would wait for each other."""
+    combines = [WeightedSum((0.5, 0.5)), Clipped(0.1, 0.5)]
+    assert not any(isinstance(combine, CountingCombine) for combine in combines)
