@@ -1,1 +1,0 @@
-"""Sweeps: many values of a setting from one reading of the models."""

@@ -1,0 +1,195 @@
+"""Which point of a sweep is best, and whether the data can tell it from others.
+
+Points are compared by the differences of their losses on the same tokens, which vary far less than the
+losses themselves. The lowest of many estimates is low by luck as well, so it would be wrong to say that its
+point is the best. Instead, a set of points is given that holds the truly best one in 95 % of sweeps: those
+that are not worse than the lowest by more than its luck explains.
+
+Source: S. S. Gupta, Technometrics 7, 225 (1965). We differ in using Bonferroni's bound, which needs no
+equal or independent errors: the truly best point is compared with each other one, and all of these one-sided
+comparisons share 5 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+from fusion_slerp.sweeps.values import value_text
+
+if TYPE_CHECKING:
+    from fusion_slerp.sweeps.record import SweepPoint, SweepRecord
+
+BEST = "best"
+"""The name, among a point's differences, of that from the best point."""
+
+LOWER, HIGHER = "lower", "higher"
+
+LEVEL = 0.05
+"""How often the truly best point may be missing in `within_noise`."""
+
+HALF_WIDTH = NormalDist().inv_cdf(0.975)
+"""Standard errors from the middle of a 95 % interval to its ends, for a normal distribution."""
+
+LOSSES = ("loss", "perplexity")
+"""Scores that paired differences of losses compare."""
+
+
+def score_at(scores: Mapping[str, Any], path: str) -> float | None:
+    """Returns the number at a path of keys, joined by dots; None if there is none. Keys may contain dots."""
+    value = scores.get(path)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    for end in (i for i, letter in enumerate(path) if letter == "."):
+        inner = scores.get(path[:end])
+        if isinstance(inner, Mapping) and (found := score_at(inner, path[end + 1 :])) is not None:
+            return found
+    return None
+
+
+def best_of(scores: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> int | None:
+    """Returns the index of the best scores; None if none has a finite number at the metric's path."""
+    found = {index: score_at(each, metric["name"]) for index, each in enumerate(scores)}
+    finite = {index: value for index, value in found.items() if value is not None and isfinite(value)}
+    choose = max if metric["better"] == HIGHER else min
+    return choose(finite, key=finite.__getitem__) if finite else None
+
+
+def text_of(metric: Mapping[str, str]) -> str | None:
+    """Returns the text (or `average`) whose differences compare a metric; None if it is not a loss."""
+    text, _, score = metric["name"].rpartition(".")
+    return text if text and score in LOSSES else None
+
+
+def differs(difference: Mapping[str, float]) -> bool | None:
+    """Whether zero is outside of a difference's 95 % interval; None if its error is unknown.
+
+    Args:
+        difference: With `low` and `high`, the ends of the interval.
+    """
+    low, high = difference["low"], difference["high"]
+    return None if not (isfinite(low) and isfinite(high)) else low > 0 or high < 0
+
+
+def within_noise(record: SweepRecord) -> tuple[int, ...] | None:
+    """Returns the points that may be the best instead; None if the sweep lacks errors.
+
+    Together with the best point, they hold the truly best one in at least 95 % of sweeps.
+    """
+    text = text_of(record.metric)
+    others = [index for index in range(len(record.points)) if index != record.best]
+    if record.best is None or text is None:
+        return None
+    found = {index: record.points[index].differences.get(BEST, {}).get(text) for index in others}
+    known = {index: each for index, each in found.items() if each is not None}
+    if len(known) < len(others):
+        return None
+    return tuple(index for index, each in known.items() if not _is_worse(each, len(others)))
+
+
+def _is_worse(difference: Mapping[str, float], n_comparisons: int) -> bool:
+    """Whether a loss is above the best one's, as one of so many comparisons; no, if the error is unknown."""
+    value, low, high = (difference[key] for key in ("value", "low", "high"))
+    wider = NormalDist().inv_cdf(1 - LEVEL / n_comparisons) / HALF_WIDTH
+    return isfinite(high - low) and value > (high - low) / 2 * wider
+
+
+def neighbours(points: Sequence[SweepPoint], index: int) -> tuple[int, ...]:
+    """Returns the points next to one: on each axis, those with the next lower and next higher values."""
+    found = []
+    here = points[index].values
+    for axis, value in here.items():
+        line = [i for i, point in enumerate(points) if _without(point.values, axis) == _without(here, axis)]
+        if all(isinstance(points[i].values[axis], (int, float)) for i in line):
+            line.sort(key=lambda i, axis=axis: points[i].values[axis])
+        at = next(n for n, i in enumerate(line) if points[i].values[axis] == value)
+        found += line[max(0, at - 1) : at] + line[at + 1 : at + 2]
+    return tuple(found)
+
+
+def _without(values: Mapping[str, Any], axis: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != axis}
+
+
+def best_parent(record: SweepRecord) -> str | None:
+    """Returns the label of the best parent among those that were scored on the same tokens as the points."""
+    text = text_of(record.metric)
+    known = set().union(*(point.differences for point in record.points)) if text else set(record.parents)
+    labels = [label for label in record.parents if label in known]
+    index = best_of([record.parents[label] for label in labels], record.metric)
+    return None if index is None else labels[index]
+
+
+def verdict(record: SweepRecord) -> str:
+    """Returns in a sentence which point is best, and what it can be told from."""
+    if record.best is None:
+        return f"no point has a finite {record.metric['name']}: check the weights for NaN or infinity"
+    point = record.points[record.best]
+    parts = [f"best {_named(point.values, list(point.values))}: {_score_text(record)}"]
+    parts += [text for text in (_noise_text(record), _parent_text(record)) if text]
+    return "; ".join(parts)
+
+
+def _score_text(record: SweepRecord) -> str:
+    assert record.best is not None
+    scores, path = record.points[record.best].scores, record.metric["name"]
+    value, text = score_at(scores, path), text_of(record.metric)
+    stderr = score_at(scores, f"{text}.loss_stderr") if text is not None and path.endswith(".loss") else None
+    return f"{value:.3f}" + (f" ± {stderr:.3f}" if stderr is not None and isfinite(stderr) else "")
+
+
+def _noise_text(record: SweepRecord) -> str:
+    noise = within_noise(record)
+    if noise is None or len(record.points) < 2:
+        return ""
+    if not noise:
+        return "better than every other point"
+    if len(noise) == len(record.points) - 1:
+        return "not distinguishable from any other point"
+    assert record.best is not None
+    axes = [name for name, values in record.vary.items() if len(values) > 1] or list(record.vary)
+    names = [_named(record.points[index].values, axes, bare=len(axes) == 1) for index in noise]
+    return f"not distinguishable from {_enumerated(names)}"
+
+
+def _enumerated(names: Sequence[str], limit: int = 5) -> str:
+    shown = names if len(names) <= limit else [*names[:limit], f"{len(names) - limit} more"]
+    *first, last = shown
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _named(values: Mapping[str, Any], axes: Sequence[str], bare: bool = False) -> str:
+    if bare:
+        return value_text(values[axes[0]])
+    text = ", ".join(f"{name} = {value_text(values[name])}" for name in axes)
+    return f"({text})" if len(axes) > 1 else text
+
+
+def _parent_text(record: SweepRecord) -> str:
+    label, text = best_parent(record), text_of(record.metric)
+    if label is None or record.best is None:
+        return ""
+    which = "better parent" if len(record.parents) == 2 else "best parent"
+    name = f"{which}, {record.models[label].get('name', label)}"
+    point = record.points[record.best]
+    if text is None:
+        gap = _gap(score_at(point.scores, record.metric["name"]), record.parents[label], record.metric)
+        return f"{gap} the {name}" if gap else ""
+    difference = point.differences[label][text]
+    value, stderr = difference["value"], difference["stderr"]
+    if value == 0:
+        return f"the same as the {name}"
+    how = "below" if value < 0 else "above"
+    size = f"{abs(value):.3f} ± {stderr:.3f} {how}"
+    if differs(difference) is False:
+        return f"not distinguishable from the {name} ({size})"
+    return f"{size} the {name}"
+
+
+def _gap(value: float | None, parent: Mapping[str, Any], metric: Mapping[str, str]) -> str:
+    other = score_at(parent, metric["name"])
+    if value is None or other is None:
+        return ""
+    return f"{abs(value - other):.3f} {'below' if value < other else 'above'}"
