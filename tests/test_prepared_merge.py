@@ -2,7 +2,7 @@
 
 import pytest
 
-from fusion_slerp import SettingsError, api, plan_merge
+from fusion_slerp import SettingsError, api, merging, plan_merge
 from fusion_slerp.api import merge_into_memory, prepare_merge, run_in_memory, run_merge
 from tests.models import SHAPES, contents, tiny_tensors
 
@@ -19,17 +19,17 @@ def clock(monkeypatch):
 
 
 def test_the_time_between_preparation_and_merge_does_not_count(tmp_path, parents, clock, monkeypatch):
-    def takes(seconds, name):
-        real = getattr(api, name)
+    def takes(seconds, module, name):
+        real = getattr(module, name)
 
         def slow(*args, **kwargs):
             clock.now += seconds
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(api, name, slow)
+        monkeypatch.setattr(module, name, slow)
 
-    takes(2, "make_plan")
-    takes(5, "write_weights")
+    takes(2, api, "make_plan")
+    takes(5, merging, "write_weights")
     prepared = prepare_merge(parents, tmp_path / "child")
     assert prepared.elapsed_s == 2
     clock.now += 3600  # somebody reads the plan and thinks about it
