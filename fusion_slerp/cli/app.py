@@ -256,6 +256,7 @@ def search(
     base: Base = None,
     save_best: sweep_arguments.SaveBest = None,
     trials: search_arguments.Trials = None,
+    evaluations: search_arguments.Evaluations = None,
     minutes: search_arguments.Minutes = None,
     sampler: search_arguments.Sampler = "tpe",
     sampler_seed: search_arguments.SamplerSeed = 0,
@@ -285,6 +286,7 @@ def search(
 
     chosen = {
         "trials": trials,
+        "evaluations": evaluations,
         "minutes": minutes,
         "sampler": sampler,
         "seed": sampler_seed,

@@ -1,0 +1,5 @@
+"""The tiny models of the sweeps."""
+
+from tests.sweeps.conftest import family
+
+__all__ = ["family"]
