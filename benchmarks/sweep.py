@@ -4,9 +4,10 @@
 
 Two models of 3 layers of TinyLlama's shape (0.26 billion parameters, 0.5 GB each), t = 0, 0.1, ..., 1, before
 anything is evaluated. `in memory` makes one model take each value in turn; `children` writes eleven folders
-from one reading; `eleven merges` is the command `fusion_slerp merge` eleven times; `writing` writes as many
-bytes as the eleven folders have, with direct I/O and fsync, and reads nothing. All is read from the page
-cache; what is written is on the disk at the end.
+from one reading; `eleven merges` is the command `fusion_slerp merge` eleven times, and `merges, loaded` loads
+each merged model with transformers as well, as its evaluation does; `writing` writes as many bytes as the
+eleven folders have, with direct I/O and fsync, and reads nothing. All is read from the page cache; what is
+written is on the disk at the end.
 """
 
 from __future__ import annotations
@@ -54,6 +55,12 @@ results = run_merges([prepare_merge(models, f"{out}/{t}", t=t) for t in VALUES])
 print("engine_s=", time.perf_counter() - started, sep="")
 print("read", results[0].nbytes_read / results[4].plan.nbytes_in, "times the inputs", file=sys.stderr)
 """
+
+
+LOADING = (
+    "import sys; from transformers import AutoModelForCausalLM as Auto; "
+    "Auto.from_pretrained(sys.argv[1], dtype='auto')"
+)
 
 
 def in_process(code: str) -> Command:
@@ -113,12 +120,14 @@ def writing_alone(a: Path, b: Path, out: Path) -> list[str]:
 def compared(folder: Path, n_runs: int, environment: Path | None) -> dict[str, object]:
     """Runs all contenders in turn; returns their runs, and the ratios of the medians."""
     a, b = make_parents(folder, SHAPE)
-    command = Path(sys.executable).with_name("fusion_slerp")
+    program = Path(sys.executable).with_name("fusion_slerp")
+    merge = f'{program} merge "$0" "$1" -t $t -o "$2/$t" --quiet'
     commands = {
         "in memory": in_process(IN_MEMORY),
         "children": in_process(CHILDREN),
         "writing": writing_alone,
-        "eleven merges": eleven(f'{command} merge "$0" "$1" -t $t -o "$2/$t" --quiet'),
+        "eleven merges": eleven(merge),
+        "merges, loaded": eleven(f'{merge} && {sys.executable} -c "{LOADING}" "$2/$t"'),
     }
     if environment:
         commands["mergekit"] = mergekit(environment)
@@ -128,6 +137,7 @@ def compared(folder: Path, n_runs: int, environment: Path | None) -> dict[str, o
         "shape": SHAPE,
         "page_cache": "warm",
         "ratios": {
+            "merges, loaded to in memory": wall["merges, loaded"] / wall["in memory"],
             "eleven merges to in memory": wall["eleven merges"] / wall["in memory"],
             **({"mergekit to in memory": wall["mergekit"] / wall["in memory"]} if environment else {}),
             "children to writing, processes": wall["children"] / wall["writing"],
