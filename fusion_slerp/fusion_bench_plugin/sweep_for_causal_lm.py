@@ -44,7 +44,7 @@ class SweepForCausalLM(MergeForCausalLM):
     pool's models, for comparison. The models are opened and measured once; each point overwrites the weights
     of one model in memory.
 
-    Args:
+    Attributes:
         vary: What is varied, and its values, as for `fusion_slerp.sweep`: `{"t": "0:1:0.1"}`. Models may be
             called by their names in the pool: `weight.plays`.
         metric: The path of the score that decides, in the report of the task pool.

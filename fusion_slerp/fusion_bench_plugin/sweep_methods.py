@@ -66,7 +66,7 @@ def _parameters(method: Method) -> Iterator[Parameter]:
 
 
 def _docstring(method: Method) -> str:
-    _, _, of_sweep = (inspect.getdoc(SweepForCausalLM) or "").partition("Args:\n")
+    _, _, of_sweep = (inspect.getdoc(SweepForCausalLM) or "").partition("Attributes:\n")
     before, _, of_merge = (inspect.getdoc(getattr(method_classes, method.class_name)) or "").partition(
         "Args:\n"
     )
