@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,19 +152,21 @@ def run_merges(prepared: Sequence[PreparedMerge], made_with: str | None = None) 
         reports = [
             _publish(each, own, digests(), made_with) for each, own in zip(prepared, staged, strict=True)
         ]
+    nbytes_made = [_nbytes_made(own, resumed) for own, resumed in zip(staged, done, strict=True)]
     elapsed_s = time.perf_counter() - started
     return [
         MergeResult(
-            each.target,
-            each.plan,
-            report,
-            each.elapsed_s + elapsed_s,
-            len(resumed),
-            nbytes_read,
-            sum(file.nbytes for file in own.finished.values() if file.name not in resumed),
+            each.target, each.plan, report, each.elapsed_s + elapsed_s, len(resumed), nbytes_read, made
         )
-        for each, own, report, resumed in zip(prepared, staged, reports, done, strict=True)
+        for each, report, resumed, made in zip(
+            prepared, reports, done, map(_nbytes_made, staged, done), strict=True
+        )
     ]
+
+
+def _nbytes_made(staged: Staging, resumed: Collection[str]) -> int:
+    """Bytes of the weight files that this run made."""
+    return sum(file.nbytes for file in staged.finished.values() if file.name not in resumed)
 
 
 def _needed(prepared: PreparedMerge) -> int:

@@ -490,8 +490,8 @@ def test_memory_does_not_grow_with_the_largest_tensor(tmp_path):
         *(str(tmp_path / s) for s in ("small", "large", "out")),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    foreseen_small, small, foreseen_large, large = map(int, done.stdout.split())
+    predicted_small, small, predicted_large, large = map(int, done.stdout.split())
     assert (tmp_path / "out/large/model.safetensors").stat().st_size > 2 << 28
-    assert foreseen_large == foreseen_small
+    assert predicted_large == predicted_small
     assert large * 1024 <= 1.1 * small * 1024
-    assert 0.6 * foreseen_large < large * 1024 < 1.1 * foreseen_large
+    assert 0.6 * predicted_large < large * 1024 < 1.1 * predicted_large

@@ -12,7 +12,7 @@ from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from fusion_slerp.errors import Problem, raise_all, unknown_names_error
+from fusion_slerp.errors import Problem, raise_all
 from fusion_slerp.evaluation.harness import HarnessEvaluation, evaluate_tasks, paired_differences
 from fusion_slerp.evaluation.harness_table import print_scores
 from fusion_slerp.evaluation.harness_tasks import check_run, check_tasks, open_tasks
@@ -28,7 +28,7 @@ from fusion_slerp.fusion_bench_plugin.evaluated_models import (
 from fusion_slerp.fusion_bench_plugin.evaluated_tokenizer import merged_tokenizer
 from fusion_slerp.fusion_bench_plugin.host_values import absolute, by_name, plain, source_of
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last
-from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
+from fusion_slerp.fusion_bench_plugin.pool_models import refuse_unknown
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +86,7 @@ class LMEvalTaskPool(BaseTaskPool):
         tokenizer: Any = None,
         **kwargs: Any,
     ) -> None:
-        unknown = [name for name in kwargs if name not in HOST_ARGUMENTS]
-        if unknown:
-            known = [name for name in self._config_mapping.values() if name not in HOST_ARGUMENTS]
-            with compact_errors():
-                raise unknown_names_error(unknown, known, type(self).__name__)
+        refuse_unknown(self, kwargs)
         super().__init__(**kwargs)
         names, folder = plain(tasks), absolute(include_path)
         problems: list[Problem] = []

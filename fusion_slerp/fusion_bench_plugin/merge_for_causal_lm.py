@@ -11,7 +11,6 @@ from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import nn
 
-from fusion_slerp.errors import unknown_names_error
 from fusion_slerp.evaluation.building import name_origin
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.fabric_logs import log_to_fabric
@@ -20,9 +19,9 @@ from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
 from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
 from fusion_slerp.fusion_bench_plugin.merged_models import load_model
 from fusion_slerp.fusion_bench_plugin.pool_models import (
-    HOST_ARGUMENTS,
     PoolModel,
     pool_models,
+    refuse_unknown,
     special_entries,
 )
 from fusion_slerp.fusion_bench_plugin.pool_names import with_labels, without_names
@@ -88,11 +87,7 @@ class MergeForCausalLM(BaseAlgorithm):
     model_save_path: str | None
 
     def __init__(self, **kwargs: Any) -> None:
-        unknown = kwargs.keys() - HOST_ARGUMENTS
-        if unknown:
-            known = set(self._config_mapping.values()) - HOST_ARGUMENTS
-            with compact_errors():
-                raise unknown_names_error(sorted(unknown), known, type(self).__name__)
+        refuse_unknown(self, kwargs)
         with compact_errors():  # now, what run would raise
             make_settings(method=self.merge_method, **without_names(self._options, self._how))
         super().__init__(**kwargs)

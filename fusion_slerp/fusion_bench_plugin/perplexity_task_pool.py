@@ -11,7 +11,7 @@ from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from fusion_slerp.errors import FusionSlerpError, Problem, raise_all, unknown_names_error
+from fusion_slerp.errors import FusionSlerpError, Problem, raise_all
 from fusion_slerp.evaluation.comparison import Comparison
 from fusion_slerp.evaluation.evaluation import Evaluation, difference_fields
 from fusion_slerp.evaluation.evaluator import Candidate, Evaluator
@@ -28,7 +28,7 @@ from fusion_slerp.fusion_bench_plugin.evaluated_models import (
 from fusion_slerp.fusion_bench_plugin.evaluated_tokenizer import merged_tokenizer
 from fusion_slerp.fusion_bench_plugin.host_values import absolute, by_name, plain, source_of
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last
-from fusion_slerp.fusion_bench_plugin.pool_models import HOST_ARGUMENTS
+from fusion_slerp.fusion_bench_plugin.pool_models import refuse_unknown
 
 log = logging.getLogger(__name__)
 
@@ -97,11 +97,7 @@ class PerplexityTaskPool(BaseTaskPool):
         max_new_tokens: int = 64,
         **kwargs: Any,
     ) -> None:
-        unknown = [name for name in kwargs if name not in HOST_ARGUMENTS]
-        if unknown:
-            known = [name for name in self._config_mapping.values() if name not in HOST_ARGUMENTS]
-            with compact_errors():
-                raise unknown_names_error(unknown, known, type(self).__name__)
+        refuse_unknown(self, kwargs)
         super().__init__(**kwargs)
         problems: list[Problem | FusionSlerpError] = []
         try:

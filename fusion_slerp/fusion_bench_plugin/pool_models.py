@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
+from fusion_slerp.errors import Problem, SettingsError, raise_all, setting, unknown_names_error
+from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.loaders import (
     HOW_IT_DOWNLOADS,
     INSTANTIATION,
@@ -32,6 +33,22 @@ PRETRAINED = "_pretrained_"
 
 SHOWN_METHODS = 3
 """How many other methods a message suggests."""
+
+
+def refuse_unknown(owner: Any, given: Iterable[str]) -> None:
+    """Refuses arguments that an object of FusionBench's kind does not take.
+
+    Args:
+        owner: The object; its class is registered by `auto_register_config`.
+        given: The names of the arguments that its constructor does not list.
+
+    Raises:
+        SettingsError: One is not FusionBench's metadata; it names those that the class takes.
+    """
+    if unknown := sorted(set(given) - HOST_ARGUMENTS):
+        known = set(owner._config_mapping.values()) - HOST_ARGUMENTS
+        with compact_errors():
+            raise unknown_names_error(unknown, known, type(owner).__name__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,15 +44,15 @@ def score_at(scores: Mapping[str, Any], path: str) -> float | None:
         return float(value)
     for end in (i for i, letter in enumerate(path) if letter == "."):
         inner = scores.get(path[:end])
-        if isinstance(inner, Mapping) and (found := score_at(inner, path[end + 1 :])) is not None:
-            return found
+        if isinstance(inner, Mapping) and (score := score_at(inner, path[end + 1 :])) is not None:
+            return score
     return None
 
 
 def best_of(scores: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> int | None:
     """Returns the index of the best scores; None if none has a finite number at the metric's path."""
-    found = {index: score_at(each, metric["name"]) for index, each in enumerate(scores)}
-    finite = {index: value for index, value in found.items() if value is not None and isfinite(value)}
+    by_index = {index: score_at(each, metric["name"]) for index, each in enumerate(scores)}
+    finite = {index: value for index, value in by_index.items() if value is not None and isfinite(value)}
     choose = max if metric["better"] == HIGHER else min
     return choose(finite, key=finite.__getitem__) if finite else None
 
@@ -82,8 +82,8 @@ def within_noise(record: SweepRecord) -> tuple[int, ...] | None:
     others = [index for index in range(len(record.points)) if index != record.best]
     if record.best is None or text is None:
         return None
-    found = {index: record.points[index].differences.get(BEST, {}).get(text) for index in others}
-    known = {index: each for index, each in found.items() if each is not None}
+    differences = {index: record.points[index].differences.get(BEST, {}).get(text) for index in others}
+    known = {index: each for index, each in differences.items() if each is not None}
     if len(known) < len(others):
         return None
     return tuple(index for index, each in known.items() if not _is_worse(each, len(others)))
@@ -98,15 +98,15 @@ def _is_worse(difference: Mapping[str, float], n_comparisons: int) -> bool:
 
 def neighbours(points: Sequence[SweepPoint], index: int) -> tuple[int, ...]:
     """Returns the points next to one: on each axis, those with the next lower and next higher values."""
-    found = []
+    next_to = []
     here = points[index].values
     for axis, value in here.items():
         line = [i for i, point in enumerate(points) if _without(point.values, axis) == _without(here, axis)]
         if all(isinstance(points[i].values[axis], (int, float)) for i in line):
             line.sort(key=lambda i, axis=axis: points[i].values[axis])
         at = next(n for n, i in enumerate(line) if points[i].values[axis] == value)
-        found += line[max(0, at - 1) : at] + line[at + 1 : at + 2]
-    return tuple(found)
+        next_to += line[max(0, at - 1) : at] + line[at + 1 : at + 2]
+    return tuple(next_to)
 
 
 def _without(values: Mapping[str, Any], axis: str) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def best_parent(record: SweepRecord) -> str | None:
 
 
 def verdict(record: SweepRecord) -> str:
-    """Returns in a sentence which point is best, and what it can be told from."""
+    """Returns in a sentence which point is best, and from which others it does not differ."""
     if record.best is None:
         return f"no point has a finite {record.metric['name']}: check the weights for NaN or infinity"
     point = record.points[record.best]

@@ -204,7 +204,7 @@ def sweep(
         **options: The options of the merge that stay the same; see `MergeSettings` and the method's.
 
     Returns:
-        All results. Printed, it says which point is best, and what it can be told from.
+        All results. Printed, it says which point is best, and from which others it does not differ.
 
     Raises:
         FusionSlerpError: As `merge`; SettingsError for the sweep's own arguments, OutputError if `out` holds
