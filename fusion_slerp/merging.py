@@ -158,9 +158,7 @@ def run_merges(prepared: Sequence[PreparedMerge], made_with: str | None = None) 
         MergeResult(
             each.target, each.plan, report, each.elapsed_s + elapsed_s, len(resumed), nbytes_read, made
         )
-        for each, report, resumed, made in zip(
-            prepared, reports, done, map(_nbytes_made, staged, done), strict=True
-        )
+        for each, report, resumed, made in zip(prepared, reports, done, nbytes_made, strict=True)
     ]
 
 
