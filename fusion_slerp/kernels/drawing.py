@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,10 +11,14 @@ from fusion_slerp.kernels import Kernel, Table, run
 from fusion_slerp.kernels.elements import MASK
 from fusion_slerp.kernels.packed_masks import HALF_BITS, pack, unpack
 from fusion_slerp.kernels.random_masks import draw_masks
+from fusion_slerp.kernels.ranked_limits import MOST_ELEMENTS
 from fusion_slerp.kernels.ranked_masks import bins_for, rank_masks
-from fusion_slerp.kernels.ranked_rows import NARROW, PADDING
+from fusion_slerp.kernels.ranked_rows import COUNTERS, PADDING, is_narrow
 
 BITS_OF_BYTE = 8
+
+CERTAIN = 2.0**32
+"""The threshold of a probability of 1."""
 
 NO_FACTORS = np.empty((1, 0))
 
@@ -31,10 +36,9 @@ def drawn_masks(n: int, start: int, chances: Sequence[tuple[int, int, int]], alw
     Returns:
         Fresh uint16 of shape (n,).
     """
-    masks = np.empty(n, np.uint16)
     if not chances:
-        masks.fill(always)
-        return masks
+        return np.full(n, always, np.uint16) if always else np.zeros(n, np.uint16)
+    masks = np.empty(n, np.uint16)
     numbers = np.array([start, len(chances), always], np.int64)
     keys = np.array([key for _, key, _ in chances], np.uint64)
     thresholds = np.array([threshold for *_, threshold in chances], np.uint32)
@@ -44,35 +48,63 @@ def drawn_masks(n: int, start: int, chances: Sequence[tuple[int, int, int]], alw
     return masks
 
 
+class Ranked(NamedTuple):
+    """How elements of a model are drawn by rank.
+
+    Attributes:
+        model: Its number.
+        key: The key of its random words, in [0, 2^64).
+        density: The mean probability.
+        spread: By how much the probability of the largest key in a row is higher, and that of the smallest
+            lower. All probabilities times 2^32, rounded, are in [1, 2^32).
+    """
+
+    model: int
+    key: int
+    density: float
+    spread: float
+
+
 def add_ranked(
-    masks: np.ndarray,
-    words: tuple[np.ndarray, np.ndarray],
-    rows: tuple[int, int],
-    drawn: tuple[int, int],
-    thresholds: np.ndarray,
+    masks: np.ndarray, words: Sequence[np.ndarray], rows: tuple[int, int], drawn: Sequence[Ranked]
 ) -> None:
-    """Sets a bit in the masks of elements that are drawn by the rank of their difference in the row.
+    """Sets bits in the masks of elements that are drawn by the rank of their difference in the row.
 
     Elements without a difference are not drawn.
 
     Args:
         masks: uint16; modified.
-        words: A model's and the base's, of whole rows.
-        rows: The index of the first element, and the elements of a row, which divide the number of words.
-        drawn: The model's number, and the key of its random words.
-        thresholds: By rank, from the smallest difference: words below it select. uint32, rising, not zero.
+        words: Those of the models that are drawn, then the base's, of whole rows.
+        rows: The index of the first element, and the elements of a row, 2 to MOST_ELEMENTS, which divide the
+            number of words.
+        drawn: For each of these models.
     """
-    (start, width), (k, key) = rows, drawn
-    if masks.size % width or thresholds.size != width or len({masks.size, *(w.size for w in words)}) > 1:
-        raise ValueError(f"add_ranked: {masks.size} masks, rows of {width}, {thresholds.size} thresholds")
+    start, width = rows
+    sizes = {masks.size, *(each.size for each in words)}
+    if (
+        not 2 <= width <= MOST_ELEMENTS
+        or masks.size % width
+        or len(sizes) > 1
+        or len(words) != len(drawn) + 1
+    ):
+        raise ValueError(f"add_ranked: {masks.size} masks, rows of {width}, {[w.size for w in words]} words")
     types = [each.dtype.name for each in words]
-    n_bins, n_bits = bins_for(width, set(types) <= set(NARROW))
-    numbers = np.array([start, width, key, 1 << k, n_bins, n_bits], np.uint64)
-    kinds = ["uint32", "uint32", "uint32", "uint64", MASK, "uint8"]
+    bins = [bins_for(width, is_narrow((kind, types[-1]))) for kind in types[:-1]]
+    of_models = [(each.key, 1 << each.model, *of_model) for each, of_model in zip(drawn, bins, strict=True)]
+    numbers = np.array([start, width, *(number for each in of_models for number in each)], np.uint64)
+    chances = np.array([_chance(each, width) for each in drawn])
+    kinds = [MASK, "uint32", "uint32", "uint64", "uint8"]
     of_row = [np.empty(width + PADDING, "uint16" if kind == MASK else kind) for kind in kinds]
-    of_bins = [np.empty(size, np.uint32) for size in (n_bins, n_bins)]
-    dtypes = (*types, MASK, "int64", "uint32", *kinds, *["uint32"] * len(of_bins))
-    _run(rank_masks, [*words, masks, numbers, thresholds, *of_row, *of_bins], dtypes)
+    n_bins = max(n for n, _ in bins)
+    of_bins = [np.zeros(COUNTERS * n_bins, np.uint32), *(np.empty(n_bins, np.uint32) for _ in range(3))]
+    dtypes = (*types, MASK, "int64", "float64", *kinds, *["uint32"] * len(of_bins))
+    _run(rank_masks, [*words, masks, numbers, chances, *of_row, *of_bins], dtypes)
+
+
+def _chance(ranked: Ranked, width: int) -> tuple[float, float]:
+    """The threshold of the rank sum 0, not rounded, and how much it rises for each further one."""
+    lowest, rise = ranked.density - ranked.spread, ranked.spread / (width - 1)
+    return lowest * CERTAIN, rise * CERTAIN
 
 
 def packed(masks: np.ndarray, n_models: int) -> np.ndarray:

@@ -7,12 +7,17 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I16, I64
+from fusion_slerp.kernels.elements import I32, I64
 
 I8 = ir.IntType(8)
 
 HALF_BITS = 4
 """Of a byte: models whose masks can be packed."""
+
+LOWER_HALF = (1 << HALF_BITS) - 1
+
+MASK_BITS = 16
+"""Two masks are loaded and stored as one number, the first in its lower half."""
 
 
 def pack(dtypes: Sequence[str]) -> ir.Module:
@@ -20,10 +25,8 @@ def pack(dtypes: Sequence[str]) -> ir.Module:
     module = ir.Module("pack")
     made, b, size, (packed, masks), _ = of_one(module, "pack_one", I64, len(dtypes), 0)
     with loop(b, size) as i:
-        low, high = (
-            b.load(element(b, masks, b.add(b.shl(i, I64(1)), I64(k)), I16), typ=I16) for k in range(2)
-        )
-        both = b.or_(low, b.shl(high, I16(HALF_BITS)))
+        two = b.load(element(b, masks, i, I32), typ=I32, align=2)
+        both = b.or_(two, b.lshr(two, I32(MASK_BITS - HALF_BITS)))
         b.store(b.trunc(both, I8), element(b, packed, i, I8))
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
@@ -35,9 +38,10 @@ def unpack(dtypes: Sequence[str]) -> ir.Module:
     module = ir.Module("unpack")
     made, b, size, (packed, masks), _ = of_one(module, "unpack_one", I64, len(dtypes), 0)
     with loop(b, size) as i:
-        both = b.zext(b.load(element(b, packed, i, I8), typ=I8), I16)
-        for k, mask in enumerate((b.and_(both, I16((1 << HALF_BITS) - 1)), b.lshr(both, I16(HALF_BITS)))):
-            b.store(mask, element(b, masks, b.add(b.shl(i, I64(1)), I64(k)), I16))
+        both = b.zext(b.load(element(b, packed, i, I8), typ=I8), I32)
+        apart = b.or_(both, b.shl(both, I32(MASK_BITS - HALF_BITS)))
+        two = b.and_(apart, I32(LOWER_HALF << MASK_BITS | LOWER_HALF))
+        b.store(two, element(b, masks, i, I32), align=2)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module

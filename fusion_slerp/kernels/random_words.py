@@ -11,6 +11,8 @@ the counter's 128 bits the lower 64 are used.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop
@@ -38,6 +40,12 @@ group.
 
 LOW = (1 << 32) - 1
 
+Meanwhile = Callable[[Value, int], None]
+"""Adds instructions to the loop over words. The processor executes them along with those for the words, which
+leave most of its units idle. For each GROUP of words it is called with the index of the group's first word,
+and with 0, WORDS_PER_COUNTER, 2 * WORDS_PER_COUNTER, ... below GROUP: after one round each.
+"""
+
 I64s, I32s = ir.VectorType(I64, COUNTERS), ir.VectorType(I32, GROUP // 2)
 
 INTERLEAVED = [lane + COUNTERS * half for lane in range(COUNTERS) for half in range(2)]
@@ -50,7 +58,9 @@ ODD = [2 * lane + 1 for lane in range(COUNTERS) for _ in range(2)]
 """Upper halves of i64, twice each."""
 
 
-def store_words(b: Builder, memory: Value, start: Value, n: Value, key: Value) -> Value:
+def store_words(
+    b: Builder, memory: Value, start: Value, n: Value, key: Value, meanwhile: Meanwhile | None = None
+) -> Value:
     """Stores the words of n elements; returns the address of the first one's.
 
     Args:
@@ -59,24 +69,42 @@ def store_words(b: Builder, memory: Value, start: Value, n: Value, key: Value) -
         start: The index of the first element, i64.
         n: How many, i64.
         key: i64; its lower half is the first.
+        meanwhile: Adds instructions of its own between the rounds.
     """
     skipped = b.and_(start, I64(WORDS_PER_COUNTER - 1))
     first = b.udiv(start, I64(WORDS_PER_COUNTER))
     keys = _round_keys(b, key)
-    with loop(b, b.add(skipped, n), step=GROUP) as i:
-        halves = _words_of(b, b.add(first, b.udiv(i, I64(WORDS_PER_COUNTER))), keys)
+    with loop(b, n_stored(b, start, n), step=GROUP) as i:
+
+        def between_rounds(k: int) -> None:
+            if meanwhile and k < GROUP // WORDS_PER_COUNTER:
+                meanwhile(i, k * WORDS_PER_COUNTER)
+
+        halves = _words_of(b, b.add(first, b.udiv(i, I64(WORDS_PER_COUNTER))), keys, between_rounds)
         for k, half in enumerate(halves):
             address = element(b, memory, b.add(i, I64(k * GROUP // 2)), I32)
             b.store(half, b.bitcast(address, ir.PointerType(I32s)), align=4)
     return element(b, memory, skipped, I32)
 
 
-def _words_of(b: Builder, first: Value, keys: list[tuple[Value, Value]]) -> list[Value]:
-    """The words of COUNTERS counters in the order of elements: two vectors of i32."""
+def n_stored(b: Builder, start: Value, n: Value) -> Value:
+    """The number of words that are stored for n elements, of which the first has the index `start`."""
+    skipped = b.and_(start, I64(WORDS_PER_COUNTER - 1))
+    return b.and_(b.add(b.add(skipped, n), I64(GROUP - 1)), I64(-GROUP))
+
+
+def _words_of(
+    b: Builder, first: Value, keys: list[tuple[Value, Value]], between: Callable[[int], None]
+) -> list[Value]:
+    """The words of COUNTERS counters in the order of elements: two vectors of i32.
+
+    After each round, counted from 0, instructions may be added.
+    """
     counters = b.add(_of_all(b, first), I64s(list(range(COUNTERS))))
     state = [counters, b.lshr(counters, _longs(32)), _longs(0), _longs(0)]
-    for of_round in keys:
+    for k, of_round in enumerate(keys):
         state = _after_round(b, state, of_round)
+        between(k)
     pairs = [_shuffled(b, *halves, EVEN) for halves in zip(state[::2], state[1::2], strict=True)]
     return [
         b.bitcast(b.shuffle_vector(*pairs, ir.VectorType(I32, COUNTERS)(lanes)), I32s)

@@ -1,10 +1,14 @@
 """Kernel that draws masks by rank: in each row, the larger a difference, the more likely its bit is set.
 
-Ranks are those of (key, index), from 0 for the smallest; the bit is set if the element's word is below the
-threshold of its rank (see `random_words`). Thresholds rise with the rank, so bins of neighbouring keys decide
-most elements: a word is below the threshold of the smallest rank in its bin, or not below that of the
-largest. For the few words between the two the exact rank is found. Where all keys of a bin are equal, it
-follows from the order of the indexes, which is known from counting; else the bin is sorted.
+Elements are ordered by key (see `keys`). The rank sum of an element is the smallest plus the largest rank,
+from 0, of the elements in the row that have its key: twice their mean rank. The bit is set if the element's
+word (see `random_words`) is below the threshold of this sum:
+
+    rint(2^32 * ((density - spread) + sum * (spread / (n - 1))))          in float64; at most 2^32 - 1
+
+Thresholds rise with the sum, so bins of neighbouring keys decide most elements. Where a bin has one key, its
+count gives the sum. Else a word is below the threshold that the smallest rank in the bin would have if it
+were alone, or not below that of the largest; for the few words between the two the bin is sorted.
 
 An element without a difference is never drawn: it would add nothing.
 """
@@ -13,37 +17,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import POINTER, VOID, element, function, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I16, I32, I64, LLVM_TYPES
-from fusion_slerp.kernels.random_words import store_words
+from fusion_slerp.kernels.doubts import WIDTH
+from fusion_slerp.kernels.elements import F64, I16, I32, I64, LLVM_TYPES, MASK, Builder, Value
+from fusion_slerp.kernels.random_words import WORDS_PER_COUNTER, n_stored, store_words
+from fusion_slerp.kernels.ranked_doubts import decide_flagged
+from fusion_slerp.kernels.ranked_limits import limits_of_bins
 from fusion_slerp.kernels.ranked_rows import (
+    COUNTERS,
     LOWEST_BIN,
-    NOTHING_OPEN,
-    add_bit,
     bins_of_row,
+    codes_of_row,
     compare_row,
-    count_row,
-    each_flagged,
-    keys_of_row,
-    limits_of_bins,
-    may_vary,
-    settle_bin,
+    count_bins,
 )
-from fusion_slerp.kernels.sorting import sorting
 
-BINADES = 16
+BINADES = 10
 """Powers of two below the largest difference that have bins of their own."""
 
-ELEMENTS_PER_BIN, NARROW_ELEMENTS_PER_BIN = 2, 8
+ELEMENTS_PER_BIN, NARROW_ELEMENTS_PER_BIN = 2, 6
 """Elements of a row for each bin, at least; and where numbers have bins of their own."""
 
-MOST_FRACTION_BITS = 8
-"""Bits of a key's fraction that bins distinguish, at most."""
+MOST_FRACTION_BITS = 7
+"""Bits of a key's fraction that bins distinguish, at most: with sign and exponent they fit into 16 bits."""
 
 FRACTION_BITS = 23
 """Of a key."""
+
+LINE_NBYTES = 64
+"""Of a cache."""
+
+NUMBERS = 4
+"""Of each model."""
 
 
 def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
@@ -55,64 +63,107 @@ def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
     """
     per_bin = NARROW_ELEMENTS_PER_BIN if is_narrow else ELEMENTS_PER_BIN
     n_bits = max(0, min(MOST_FRACTION_BITS, (width // (per_bin * BINADES)).bit_length() - 1))
-    return LOWEST_BIN + (BINADES << n_bits), FRACTION_BITS - max(0, n_bits - is_narrow)
+    n_bins = -(-(LOWEST_BIN + (BINADES << n_bits)) // WIDTH) * WIDTH
+    return n_bins, FRACTION_BITS - max(0, n_bits - is_narrow)
 
 
 def rank_masks(dtypes: Sequence[str]) -> ir.Module:
-    """Adds a bit to the masks of elements that are drawn by rank, row by row.
+    """Adds bits to the masks of elements that are drawn by rank, row by row.
 
-    Arrays: a model, base, masks; numbers (int64): the index of the first element, elements of a row, key,
-    bit, number of bins, undistinguished bits of a key; thresholds by rank (uint32). Memory for a row and
-    PADDING: keys, words, preceding (uint32), pairs (uint64), bins (uint16), flags (uint8). Memory for the
-    bins: counts, limits (uint32).
+    Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, and for
+    each model its key, bit, number of bins, and undistinguished bits of a key; chances (float64): for each
+    model the threshold, not rounded, of the rank sum 0, and how much it rises for each further one.
+    Memory for a row and PADDING: bins (uint16), words, sums (uint32), pairs (uint64), flags (uint8). Memory
+    for the bins: COUNTERS counters for each, zeros before and after; firsts, lasts, limits (uint32).
     """
+    n_models = dtypes.index(MASK) - 1
     module = ir.Module("rank_masks")
-    row = _row(module, dtypes)
-    made, b, size, (model, base, masks, numbers, *memory), _ = of_one(
-        module, "rank_masks_one", I64, len(dtypes), 0
-    )
-    start, width, *others = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(6))
+    made, b, size, arrays, _ = of_one(module, "rank_masks_one", I64, len(dtypes), 0)
+    *models, base, masks = arrays[: n_models + 2]
+    numbers, chances, *memory = arrays[n_models + 2 :]
+    pairs = [(dtypes[k], dtypes[n_models]) for k in range(n_models)]
+    rows = {pair: _row(module, pair, f"mask_row_{i}") for i, pair in enumerate(dict.fromkeys(pairs))}
+    start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(2))
     with loop(b, b.udiv(size, width)) as k:
         first = b.mul(k, width)
-        here = [
-            element(b, array, first, LLVM_TYPES[dtype])
-            for array, dtype in zip((model, base, masks), dtypes, strict=False)
-        ]
-        b.call(row, [b.add(start, first), width, *others, *here, *memory])
+        here = element(b, base, first, LLVM_TYPES[dtypes[n_models]]), element(b, masks, first, I16)
+        for i, (model, pair) in enumerate(zip(models, pairs, strict=True)):
+            own = [element(b, numbers, I64(2 + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
+            words = element(b, model, first, LLVM_TYPES[pair[0]])
+            b.call(rows[pair], [b.add(start, first), width, words, *here, *own, *memory])
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
 
 
-def _row(module: ir.Module, dtypes: Sequence[str]) -> ir.Function:
-    """Adds the function for one row; it takes the numbers, then the arrays without them."""
+def _row(module: ir.Module, dtypes: tuple[str, str], name: str) -> ir.Function:
+    """Adds the function for one row of one model."""
     steps = {
-        step: step(module, dtypes)
-        for step in (keys_of_row, bins_of_row, count_row, limits_of_bins, compare_row)
+        step: step(module, f"{name}_{step.__name__}", dtypes)
+        for step in (codes_of_row, bins_of_row, limits_of_bins, compare_row, decide_flagged)
     }
-    settle = settle_bin(module, sorting(module))
-    made, b = function(module, "mask_row", VOID, [*[I64] * 6, *[POINTER] * (len(dtypes) - 1)])
+    made, b = function(module, name, VOID, [I64, I64, *[POINTER] * 14])
     made.linkage = "internal"
-    start, n, key, bit, n_bins, n_bits, model, base, masks, thresholds, *memory = made.args
-    keys, words, preceding, pairs, bins, flags, counts, limits = memory
-    bit = b.trunc(bit, I16)
-    largest = b.call(steps[keys_of_row], [n, model, base, keys])
-    b.call(steps[bins_of_row], [n, keys, bins, largest, b.trunc(n_bits, I32), b.trunc(n_bins, I32)])
-    b.call(steps[count_row], [n, bins, preceding, counts, n_bins])
-    b.call(steps[limits_of_bins], [n_bins, counts, thresholds, limits])
-    words = store_words(b, words, start, n, key)
+    start, n, model, base, masks, numbers, chances, *memory = made.args
+    bins, words, sums, pairs, flags, counters, firsts, lasts, limits = memory
+    key, bit, n_bins, n_bits = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(NUMBERS))
+    bit, n_bits = b.trunc(bit, I16), b.trunc(n_bits, I32)
+    chance = [b.load(element(b, chances, I64(i), F64), typ=F64) for i in range(2)]
+    largest = b.call(steps[codes_of_row], [n, model, base, bins, n_bits])
+    with b.if_then(b.icmp_unsigned("==", largest, I32(0)), likely=False):  # no element has a difference
+        b.ret_void()
+    most = b.sub(b.trunc(n_bins, I32), I32(1))
+    shift = b.select(b.icmp_unsigned(">", largest, most), b.sub(largest, most), I32(0))
+    b.call(steps[bins_of_row], [n, bins, shift])
+    words = _count_and_draw(b, dtypes, (bins, counters, n_bins), (model, base), (words, start, n, key))
+    surplus = b.trunc(b.sub(n_stored(b, start, n), n), I32)
+    b.call(steps[limits_of_bins], [n_bins, surplus, counters, firsts, lasts, limits, shift, *chance])
     b.call(steps[compare_row], [n, bins, words, limits, masks, flags, bit])
-    with each_flagged(b, flags, n) as i:
-        bin_of = b.zext(b.load(element(b, bins, i, I16), typ=I16), I64)
-        key_of_it = b.load(element(b, keys, i, I32), typ=I32)
-        is_new = b.icmp_unsigned("!=", b.load(element(b, limits, bin_of, I32), typ=I32), I32(NOTHING_OPEN))
-        with b.if_then(b.and_(is_new, may_vary(b, bin_of, key_of_it, b.trunc(n_bits, I32), dtypes))):
-            b.call(settle, [n, bin_of, keys, bins, preceding, pairs])
-            b.store(I32(NOTHING_OPEN), element(b, limits, bin_of, I32))
-        first_rank = b.load(element(b, counts, bin_of, I32), typ=I32)
-        rank = b.add(first_rank, b.load(element(b, preceding, i, I32), typ=I32))
-        threshold = b.load(element(b, thresholds, b.zext(rank, I64), I32), typ=I32)
-        is_drawn = b.icmp_unsigned("<", b.load(element(b, words, i, I32), typ=I32), threshold)
-        add_bit(b, element(b, masks, i, I16), is_drawn, bit)
+    in_bins = [bins, firsts, lasts, limits]
+    b.call(
+        steps[decide_flagged],
+        [n, flags, model, base, *in_bins, words, masks, sums, pairs, shift, bit, *chance],
+    )
     b.ret_void()
     return made
+
+
+def _count_and_draw(
+    b: Builder,
+    dtypes: Sequence[str],
+    counted: tuple[Value, Value, Value],
+    read: Sequence[Value],
+    drawn: tuple[Value, Value, Value, Value],
+) -> Value:
+    """Stores words as `store_words` does, and meanwhile counts bins and requests the next row.
+
+    Args:
+        b: The builder.
+        dtypes: Of model and base.
+        counted: The bins of the row and PADDING, counters, and the number of bins.
+        read: Model and base.
+        drawn: Arguments of `store_words`.
+    """
+    bins, counters, n_bins = counted
+    in_turn = [element(b, counters, b.mul(n_bins, I64(k)), I32) for k in range(COUNTERS)]
+
+    def meanwhile(group: Value, k: int) -> None:
+        count_bins(b, bins, in_turn, b.add(group, I64(k)), WORDS_PER_COUNTER)
+        for array, dtype in zip(read, dtypes, strict=True):
+            _prefetch(b, array, b.add(n, group), dtype, k)
+
+    _, _, n, _ = drawn
+    return store_words(b, *drawn, meanwhile)
+
+
+def _prefetch(b: Builder, array: Value, first: Value, dtype: str, k: int) -> None:
+    """Requests element k of a group, if a line of the cache begins with it.
+
+    Processors recognise that memory is read in order, but only inside a page, and a row is often about one.
+    """
+    nbytes = np.dtype(dtype).itemsize
+    if k * nbytes % LINE_NBYTES == 0:
+        address = b.gep(array, [b.add(first, I64(k))], source_etype=LLVM_TYPES[dtype])
+        kind = ir.FunctionType(VOID, [POINTER, I32, I32, I32])
+        request = b.module.declare_intrinsic("llvm.prefetch", [POINTER], kind)
+        b.call(request, [address, I32(0), I32(3), I32(1)])  # to read, into the first cache, data

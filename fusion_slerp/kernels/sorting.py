@@ -14,12 +14,12 @@ SHRINK = 5, 11
 """The factor from one gap to the next: 1/2.2."""
 
 
-def sorting(module: ir.Module) -> ir.Function:
+def sorting(module: ir.Module, name: str) -> ir.Function:
     """Adds a function that sorts n unsigned i64 in ascending order; it takes n and the array.
 
     Shell's method: it needs no memory, is fast for a few numbers, and not quadratic for many.
     """
-    made, b = function(module, "sort", VOID, [I64, POINTER])
+    made, b = function(module, name, VOID, [I64, POINTER])
     made.linkage = "internal"
     n, array = made.args
     gap_at, i_at = b.alloca(I64), b.alloca(I64)

@@ -35,7 +35,8 @@ class Draw(NamedTuple):
         key: The key of its random words.
         density: The probability of an element, in [0, 1].
         spread: By how much the probability of the largest difference in a row is higher, and that of the
-            smallest lower; the others are evenly between, by rank. No effect at densities of 0 and 1.
+            smallest lower; the others are evenly between, by rank. Equal ones have the mean of their ranks.
+            No effect at densities of 0 and 1.
     """
 
     key: int

@@ -5,17 +5,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
 from fusion_slerp.kernels import Words
-from fusion_slerp.kernels.drawing import add_ranked, drawn_masks, packed, unpacked
+from fusion_slerp.kernels.drawing import Ranked, add_ranked, drawn_masks, packed, unpacked
 from fusion_slerp.passes.chances import CERTAIN, Draw, threshold
 from fusion_slerp.passes.protocols import Counted
 
-KEPT_NBYTES = 16 << 20
+KEPT_NBYTES = 32 << 20
 """Masks of a unit that are kept from measuring to writing, at most: drawing takes longer than reading."""
 
 
@@ -48,9 +47,10 @@ class Drawn:
     def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk: of whole rows, if ranks count."""
         masks = _alike(words[0].size, start, self.draws, self.is_ranked)
-        for k, draw in enumerate(self.draws):
-            if self.is_ranked and draw.is_ranked:
-                _add_ranked(masks, (words[k], words[-1]), start, self.width, k, draw)
+        ranked = [k for k, draw in enumerate(self.draws) if self.is_ranked and draw.is_ranked]
+        if ranked:
+            drawn = [Ranked(k, *self.draws[k]) for k in ranked]
+            _add_ranked(masks, [*(words[k] for k in ranked), words[-1]], start, self.width, drawn)
         return masks
 
 
@@ -62,17 +62,15 @@ def _alike(n: int, start: int, draws: Sequence[Draw], without_ranked: bool) -> n
     return drawn_masks(n, start, chances, always)
 
 
-def _add_ranked(
-    masks: np.ndarray, words: tuple[np.ndarray, np.ndarray], start: int, width: int, k: int, draw: Draw
-) -> None:
+def _add_ranked(masks: np.ndarray, words: Words, start: int, width: int, drawn: Sequence[Ranked]) -> None:
     for first, end, length in _parts(start, masks.size, width):
         part = slice(first - start, end - start)
-        here = words[0][part], words[1][part]
         if length > 1:
-            by_rank = thresholds(draw.density, draw.spread, length)
-            add_ranked(masks[part], here, (first, length), (k, draw.key), by_rank)
-        else:
-            masks[part] |= _alike(1, first, [draw], without_ranked=False) << k
+            add_ranked(masks[part], [each[part] for each in words], (first, length), drawn)
+            continue
+        for each in drawn:
+            alone = Draw(each.key, each.density)
+            masks[part] |= _alike(1, first, [alone], without_ranked=False) << each.model
 
 
 def _parts(start: int, n: int, width: int) -> Iterator[tuple[int, int, int]]:
@@ -86,16 +84,6 @@ def _parts(start: int, n: int, width: int) -> Iterator[tuple[int, int, int]]:
         stop = min(end, *((start // step + 1) * step for step in (width, CHUNK_ELEMENTS)))
         yield start, stop, stop - start
         start = stop
-
-
-@lru_cache(maxsize=32)
-def thresholds(density: float, spread: float, n: int) -> np.ndarray:
-    """Returns the thresholds of the ranks 0 to n-1, n > 1: uint32, not to be modified.
-
-    The probability of rank r, in float64, is (density - spread) + 2 spread * (r / (n - 1)).
-    """
-    probabilities = (density - spread) + 2.0 * spread * (np.arange(n) / (n - 1))
-    return np.rint(probabilities * CERTAIN).astype(np.uint32)
 
 
 class Kept:
@@ -119,6 +107,10 @@ class Kept:
 
     def __hash__(self) -> int:
         return hash(self._selection)
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[Drawn, int]]:
+        """Returns what makes it again in another process, without the masks."""
+        return Kept, (self._selection, self._n_models)
 
     def count_in(self, words: Words) -> None:
         """Returns None: nothing depends on earlier chunks."""

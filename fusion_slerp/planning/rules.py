@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RULES = 3
+RULES = 4
 """The rules of this version; every manifest states its model's, and two merges by different rules are not the
 same merge.
 
@@ -11,7 +11,12 @@ same merge.
         their last digits may differ. Everything else gives the same bytes as rules 1.
     3   Each matrix of an expert is a unit, also where a tensor holds several. Everything else gives the same
         bytes as rules 2.
+    4   Methods that draw elements by rank give equal magnitudes one probability. Everything else gives the
+        same bytes as rules 3.
 """
 
 EXPERTS_APART = 3
 """From these rules on, the report of a merge lists a tensor of all experts matrix by matrix."""
+
+MEAN_RANKS = 4
+"""From these rules on, the rank of an element is the mean of those of all elements of equal magnitude."""

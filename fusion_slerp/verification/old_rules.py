@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusion_slerp.errors import CheckpointError, Problem, setting
+from fusion_slerp.methods import METHODS
 from fusion_slerp.output.manifest import version_in
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
-from fusion_slerp.planning.rules import EXPERTS_APART, RULES
+from fusion_slerp.planning.rules import EXPERTS_APART, MEAN_RANKS, RULES
 
 ANY_ORDER = 2
 """From these rules on, the sums of columns and the means of rows do not depend on an order."""
@@ -63,7 +64,7 @@ def check_same_bytes(plan: MergePlan, rules: int) -> None:
     more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
     fields = (
         ("found", f"rules {rules}; this version merges by rules {RULES}"),
-        ("differs in", f"the last digits of {why}"),
+        ("differs in", why),
         ("tensors", f"{name}{more}"),
     )
     fix = f"recompute with the version that made it, or use {setting('inputs', True)} alone"
@@ -71,12 +72,15 @@ def check_same_bytes(plan: MergePlan, rules: int) -> None:
 
 
 def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
-    """Returns what may differ in a tensor's last digits under these rules; empty if nothing does."""
+    """Returns what may differ in a tensor under these rules; empty if nothing does."""
+    is_ranked = isinstance(tensor.work, Merge) and METHODS[plan.settings.method].needs_rows
+    if is_ranked and rules < MEAN_RANKS:
+        return "elements that are drawn by rank, where magnitudes are equal"
     if rules >= ANY_ORDER:
         return ""
     if isinstance(tensor.work, Merge) and tensor.work.granularity == "column":
-        return "matrices that are merged by columns"
+        return "the last digits of matrices that are merged by columns"
     rows = tensor.rows if plan.settings.vocab_fill in FILLED_BY_MEANS else None
     if rows is not None and (rows.filled & ~rows.zero).any():
-        return "rows that are filled with a mean"
+        return "the last digits of rows that are filled with a mean"
     return ""

@@ -6,6 +6,7 @@ Nothing of fusion_slerp is imported here.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from blake3 import blake3
@@ -25,10 +26,12 @@ def philox(key: Sequence[int], counter: Sequence[int]) -> list[int]:
 
 def words(key: int, start: int, n: int) -> list[int]:
     """The words of n elements, of which the first has the index `start`."""
-    return [
-        philox((key & LOW, key >> 32), (i // 4 & LOW, i // 4 >> 32, 0, 0))[i % 4]
-        for i in range(start, start + n)
-    ]
+    return [_four(key, i // 4)[i % 4] for i in range(start, start + n)]
+
+
+@lru_cache(maxsize=1 << 16)
+def _four(key: int, counter: int) -> list[int]:
+    return philox((key & LOW, key >> 32), (counter & LOW, counter >> 32, 0, 0))
 
 
 def key_of(seed: int, tensor: str, model: str) -> int:
@@ -46,16 +49,28 @@ def drawn(key: int, n: int, density: float, start: int = 0) -> set[int]:
     return {i for i, word in enumerate(words(key, start, n)) if word < limit}
 
 
+def rank_sums(magnitudes: Sequence[float]) -> list[int]:
+    """For each magnitude, the smallest plus the largest rank, from 0, of those that are equal to it."""
+    smaller = [sum(other < each for other in magnitudes) for each in magnitudes]
+    equal = [sum(other == each for other in magnitudes) for each in magnitudes]
+    return [2 * first + n - 1 for first, n in zip(smaller, equal, strict=True)]
+
+
+def limit_of(rank_sum: int, width: int, density: float, spread: float) -> int:
+    """The threshold of an element with a rank sum in a row."""
+    probability = (density - spread) + rank_sum * (spread / (width - 1)) if width > 1 else density
+    return min(round(probability * 2**32), LOW)
+
+
 def drawn_by_rank(
     key: int, difference: np.ndarray, width: int, density: float, spread: float, start: int = 0
 ) -> set[int]:
     """The elements that are drawn by the rank of their magnitude in rows; none without a difference."""
     random, chosen = words(key, start, difference.size), set()
     for first in range(0, difference.size, width):
-        magnitudes = np.abs(difference[first : first + width].astype(np.float32))
-        for rank, i in enumerate(np.argsort(magnitudes, kind="stable").tolist()):
-            place = rank / (width - 1) if width > 1 else 0.5
-            limit = round(((density - spread) + 2 * spread * place) * 2**32)
-            if random[first + i] < limit and magnitudes[i]:
+        with np.errstate(over="ignore"):
+            magnitudes = np.abs(difference[first : first + width].astype(np.float32)).tolist()
+        for i, rank_sum in enumerate(rank_sums(magnitudes)):
+            if random[first + i] < limit_of(rank_sum, width, density, spread) and magnitudes[i]:
                 chosen.add(first + i)
     return chosen

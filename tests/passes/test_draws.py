@@ -9,8 +9,8 @@ import pytest
 from blake3 import blake3
 
 from fusion_slerp.passes import draws
-from fusion_slerp.passes.chances import CERTAIN, Draw, key_of, threshold
-from fusion_slerp.passes.draws import Drawn, Kept, thresholds
+from fusion_slerp.passes.chances import Draw, key_of, threshold
+from fusion_slerp.passes.draws import Drawn, Kept
 from tests.methods import drawing_reference as reference
 from tests.methods.selection_reference import differences, fine_tunes
 from tests.reference import BF16, F32
@@ -77,14 +77,6 @@ def test_thresholds_are_rounded(probability, expected):
 def test_the_range_of_probabilities(density, spread, is_random, is_ranked, is_in_range):
     draw = Draw(1, density, spread)
     assert (draw.is_random, draw.is_ranked, draw.is_in_range) == (is_random, is_ranked, is_in_range)
-
-
-def test_probabilities_are_linear_in_the_rank():
-    limits = thresholds(0.4, 0.15, 1001)
-    assert limits.dtype == np.uint32
-    assert (limits[0], limits[500], limits[-1]) == (threshold(0.25), threshold(0.4), threshold(0.55))
-    assert (np.diff(limits.astype(np.int64)) > 0).all()
-    assert abs(limits.mean() / CERTAIN - 0.4) < 1e-9
 
 
 # Masks.
