@@ -136,7 +136,8 @@ def save(recording: Recording, folder: Path) -> None:
 def run(line: str, answers: tuple[tuple[str, str], ...], folder: Path) -> str:
     """Returns what a terminal would show of a command in the end."""
     words = shlex.split(line)[1:]
-    env = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    screen = {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+    env = {**os.environ, **screen, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     env = {k: v for k, v in env.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
     env["XDG_STATE_HOME"] = str(folder / ".state")
     child = pexpect.spawn(

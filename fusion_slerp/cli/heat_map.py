@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fusion_slerp.cli.tables import ruled
-from fusion_slerp.inspection.colours import STEPS, colour, step
+from fusion_slerp.cli.terminal_colours import painter
 from fusion_slerp.tensor_names import MODULES
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def parts(shown: HeatMap, screen: Console) -> list[Table | Text]:
     """
     if not shown.values:
         return []
-    paint = _paint(shown, screen)
+    paint = painter(min(shown.values), max(shown.values), screen)
     if paint is None:
         return [number_table(shown)]
     widths = _widths(shown, screen.width)
@@ -107,20 +107,6 @@ def number_table(shown: HeatMap) -> Table:
     for layer in shown.layers:
         table.add_row(str(layer), *(shown.text(shown.at(layer, column)) for column in shown.columns))
     return table
-
-
-def _paint(shown: HeatMap, screen: Console) -> Callable[[float], str] | None:
-    """The colour of a value on a screen; None if it shows no colours or no half blocks."""
-    system = screen.color_system
-    if not screen.is_terminal or screen.no_color or system is None or not screen.encoding.startswith("utf"):
-        return None
-    low, high = min(shown.values), max(shown.values)
-
-    def paint(value: float) -> str:
-        share = (value - low) / (high - low) if high > low else 0.5
-        return step(share, system) if system in STEPS else colour(share)
-
-    return paint
 
 
 def _widths(shown: HeatMap, width: int) -> dict[Column, int]:

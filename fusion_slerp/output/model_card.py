@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -29,6 +29,9 @@ from fusion_slerp.settings.merge_settings import MergeSettings, make_settings
 from fusion_slerp.settings.schedule import PerModel, Schedule
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import open_regular
+
+if TYPE_CHECKING:
+    from fusion_slerp.output.card_pictures import Picture
 
 MAX_CARD_NBYTES = 1 << 20
 """Of a source model's card; its front matter comes first."""
@@ -82,6 +85,7 @@ def model_card(
     name: str,
     made_with: str | None = None,
     has_tokenizer: bool = True,
+    pictures: Sequence[Picture] = (),
 ) -> str:
     """Returns the text of the card.
 
@@ -92,6 +96,7 @@ def model_card(
         name: The merged model's name, its heading.
         made_with: The program that ran the merge, in Markdown; None for fusion_slerp alone.
         has_tokenizer: Whether the merged model has a tokenizer.
+        pictures: The pictures that it embeds; see `card_pictures`.
     """
     rules = "\n".join(f"| {rule} | {count} |" for rule, count in count_rules(report).items())
     merges = (sentence(label, each.lineage) for label, each in parents.items() if each.lineage)
@@ -118,13 +123,20 @@ This is a merged language model: {settings.how.summary}, made with fusion_slerp 
 
 ```yaml
 {_yaml(_configuration(settings))}```
-{_reproduction(parents, settings, name)}
+{_reproduction(parents, settings, name)}{_sections(pictures)}
 ## What happened to the tensors
 
 | made by | tensors |
 |---|---|
 {rules}
 """
+
+
+def _sections(pictures: Sequence[Picture]) -> str:
+    """A section for each picture."""
+    return "".join(
+        f"\n## {each.heading}\n\n{each.about}\n\n![{each.description}]({each.file})\n" for each in pictures
+    )
 
 
 def _usage(name: str, has_tokenizer: bool) -> str:

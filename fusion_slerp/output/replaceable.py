@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
+from fusion_slerp.methods import METHODS
+from fusion_slerp.options import declaration, declared
 from fusion_slerp.output.manifest import ManifestError, read_manifest
 from fusion_slerp.output.merge_report import REPORT
 from fusion_slerp.output.unfinished import MANIFEST
@@ -31,6 +34,14 @@ KNOWN = (
 """Files of a model that can be downloaded or made again: no code, no adapters, no states of a training."""
 
 
+@cache
+def _pictures() -> tuple[str, ...]:
+    """The names of all pictures that cards may embed: no others in that folder are known."""
+    options = (field for method in METHODS.values() for field in declared(method.options).items())
+    scheduled = {name for name, field in options if declaration(field).is_schedule}
+    return ("images/angle.svg", *(f"images/{name}.svg" for name in sorted(scheduled)))
+
+
 def in_the_way(folder: Path) -> list[str]:
     """Returns the names in a folder that `overwrite: true` must not remove, sorted.
 
@@ -40,14 +51,15 @@ def in_the_way(folder: Path) -> list[str]:
     Raises:
         OSError: The folder cannot be read.
     """
-    everything, unknown = _names(folder, ()), _names(folder, KNOWN)
+    known = (*KNOWN, *_pictures())
+    everything, unknown = _names(folder, ()), _names(folder, known)
     if not everything or (not unknown and _is_model(everything)):
         return []
     try:
         listed = read_manifest(folder)["files"]
     except ManifestError:
         return unknown or everything
-    return _names(folder, KNOWN, listed)
+    return _names(folder, known, listed)
 
 
 def _is_model(names: Collection[str]) -> bool:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.drawing import depth
+from fusion_slerp.drawing.rows import TensorRow, columns_of, option_values, stacks
 from fusion_slerp.errors import FusionSlerpError
 from fusion_slerp.inspection.difference import compare
 from fusion_slerp.output.manifest import read_manifest, version_in
 from fusion_slerp.output.merge_report import REPORT, read_report
-from fusion_slerp.reports import depth
 from fusion_slerp.reports.child_norms import child_norms
 from fusion_slerp.reports.models import CHILD, local_parents, model_fields, recorded_fields
 from fusion_slerp.reports.reproduction import reproduction
-from fusion_slerp.reports.rows import TensorRow, columns_of, stacks
 from fusion_slerp.reports.vocabularies import chat_templates, vocabularies
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.folder import Checkpoint
@@ -120,7 +119,7 @@ def _rows(
                 int(row.get("n_elements", entry.n_elements if entry else 0)),
                 str(row.get("action", "")),
                 str(row.get("why", "")),
-                dict(_values(row)),
+                option_values({key: value for key, value in row.items() if key not in OWN}),
                 {} if angle is None else {FIRST_PAIR: float(angle)},
                 {str(label): float(each) for label, each in row.get("norms", {}).items()},
                 None if entry is None else entry.shape,
@@ -128,19 +127,6 @@ def _rows(
                 _rows_text(row.get("rows")),
             )
         )
-    return found
-
-
-def _values(row: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """The options of the method for a tensor, those of single models with the label."""
-    found = []
-    for name, value in row.items():
-        if name in OWN:
-            continue
-        if isinstance(value, Mapping):
-            found += [(f"{name} {label}", float(each)) for label, each in value.items() if each is not None]
-        elif isinstance(value, (int, float)):
-            found.append((name, float(value)))
     return found
 
 
@@ -170,7 +156,7 @@ def _with_measures(
     row: TensorRow, own: float | None, angle: float | None, norms: Mapping[str, float]
 ) -> TensorRow:
     every = {**row.norms, **norms, **({} if own is None else {CHILD: own})}
-    return replace(row, norms=every, angles=row.angles if angle is None else {FIRST_PAIR: angle})
+    return row._replace(norms=every, angles=row.angles if angle is None else {FIRST_PAIR: angle})
 
 
 def treatment(rows: Sequence[TensorRow]) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from fusion_slerp.drawing import depth
+from fusion_slerp.drawing.rows import TensorRow, columns_of, stacks
 from fusion_slerp.inspection.difference import Difference, Model, compare
 from fusion_slerp.inspection.facts import Facts
-from fusion_slerp.reports import depth
 from fusion_slerp.reports.models import model_fields
 from fusion_slerp.reports.names import without_paths
-from fusion_slerp.reports.rows import TensorRow, columns_of, stacks
 from fusion_slerp.reports.vocabularies import chat_templates, vocabularies
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.folder import Checkpoint

@@ -7,9 +7,9 @@ from math import exp, isfinite
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.drawing.rows import significant
 from fusion_slerp.errors import Problem, SettingsError
 from fusion_slerp.output.lineage import public_name
-from fusion_slerp.reports.rows import significant
 from fusion_slerp.sources.json_files import Limits, read_json
 
 FILE = "evaluation.json"

@@ -1,6 +1,6 @@
 """The pictures of a report for papers: SVG, and PNG if the optional extra `figures` is installed.
 
-They are drawn by the functions of the page, on white, with a stylesheet of their own.
+They are drawn by the functions of the page, on white.
 
 PNG comes from resvg (1.4 MB). Where vl-convert, which carries fonts, takes 33 MB, resvg uses those of the
 system: without any it would draw no text, so that is an error.
@@ -14,14 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.drawing.heat import heat_svg
+from fusion_slerp.drawing.markup import Html
+from fusion_slerp.drawing.standalone import standalone
 from fusion_slerp.errors import OutputError, Problem, SettingsError
 from fusion_slerp.paths import Named, absolute_text, user_path, utf8
-from fusion_slerp.reports.colours import LIGHT, SERIES, sequential, text_on
-from fusion_slerp.reports.heat import heat_svg
-from fusion_slerp.reports.markup import Html
 from fusion_slerp.reports.sections import angles, evaluation, norms, sweep, values
-
-FAMILY = "DejaVu Sans, Liberation Sans, Helvetica, Arial, sans-serif"
 
 ZOOM = 3
 """Pixels of a PNG for one unit of the drawing: 300 dots per inch at 7.2 inches for a wide one."""
@@ -80,9 +78,8 @@ def pictures(data: Mapping[str, Any]) -> Iterator[tuple[str, Html]]:
             for wide, _ in list(values.charts(data, option))[:1]:
                 yield f"values-{_file_name(option['option'])}", wide
     if data.get("sweep"):
-        curve = sweep.picture(data)
-        if curve is not None:
-            yield "sweep", curve
+        for name, chart in sweep.pictures(data):
+            yield _file_name(name), chart
     if data.get("evaluation"):
         for text, chart in evaluation.loss_charts(data):
             yield f"losses-{_file_name(text)}", chart
@@ -90,41 +87,6 @@ def pictures(data: Mapping[str, Any]) -> Iterator[tuple[str, Html]]:
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", name)[:60]
-
-
-def standalone(chart: Html) -> str:
-    """Returns a chart as an SVG file: with its namespace, its colours and a white ground."""
-    head, _, body = chart.partition(">")
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    body = re.sub(r'<rect class="band"[^>]*/>', "", body)
-    return f'{head}><style>{_style()}</style><rect width="100%" height="100%" fill="{LIGHT["bg"]}"/>{body}\n'
-
-
-def _style() -> str:
-    """The stylesheet of the charts in values: renderers know no variables."""
-    colours = sequential()
-    kinds = ("child", "base", *SERIES)
-    rules = [
-        f"text{{font:12px {FAMILY};fill:{LIGHT['ink']}}}",
-        f".soft,.tick{{fill:{LIGHT['soft']}}}.strong{{font-weight:700}}",
-        f".halo{{stroke:{LIGHT['bg']};stroke-width:4;paint-order:stroke}}",
-        f".grid{{stroke:{LIGHT['grid']};fill:none}}.axis{{stroke:{LIGHT['axis']};fill:none}}",
-        f".zero{{stroke:{LIGHT['ink']};stroke-dasharray:4 3}}",
-        f".ring{{fill:none;stroke:{LIGHT['ink']};stroke-width:2}}",
-        ".line{fill:none;stroke-width:2;stroke-linejoin:round}.bar{fill:none;stroke-width:1.4}",
-        ".level{fill:none;stroke-width:1.5;stroke-dasharray:6 4}",
-        f".dots{{stroke:{LIGHT['bg']};stroke-width:1}}",
-    ]
-    for kind in kinds:
-        colour = LIGHT[kind]
-        rules.append(
-            f".s-{kind} .line,.s-{kind} .bar,.level.s-{kind}{{stroke:{colour}}}"
-            f".s-{kind} .dots{{fill:{colour}}}"
-        )
-        rules.append(f".s-{kind} .dots .stroke{{stroke:{colour};stroke-width:2}}")
-    for i, colour in enumerate(colours):
-        rules.append(f".f{i}{{fill:{colour}}}.c{i}{{fill:{text_on(colour)}}}")
-    return "".join(rules)
 
 
 def has_png() -> bool:

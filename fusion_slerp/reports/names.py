@@ -5,6 +5,7 @@ A model is named as in the model card: by its hub id, or by the last name of its
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,6 +39,13 @@ def without_folders(value: Any) -> Any:
     if is_path and (LOCAL.fullmatch(value) or (os.sep in value and os.path.isdir(os.path.expanduser(value)))):
         return Path(value).name
     return value
+
+
+def plain(value: Any) -> Any:
+    """Returns a value of an option: a number as it is, anything else as one line of JSON or its own text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _paths(models: Mapping[str, Checkpoint]) -> dict[str, str]:

@@ -8,8 +8,8 @@ from hashlib import sha256
 from importlib.resources import files
 from typing import Any
 
-from fusion_slerp.reports.colours import DARK, LEVELS, LIGHT, Theme, sequential, text_on
-from fusion_slerp.reports.markup import Html, json_block, tag
+from fusion_slerp.drawing.colours import DARK, LEVELS, LIGHT, Theme, sequential, text_on
+from fusion_slerp.drawing.markup import Html, json_block, tag
 from fusion_slerp.reports.sections import (
     angles,
     evaluation,
@@ -43,6 +43,7 @@ SECTIONS = (
 KINDS = {
     "child": "Report on a merged model",
     "sweep": "Report on a sweep",
+    "search": "Report on a search",
     "comparison": "Comparison of models",
 }
 

@@ -16,7 +16,7 @@ Data = Mapping[str, Any]
 
 def summary(data: Data) -> list[str]:
     """Returns the summary of a report's data, one sentence each."""
-    makers = {"child": _of_child, "comparison": _of_comparison, "sweep": _of_sweep}
+    makers = {"child": _of_child, "comparison": _of_comparison, "sweep": _of_sweep, "search": _of_search}
     return makers[data["kind"]](data)
 
 
@@ -134,3 +134,11 @@ def _of_sweep(data: Data) -> list[str]:
         f"({sweep['metric']['better']} is better).",
         f"{verdict[:1].upper()}{verdict[1:]}.",
     ]
+
+
+def _of_search(data: Data) -> list[str]:
+    sweep, search = data["sweep"], data["sweep"]["search"]
+    metric = f"{sweep['metric']['name']} ({sweep['metric']['better']} is better)"
+    first = f"A search of {named_models(data)} over {enumerated(list(sweep['vary']))}, judged by {metric}"
+    sentences = [f"{first}: {search['cost']}", sweep["verdict"], *search["conclusions"]]
+    return [f"{each[:1].upper()}{each[1:].rstrip('.')}." for each in sentences]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,8 +12,9 @@ from fusion_slerp.errors import FusionSlerpError
 from fusion_slerp.output.lineage import public_name
 from fusion_slerp.reports.evaluations import finite, paired, scored, side_by_side
 from fusion_slerp.reports.models import model_fields, recorded_fields
-from fusion_slerp.reports.names import without_folders
+from fusion_slerp.reports.names import plain, without_folders
 from fusion_slerp.reports.reproduction import reproduction
+from fusion_slerp.reports.search_data import search_data
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.sweeps.axes import options_at, parse_axes
@@ -25,12 +25,16 @@ BEST = "best"
 
 
 def sweep_data(folder: Path) -> dict[str, Any]:
-    """Returns the data of a report about a sweep.
+    """Returns the data of a report about a sweep, or a search.
 
     Raises:
         SettingsError: The folder has no readable record.
     """
-    return record_data(read_record(folder), folder.resolve().name)
+    data = record_data(read_record(folder), folder.resolve().name)
+    search = search_data(folder)
+    return (
+        data if search is None else {**data, "kind": "search", "sweep": {**data["sweep"], "search": search}}
+    )
 
 
 def record_data(record: SweepRecord, name: str) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _point(point: SweepPoint, record: SweepRecord) -> dict[str, Any]:
     text = text_of(record.metric)
     from_best = point.differences.get(BEST, {}).get(text or "")
     return {
-        "values": {name: _plain(without_folders(value)) for name, value in point.values.items()},
+        "values": {name: plain(without_folders(value)) for name, value in point.values.items()},
         "metric": finite(score_at(point.scores, record.metric["name"])),
         "scores": scores,
         "from_best": None if from_best is None else {k: finite(v) for k, v in from_best.items()},
@@ -111,15 +115,14 @@ def _point(point: SweepPoint, record: SweepRecord) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
-    """A value of an axis: a number as it is, anything else as one line of JSON or its own text."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return value
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
 def _of_parents(point: SweepPoint) -> dict[str, Any]:
-    return {label: texts for label, texts in point.differences.items() if label != BEST}
+    """The differences of losses from the parents; those of tasks' scores have no text of their key."""
+    of_losses = {
+        label: {text: each for text, each in differences.items() if text in point.scores}
+        for label, differences in point.differences.items()
+        if label != BEST
+    }
+    return {label: each for label, each in of_losses.items() if each}
 
 
 def _options(record: SweepRecord, settings: Mapping[str, Any], point: SweepPoint) -> dict[str, Any]:

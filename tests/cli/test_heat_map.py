@@ -11,7 +11,8 @@ from rich.console import Console
 
 from fusion_slerp.cli import heat_map
 from fusion_slerp.cli.heat_map import HeatMap
-from fusion_slerp.inspection.colours import RAMP, STEPS, colour, step
+from fusion_slerp.cli.terminal_colours import STEPS, painter
+from fusion_slerp.drawing.colours import sequential
 from tests.cli.conftest import DEMO
 
 DEMOS = (DEMO / "plays", DEMO / "code")
@@ -44,19 +45,21 @@ def lightness(name):
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
 
 
+RAMP = sequential(is_dark=True)
+
+
 @pytest.mark.parametrize("ramp", [RAMP, *STEPS.values()])
 def test_every_ramp_becomes_lighter_step_by_step(ramp):
     """So readers who confuse hues can still order the colours."""
     assert all(lightness(a) < lightness(b) for a, b in pairwise(ramp))
 
 
-def test_colours_follow_the_value_and_stay_in_range():
-    assert (colour(0), colour(1)) == (RAMP[0], RAMP[-1])
-    assert (colour(-3), colour(7)) == (RAMP[0], RAMP[-1])
-    shares = [i / 50 for i in range(51)]
-    assert all(lightness(colour(a)) < lightness(colour(b)) for a, b in pairwise(shares))
-    for system, steps in STEPS.items():
-        assert list(dict.fromkeys(step(share, system) for share in shares)) == list(steps)
+@pytest.mark.parametrize(("system", "ramp"), [("truecolor", RAMP), *STEPS.items()])
+def test_colours_follow_the_value_and_stay_in_range(system, ramp):
+    paint = painter(0, 1, screen(system))
+    assert [paint(share) for share in (-3, 0, 1, 7)] == [ramp[0], ramp[0], ramp[-1], ramp[-1]]
+    assert list(dict.fromkeys(paint(i / 50) for i in range(51))) == list(ramp)
+    assert painter(2, 2, screen(system))(2) == ramp[len(ramp) // 2]
 
 
 @pytest.mark.parametrize("system", ["standard", "256", "truecolor"])
@@ -77,7 +80,7 @@ def test_a_line_holds_two_layers_and_80_columns_suffice(system):
     colours = {
         "standard": "\x1b[34;44m",
         "256": "\x1b[38;5;54;48;5;54m",
-        "truecolor": "\x1b[38;2;49;36;110;48",
+        "truecolor": "\x1b[38;2;{};{};{};48".format(*bytes.fromhex(RAMP[0][1:])),
     }
     assert colours[system] in text
 

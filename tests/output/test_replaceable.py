@@ -108,6 +108,11 @@ def test_empty_folders_count_as_nothing(tmp_path, model):
     assert in_the_way(tmp_path / "empty") == in_the_way(model) == []
 
 
+def test_the_pictures_of_cards_are_known_and_no_others(model):
+    assert in_the_way(add(model, "images/angle.svg", "images/t.svg", "images/weight.svg")) == []
+    assert in_the_way(add(model, "images/cat.svg")) == ["images/"]
+
+
 def test_links_are_files_and_are_not_followed(tmp_path, model):
     add(tmp_path / "elsewhere", "data")
     (model / "data").symlink_to(tmp_path / "elsewhere")

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 import fusion_slerp
-from tests.reports.made import layer_reports, sweep_record, write_child, write_evaluation, write_sweep
+from tests.reports.made import (
+    layer_reports,
+    search_trials,
+    sweep_record,
+    write_child,
+    write_evaluation,
+    write_search,
+    write_sweep,
+)
 
 DEMO = Path(fusion_slerp.__file__).parent / "demo"
 
@@ -33,3 +41,9 @@ def large_child(tmp_path_factory) -> Path:
 def sweep_folder(tmp_path_factory) -> Path:
     """A sweep of t at eleven values."""
     return write_sweep(tmp_path_factory.mktemp("sweeps") / "sweep-of-t", sweep_record())
+
+
+@pytest.fixture(scope="session")
+def search_folder(tmp_path_factory) -> Path:
+    """A search of t, with trials that were stopped and one that failed."""
+    return write_search(tmp_path_factory.mktemp("searches") / "search-of-t", sweep_record(), search_trials())

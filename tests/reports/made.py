@@ -14,6 +14,8 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.output.manifest import manifest_text
 from fusion_slerp.output.merge_report import REPORT, report_text
 from fusion_slerp.output.unfinished import MANIFEST
+from fusion_slerp.searches import record as search
+from fusion_slerp.searches.record import COMPLETE, FAILED, PRUNED, Trial
 from fusion_slerp.settings.merge_settings import make_settings
 from fusion_slerp.sweeps.record import SweepPoint, SweepRecord
 from tests.models import write_json
@@ -194,3 +196,21 @@ def grid_record() -> SweepRecord:
     ]
     vary = {"t.self_attn": sizes, "t.mlp": sizes}
     return replace(sweep_record(), vary=vary, points=tuple(points), best=losses.index(min(losses)))
+
+
+def search_trials() -> tuple[Trial, ...]:
+    """The points of `sweep_record` in another order, two trials that were stopped, and one that failed."""
+    losses = [(one + other) / 2 for one, other in zip(PLAYS, CODE, strict=True)]
+    full = [Trial({"t": i / 10}, COMPLETE, losses[i]) for i in (5, 6, 0, 10, *range(1, 5), *range(7, 10))]
+    stopped = [
+        Trial({"t": 0.03}, PRUNED, 9.0, 0.125, 1, difference(0.5, 0.05), 0.2),
+        Trial({"t": 0.97}, PRUNED, 9.0, 0.25, 2, difference(0.25, 0.02), 0.2),
+    ]
+    return (full[0], *stopped, *full[1:], Trial({"t": 0.55}, FAILED, None))
+
+
+def write_search(folder: Path, record: SweepRecord, trials: Sequence[Trial]) -> Path:
+    """Writes the records of a search as a search does."""
+    write_sweep(folder, record)
+    write_json(folder / search.FILE, search.as_fields(search.SearchRecord(record, tuple(trials))))
+    return folder

@@ -58,7 +58,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, demo_child, large_child, sweep_folder) -> dict[str, Path]:
+def files(tmp_path_factory, demo_child, large_child, sweep_folder, search_folder) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
     moe = write_child(tmp_path_factory.mktemp("moe") / "moe", list(layer_reports(48, n_experts=136)))
     subjects = {
@@ -66,6 +66,7 @@ def files(tmp_path_factory, demo_child, large_child, sweep_folder) -> dict[str, 
         "large": Subject((str(large_child),), is_quick=True),
         "moe": Subject((str(moe),), is_quick=True),
         "sweep": Subject((str(sweep_folder),)),
+        "search": Subject((str(search_folder),)),
         "three": Subject(tuple(str(DEMO / name) for name in ("plays", "code", "manual"))),
     }
     for name, subject in subjects.items():
@@ -97,7 +98,7 @@ def show(browser, files) -> Iterator[Any]:
         each.tab.context.close()
 
 
-NAMES = ("child", "large", "moe", "sweep", "three")
+NAMES = ("child", "large", "moe", "sweep", "search", "three")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

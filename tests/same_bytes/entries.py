@@ -30,6 +30,9 @@ RECORDED_WHY = {"zero vector": "null vector"}
 OF_ANOTHER_FORM = ("README.md", "merge_manifest.json", "merge_report.json")
 """Files about the merge, whose form may change while every weight stays the same."""
 
+PICTURES = "images/"
+"""The card's pictures, of which the same is true."""
+
 
 def by_merge(parents: tuple[Path, Path], out: Path, options: Options) -> Found:
     """Through `fusion_slerp.merge`."""
@@ -116,7 +119,11 @@ def by_slerp(parents: Mapping[str, tuple[Any, Any]], out: Path, options: Options
 def of_child(folder: Path) -> Found:
     """SHA-256 of every file of a child, except those whose form may change, and the content of its report."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    files = {name: _digest([(folder / name).read_bytes()]) for name in names if name not in OF_ANOTHER_FORM}
+    files = {
+        name: _digest([(folder / name).read_bytes()])
+        for name in names
+        if not name.startswith(PICTURES) and name not in OF_ANOTHER_FORM
+    }
     return {"files": files, **of_report(folder)}
 
 

@@ -14,7 +14,7 @@ from tests.samples.merges import FORMAT1
 
 N_TENSORS = 23
 RECORDS = {"README.md", "merge_report.json", "merge_manifest.json"}
-"""Files that are of the format of their time."""
+"""Files that are of the format of their time, like the card's pictures, which there were none of."""
 
 
 @pytest.fixture
@@ -24,7 +24,8 @@ def samples():
 
 def model_of(folder) -> dict[str, bytes]:
     """What is the same in every format."""
-    return {name: data for name, data in contents(folder).items() if name not in RECORDS}
+    every = contents(folder).items()
+    return {name: data for name, data in every if name not in RECORDS and not name.startswith("images/")}
 
 
 @pytest.mark.parametrize("name", ["merged", "sharded"])

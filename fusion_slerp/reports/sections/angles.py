@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_slerp.reports.colours import level
-from fusion_slerp.reports.heat import HeatMap, heat_table, legend
-from fusion_slerp.reports.markup import Html, count, joined, name, number, table, tag
+from fusion_slerp.drawing.colours import level
+from fusion_slerp.drawing.heat import HeatMap, heat_table, legend
+from fusion_slerp.drawing.markup import Html, count, joined, name, number, table, tag
+from fusion_slerp.drawing.pictures import angle_map, digits_of
 from fusion_slerp.reports.sections.parts import Data, Section, labelled, paragraph, stack_title
 
 
@@ -33,35 +34,13 @@ def heat_maps(data: Data) -> list[tuple[str, HeatMap]]:
         for stack in angles["stacks"]:
             title = [_pair_text(data, pair)] if len(angles["pairs"]) > 1 else []
             title += [each] if (each := stack_title(stack["stack"], len(angles["stacks"]))) else []
-            found.append((": ".join(title), _heat_map(stack, pair, angles["scale"], _pair_text(data, pair))))
+            found.append((": ".join(title), angle_map(stack, pair, angles["scale"], _pair_text(data, pair))))
     return found
 
 
 def _pair_text(data: Data, pair: str) -> str:
     one, other = pair.split("-")
     return f"{labelled(data, one)} and {labelled(data, other)}"
-
-
-def _heat_map(stack: Mapping[str, Any], pair: str, scale: Mapping[str, Any], models: str) -> HeatMap:
-    return HeatMap(
-        title=f"Angle in degrees between {models} by layer and kind of module",
-        columns=[str(layer) for layer in stack["layers"]],
-        column_title="layer",
-        rows=[each["label"] for each in stack["kinds"]],
-        groups=[each["module"] for each in stack["kinds"]],
-        cells=stack["cells"][pair],
-        low=scale["low"],
-        high=scale["high"],
-        is_open=scale["is_open"],
-        unit="°",
-        digits=digits_of(scale),
-    )
-
-
-def digits_of(scale: Mapping[str, Any]) -> int:
-    """Returns the digits after the point that tell the values of a scale apart."""
-    span = scale["high"] - scale["low"]
-    return 0 if span >= 100 else 1 if span >= 5 else 2 if span >= 0.5 else 3
 
 
 OF_WEIGHTS = (

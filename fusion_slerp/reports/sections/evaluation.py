@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fusion_slerp.reports.dots import Dot, dot_chart
+from fusion_slerp.drawing.dots import Dot, dot_chart
+from fusion_slerp.drawing.markup import DASH, Html, count, joined, number, signed, table, tag
 from fusion_slerp.reports.evaluations import AVERAGE
-from fusion_slerp.reports.markup import DASH, Html, count, joined, number, signed, table, tag
 from fusion_slerp.reports.sections.parts import Data, Section, labelled, numbers, panels, paragraph, plot
 
 Z = 1.959964

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
-from fusion_slerp.reports.markup import DASH, Html, count, joined, name, number, plural, table, tag, verbatim
+from fusion_slerp.drawing.markup import DASH, Html, count, joined, name, number, plural, table, tag, verbatim
 from fusion_slerp.reports.models import CHILD
 from fusion_slerp.reports.sections.parts import Data, Section, labelled, listed, paragraph, swatch
 from fusion_slerp.settings.sizes import nbytes_text, scaled

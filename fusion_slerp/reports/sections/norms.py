@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fusion_slerp.reports.charts import Point, Series, line_chart
-from fusion_slerp.reports.markup import Html, joined, number, tag
+from fusion_slerp.drawing.axes import depth_frame
+from fusion_slerp.drawing.charts import Point, Series, line_chart
+from fusion_slerp.drawing.markup import Html, joined, number, tag
 from fusion_slerp.reports.models import CHILD
 from fusion_slerp.reports.sections.parts import (
     Data,
     Section,
-    depth_frame,
     key,
     labelled,
     numbers,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fusion_slerp.reports.axes import Frame
-from fusion_slerp.reports.marks import colour_name, mark
-from fusion_slerp.reports.markup import Html, table, tag
+from fusion_slerp.drawing.marks import colour_name, mark
+from fusion_slerp.drawing.markup import Html, table, tag
 
 Data = Mapping[str, Any]
 
@@ -106,13 +105,6 @@ def listed(lines: Iterable[object], class_: str | None = None) -> Html:
     """Returns lines as a list; empty without any."""
     items = [tag("li", line) for line in lines]
     return tag("ul", *items, class_=class_) if items else Html()
-
-
-def depth_frame(layers: Sequence[int], y_title: str, right: int = 84, width: int = 360) -> Frame:
-    """Returns the axes of a chart over depth, with every layer named where there is space."""
-    step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 25, 50, 100, 10_000) if len(layers) / s <= 9)
-    ticks = [(float(layer), str(layer)) for layer in layers if layer % step == 0]
-    return Frame(width=width, x_title="layer", y_title=y_title, x_ticks=ticks, right=right)
 
 
 def stack_title(stack: str, n: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusion_slerp.reports.markup import Html, joined, tag, verbatim
+from fusion_slerp.drawing.markup import Html, joined, tag, verbatim
 from fusion_slerp.reports.sections.parts import Data, Section, paragraph
 
 
@@ -21,7 +21,7 @@ def section(data: Data) -> Section | None:
     parts += _yaml("Every setting, the defaults included", found.get("settings"), "settings", is_open=False)
     lead = (
         "The best point as a merge."
-        if data["kind"] == "sweep"
+        if data["kind"] in ("sweep", "search")
         else "The same source models and settings make the same bytes."
     )
     return Section("reproduce", "Repeat it", "How to repeat it", joined([paragraph(lead), *parts]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fusion_slerp.reports.markup import Html, joined, tag, verbatim
+from fusion_slerp.drawing.markup import Html, joined, tag, verbatim
 from fusion_slerp.reports.sections.parts import Data, Section, labelled, swatch
 
 

@@ -1,19 +1,22 @@
-"""A sweep: the loss over what was varied, with error bars, the source models as lines and the best marked."""
+"""A sweep or a search: the loss over what was varied, the source models as lines, and the best marked."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from math import isfinite
 from typing import Any
 
-from fusion_slerp.reports.axes import Frame
-from fusion_slerp.reports.charts import Level, Point, Series, line_chart
-from fusion_slerp.reports.depth import scale
+from fusion_slerp.drawing.axes import Frame
+from fusion_slerp.drawing.charts import Level, Point, Series, line_chart
+from fusion_slerp.drawing.depth import scale
+from fusion_slerp.drawing.heat import HeatMap, heat_svg, heat_table, legend
+from fusion_slerp.drawing.marks import STOPPED
+from fusion_slerp.drawing.markup import DASH, Html, joined, number, signed, table, tag
 from fusion_slerp.reports.evaluations import AVERAGE
-from fusion_slerp.reports.heat import HeatMap, heat_svg, heat_table, legend
-from fusion_slerp.reports.markup import DASH, Html, joined, number, signed, table, tag
+from fusion_slerp.reports.sections import search
 from fusion_slerp.reports.sections.evaluation import Z
-from fusion_slerp.reports.sections.parts import Data, Section, key, labelled, paragraph, plot
+from fusion_slerp.reports.sections.parts import Data, Section, key, labelled, panels, paragraph, plot
 from fusion_slerp.settings.labels import labels
 
 
@@ -22,7 +25,7 @@ def section(data: Data) -> Section | None:
     sweep = data.get("sweep")
     if not sweep or not sweep["points"]:
         return None
-    axes = varied(sweep)
+    axes, is_search = varied(sweep), bool(search.trials(sweep))
     parts = [paragraph(_lead(sweep))]
     if len(axes) == 1 and _is_numeric(sweep, axes[0]):
         wide, narrow = curves(data, axes[0])
@@ -31,10 +34,22 @@ def section(data: Data) -> Section | None:
             paragraph(_of_levels(data), class_="note"),
             plot(wide, narrow=narrow),
         ]
+    elif is_search:
+        charts = [plot(chart, axis) for axis, chart in search.slices(sweep, axes)]
+        parts += [
+            key(search.series_names(sweep)),
+            paragraph(_of_stopped(sweep), class_="note"),
+            panels(charts),
+        ]
     elif len(axes) == 2:
         found = heat_map(sweep, axes)
         parts += [legend(found), heat_table(found)]
-    return Section("sweep", "Sweep", f"The metric over {' and '.join(axes)}", joined([*parts, _table(data)]))
+    name = "Search" if is_search else "Sweep"
+    return Section("sweep", name, f"The metric over {' and '.join(axes)}", joined([*parts, _table(data)]))
+
+
+def _of_stopped(sweep: Mapping[str, Any]) -> str:
+    return search.NOTE if STOPPED in search.series_names(sweep) else ""
 
 
 def _is_numeric(sweep: Mapping[str, Any], axis: str) -> bool:
@@ -58,25 +73,29 @@ def _lines(sweep: Mapping[str, Any]) -> list[str]:
     return [*first, *(text for text in texts if text not in first)][:6]
 
 
-def picture(data: Data) -> Html | None:
-    """Returns the curve or the heat map as a drawing of its own; None if more than two parameters vary."""
+def pictures(data: Data) -> Iterator[tuple[str, Html]]:
+    """Yields the curve or the heat map as a drawing of its own, or those of a search, with their names."""
     sweep, axes = data["sweep"], varied(data["sweep"])
     if len(axes) == 1 and _is_numeric(sweep, axes[0]):
-        return curves(data, axes[0])[0]
-    return heat_svg(heat_map(sweep, axes)) if len(axes) == 2 else None
+        yield "sweep", curves(data, axes[0])[0]
+    elif search.trials(sweep):
+        yield from ((f"search-{axis}", chart) for axis, chart in search.slices(sweep, axes))
+    elif len(axes) == 2:
+        yield "sweep", heat_svg(heat_map(sweep, axes))
 
 
 def varied(sweep: Mapping[str, Any]) -> list[str]:
-    """Returns the parameters that take several values; all of them if none does."""
+    """Returns the parameters that take several values; all of them if none does, and of a search."""
+    if search.trials(sweep):
+        return list(sweep["vary"])
     return [name for name, values in sweep["vary"].items() if len(values) > 1] or list(sweep["vary"])
 
 
 def _of_levels(data: Data) -> str:
     sweep = data["sweep"]
-    if not sweep["parents"]:
-        return "Bars are 95 % intervals."
     what = f", on the {_text_name(sweep['text'])}" if sweep["text"] else ""
-    return f"Bars are 95 % intervals. Dashed lines are the source models{what}."
+    lines = f"Dashed lines are the source models{what}." if sweep["parents"] else ""
+    return " ".join(filter(None, ["Bars are 95 % intervals.", lines, _of_stopped(sweep)]))
 
 
 def _series_names(data: Data) -> dict[str, str]:
@@ -84,7 +103,8 @@ def _series_names(data: Data) -> dict[str, str]:
     lines = _lines(sweep)
     if not lines:
         return {"child": sweep["metric"]["name"]}
-    return {mark: _text_name(text) for mark, text in zip(_marks(sweep, lines), lines, strict=True)}
+    own = {mark: _text_name(text) for mark, text in zip(_marks(sweep, lines), lines, strict=True)}
+    return own | {each.label: each.name for each in search.stopped(sweep, varied(sweep)[0])}
 
 
 def _marks(sweep: Mapping[str, Any], lines: Sequence[str]) -> list[str]:
@@ -110,20 +130,17 @@ def curves(data: Data, axis: str) -> tuple[Html, Html]:
         series = [
             Series("child", sweep["metric"]["name"], [Point(p["values"][axis], p["metric"]) for p in points])
         ]
-    levels = [
-        Level(label, labelled(data, label), value)
-        for label, value in sweep["parents"].items()
-        if value is not None and (sweep["text"] is None or sweep["metric"]["name"].endswith(".loss"))
-    ]
+    crosses = search.stopped(sweep, axis)
+    series += crosses
     best = None if sweep["best"] is None else sweep["points"][sweep["best"]]
     mark = None if best is None else Point(best["values"][axis], _of_metric(best, sweep))
     y_title = "loss in nats per token" if lines else sweep["metric"]["name"]
     drawn = [
         line_chart(
             series,
-            Frame(width, height, axis, y_title, _ticks(points, axis, most), right),
+            Frame(width, height, axis, y_title, None if crosses else _ticks(points, axis, most), right),
             f"{y_title} over {axis}",
-            levels,
+            _levels(data),
             mark,
             lambda x: f"{axis} = {x:g}",
         )
@@ -132,11 +149,22 @@ def curves(data: Data, axis: str) -> tuple[Html, Html]:
     return drawn[0], drawn[1]
 
 
+def _levels(data: Data) -> list[Level]:
+    """The source models as lines to compare with."""
+    sweep = data["sweep"]
+    if sweep["text"] is not None and not sweep["metric"]["name"].endswith(".loss"):
+        return []
+    parents = sweep["parents"].items()
+    return [Level(label, labelled(data, label), value) for label, value in parents if value is not None]
+
+
 def _ticks(points: Sequence[Mapping[str, Any]], axis: str, most: int) -> list[tuple[float, str]] | None:
-    """The points' own positions, or every second one; None if that is still too many."""
+    """The points' own positions, or every second one; None if those are still too many or too close."""
     values = list(dict.fromkeys(point["values"][axis] for point in points))
     values = values if len(values) <= most else values[::2]
-    return [(value, f"{value:g}") for value in values] if len(values) <= most else None
+    span = (values[-1] - values[0]) or 1.0
+    are_apart = all(high - low >= span / (1.5 * most) for low, high in pairwise(values))
+    return [(value, f"{value:g}") for value in values] if len(values) <= most and are_apart else None
 
 
 def _point(point: Mapping[str, Any], axis: str, text: str) -> Point:
@@ -192,14 +220,18 @@ def _table(data: Data) -> Html:
     sweep = data["sweep"]
     names, texts = list(sweep["vary"]), sweep["texts"]
     head = [
-        "point",
+        "trial" if search.trials(sweep) else "point",
         *names,
         *_metric_name(sweep),
         *(f"loss, {text}" for text in texts),
         "from the best",
         tag("span", "remark", class_="vh"),
     ]
-    rows = [[str(i + 1), *_cells(point, i, sweep)] for i, point in enumerate(sweep["points"])]
+    first = search.first_cells(sweep)
+    rows = [[first[i], *_cells(point, i, sweep)] for i, point in enumerate(sweep["points"])]
+    rows += search.stopped_rows(sweep, len(head) - len(names) - 3)
+    if search.trials(sweep):
+        rows.sort(key=lambda row: int(str(row[0])) if str(row[0]).isdigit() else len(rows))
     parents = [
         [
             labelled(data, label),
@@ -212,7 +244,7 @@ def _table(data: Data) -> Html:
         for label, value in sweep["parents"].items()
     ]
     save = tag("button", "Save as CSV", type="button", class_="save", data_csv="points")
-    title = "All points"
+    title = "All trials" if search.trials(sweep) else "All points"
     right = range(1, len(head) - 1)
     return joined(
         [
@@ -249,7 +281,7 @@ def _cells(point: Mapping[str, Any], i: int, sweep: Mapping[str, Any]) -> list[o
         *(value if isinstance(value, str) else f"{value:g}" for value in point["values"].values()),
         *_metric(point["metric"], sweep),
         *(number(point["scores"].get(text, {}).get("loss"), 4) for text in sweep["texts"]),
-        DASH if not away or away.get("value") is None else _away(away),
+        DASH if i == sweep["best"] or not away or away.get("value") is None else _away(away),
         state,
     ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusion_slerp.reports.markup import Html, count, joined, plural, tag
+from fusion_slerp.drawing.markup import Html, count, joined, plural, tag
 from fusion_slerp.reports.sections.parts import Data, Section, paragraph
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fusion_slerp.reports.markup import Html, count, joined, name, percent, plural, table, tag
+from fusion_slerp.drawing.markup import Html, count, joined, name, percent, plural, table, tag
 from fusion_slerp.reports.sections.parts import Data, Section, paragraph
 
 REASONS = {

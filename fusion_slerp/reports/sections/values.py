@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusion_slerp.reports.charts import Point, Series, line_chart
-from fusion_slerp.reports.markup import Html, joined, name, number, table, tag
+from fusion_slerp.drawing.markup import Html, joined, name, number, table, tag
+from fusion_slerp.drawing.pictures import depth_chart, depth_series
 from fusion_slerp.reports.sections.parts import (
     Data,
     Section,
-    depth_frame,
     names,
     paragraph,
     plot,
@@ -39,27 +38,14 @@ def section(data: Data) -> Section | None:
 def charts(data: Data, option: Mapping[str, Any]) -> Iterator[tuple[Html, Html]]:
     """Yields the chart of each stack of layers, for wide and for narrow screens."""
     for stack in option["stacks"]:
-        marks = labels(len(stack["lines"]))
-        series = [
-            Series(
-                mark,
-                line["kinds"],
-                [Point(x, y) for x, y in zip(stack["layers"], line["values"], strict=True)],
-            )
-            for mark, line in zip(marks, stack["lines"], strict=True)
-        ]
-        longest = max((len(line["kinds"]) for line in stack["lines"]), default=0)
         title = f"{option['option']} by layer {stack_title(stack['stack'], len(option['stacks']))}".strip()
-        drawn = [
-            line_chart(
-                series,
-                depth_frame(stack["layers"], option["option"], right, width),
-                title,
-                read_x=lambda x: f"layer {x:g}",
-            )
-            for width, right in ((720, min(24 + 7 * longest, 220)), (360, min(24 + 7 * longest, 110)))
+        lines = stack["lines"]
+        series = [
+            depth_series(mark, line["kinds"], stack["layers"], line["values"])
+            for mark, line in zip(labels(len(lines)), lines, strict=True)
         ]
-        yield drawn[0], drawn[1]
+        name = option["option"]
+        yield depth_chart(series, name, title, 720, 220), depth_chart(series, name, title, 360, 110)
 
 
 def _lead(data: Data, options: list[Mapping[str, Any]]) -> str:

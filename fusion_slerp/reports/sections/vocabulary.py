@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fusion_slerp.drawing.markup import DASH, Html, count, joined, name, plural, table, tag, verbatim
 from fusion_slerp.errors import printable
-from fusion_slerp.reports.markup import DASH, Html, count, joined, name, plural, table, tag, verbatim
 from fusion_slerp.reports.models import CHILD
 from fusion_slerp.reports.sections.parts import Data, Section, labelled, paragraph
 

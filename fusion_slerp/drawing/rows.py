@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from fusion_slerp.tensor_names import MODULES, layer_of, module_of
 
@@ -16,11 +15,12 @@ MAX_KINDS = 16
 MOST_ROWS = 50_000
 """Tensors that a page lists: more would exceed 6 MB. Pictures and counts are of all tensors."""
 
+NONE: Mapping[str, float] = {}
+
 _EXPERT = re.compile(r"(?<=\.)\d+(?=\.|$)")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorRow:
+class TensorRow(NamedTuple):
     """What is known of one tensor.
 
     Attributes:
@@ -40,9 +40,9 @@ class TensorRow:
     n_elements: int
     action: str = ""
     why: str = ""
-    values: Mapping[str, float] = field(default_factory=dict)
-    angles: Mapping[str, float] = field(default_factory=dict)
-    norms: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, float] = NONE
+    angles: Mapping[str, float] = NONE
+    norms: Mapping[str, float] = NONE
     shape: tuple[int, ...] | None = None
     dtype: str = ""
     rows: str = ""
@@ -54,19 +54,32 @@ class TensorRow:
         return None if layer is None else layer[1]
 
 
+def option_values(values: Mapping[str, Any]) -> dict[str, float]:
+    """Returns a tensor's options as `TensorRow` has them: those of single models with the label."""
+    found = {}
+    for name, value in values.items():
+        if isinstance(value, (int, float)):
+            found[name] = float(value)
+        elif isinstance(value, Mapping):
+            found |= {f"{name} {label}": float(each) for label, each in value.items() if each is not None}
+    return found
+
+
 def kind_of(name: str) -> str:
     """Returns a tensor's kind: its name within the layer, with `*` for the number of an expert.
 
     A bias is of the kind of its weight.
     """
     layer = layer_of(name)
-    own = name if layer is None else name[len(layer[0]) :].partition(".")[2]
-    own = re.sub(r"\.(?:weight|bias)$", "", own)
-    return _EXPERT.sub("*", own)
+    return _own_kind(name if layer is None else name[len(layer[0]) :].partition(".")[2])
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+def _own_kind(own: str) -> str:
+    """The kind of a tensor by its name within the layer."""
+    return _EXPERT.sub("*", own.removesuffix(".weight").removesuffix(".bias"))
+
+
+class Stack(NamedTuple):
     """The layers of one stack, with its tensors by kind and layer.
 
     Attributes:
@@ -91,28 +104,34 @@ class Stack:
         return {kind: last if counts[last] == 1 else kind for kind, last in short.items()}
 
 
+_Member = tuple[int, str, TensorRow]
+"""A tensor of a layer: the layer's index, the tensor's kind and its row."""
+
+
 def stacks(rows: Iterable[TensorRow]) -> list[Stack]:
     """Returns the stacks of layers, the one with the most elements first."""
-    by_stack: dict[str, list[tuple[int, TensorRow]]] = {}
+    by_stack: dict[str, list[_Member]] = {}
+    kinds: dict[str, str] = {}  # layers have tensors of the same names
     for row in rows:
         layer = layer_of(row.name)
         if layer is not None:
-            by_stack.setdefault(layer[0], []).append((layer[1], row))
-    found = sorted(by_stack.items(), key=lambda each: -sum(row.n_elements for _, row in each[1]))
+            own = row.name[len(layer[0]) :].partition(".")[2]
+            kind = kinds.get(own) or kinds.setdefault(own, _own_kind(own))
+            by_stack.setdefault(layer[0], []).append((layer[1], kind, row))
+    found = sorted(by_stack.items(), key=lambda each: -sum(row.n_elements for *_, row in each[1]))
     return [_stack(name, members) for name, members in found]
 
 
-def _stack(name: str, members: Sequence[tuple[int, TensorRow]]) -> Stack:
-    modules = {kind: module_of(row.name) for _, row in members for kind in [kind_of(row.name)]}
+def _stack(name: str, members: Sequence[_Member]) -> Stack:
+    modules = {kind: module_of(row.name) for kind, row in {kind: row for _, kind, row in members}.items()}
     is_coarse = len(modules) > MAX_KINDS
     cells: dict[tuple[str, int], list[TensorRow]] = {}
-    for layer, row in members:
-        kind = kind_of(row.name)
+    for layer, kind, row in members:
         cells.setdefault((modules[kind] if is_coarse else kind, layer), []).append(row)
     if is_coarse:
         modules = {module: module for module in modules.values()}
     kinds = sorted(modules, key=lambda kind: MODULES.index(modules[kind]))
-    layers = sorted({layer for layer, _ in members})
+    layers = sorted({layer for layer, *_ in members})
     return Stack(name, tuple(layers), tuple(kinds), modules, cells)
 
 

@@ -7,24 +7,24 @@ reads out: `data-read` holds their lines, separated by `|`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from fusion_slerp.reports.axes import (
+from fusion_slerp.drawing.axes import (
     CHARACTER,
     FONT,
     Axes,
     Frame,
     bottom_of,
     grid_of,
+    shortened,
     svg_of,
     text,
     tick_text,
     ticks,
 )
-from fusion_slerp.reports.marks import colour_name, mark
-from fusion_slerp.reports.markup import Html, html, number
+from fusion_slerp.drawing.marks import colour_name, mark
+from fusion_slerp.drawing.markup import Html, html, number
 
 
 class Point(NamedTuple):
@@ -36,23 +36,23 @@ class Point(NamedTuple):
     high: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
+class Series(NamedTuple):
     """A line of a chart.
 
     Attributes:
         label: The label of a model, which decides colour and mark; or any other text.
         name: Its name next to the line.
         points: Its points by ascending x.
+        has_line: Whether a line joins them, with the name at its end.
     """
 
     label: str
     name: str
     points: Sequence[Point]
+    has_line: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Level:
+class Level(NamedTuple):
     """A horizontal line: a value to compare with."""
 
     label: str
@@ -86,7 +86,8 @@ def line_chart(
     parts += [_line(each, axes) for each in series]
     if best is not None and best.y is not None:
         parts.append(_best(best, axes))
-    ends = [(axes.at_y(y), each.label, each.name) for each in series if (y := _last(each)) is not None]
+    lines = [each for each in series if each.has_line]
+    ends = [(axes.at_y(y), each.label, each.name) for each in lines if (y := _last(each)) is not None]
     ends += [(axes.at_y(each.y), each.label, each.name) for each in levels]
     parts += _names(ends, axes)
     parts += _bands(series, levels, axes, read_x, digits)
@@ -115,13 +116,13 @@ def _line(series: Series, axes: Axes) -> str:
         pen = "L"
     bars = "".join(_bar(point, axes) for point in known)
     spacing = (axes.frame.width - axes.left) / max(len(known), 1)
-    marks = known if spacing >= 9 else known[:: ceil(9 / spacing)]
+    marks = known if spacing >= 9 or not series.has_line else known[:: ceil(9 / spacing)]
     dots = "".join(
         f'<g transform="translate({axes.at_x(p.x):g} {axes.at_y(p.y or 0):g})">{mark(series.label)}</g>'
         for p in marks
     )
     kind = colour_name(series.label)
-    line = f'<path class="line" d="{"".join(drawn)}"/>'
+    line = f'<path class="line" d="{"".join(drawn)}"/>' if series.has_line else ""
     return f'<g class="series s-{kind}">{line}{bars}<g class="dots">{dots}</g></g>'
 
 
@@ -163,7 +164,7 @@ def _names(ends: Iterable[tuple[float, str, str]], axes: Axes) -> list[str]:
     x = axes.frame.width - axes.frame.right + 8
     most = int(room / CHARACTER)
     return [
-        text(x, y + 4, name if len(name) <= most else f"{name[: most - 1]}…", f"name t-{colour_name(label)}")
+        text(x, y + 4, shortened(name, most), f"name t-{colour_name(label)}")
         for y, (_, label, name) in zip(positions, ordered, strict=True)
     ]
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from fusion_slerp.reports.axes import CHARACTER, Axes, Frame, bottom_of, svg_of, text, tick_text, ticks
-from fusion_slerp.reports.marks import colour_name, mark
-from fusion_slerp.reports.markup import Html, html, number, signed
+from fusion_slerp.drawing.axes import (
+    CHARACTER,
+    Axes,
+    Frame,
+    bottom_of,
+    shortened,
+    svg_of,
+    text,
+    tick_text,
+    ticks,
+)
+from fusion_slerp.drawing.marks import colour_name, mark
+from fusion_slerp.drawing.markup import Html, html, number, signed
 
 
 class Dot(NamedTuple):
@@ -52,7 +62,7 @@ def _dot(dot: Dot, y: float, axes: Axes, step: int, is_signed: bool) -> str:
         bar = f'<path class="bar" d="M{low:g} {y:g}H{high:g}M{low:g} {y - 4:g}v8M{high:g} {y - 4:g}v8"/>'
         read += f"|95 % interval: {number(dot.low, 4)} to {number(dot.high, 4)}"
     most = int((axes.left - 10) / CHARACTER)
-    name = dot.name if len(dot.name) <= most else f"{dot.name[: most - 1]}…"
+    name = shortened(dot.name, most)
     band = (
         f'<rect class="band" x="0" y="{y - step / 2:g}" width="{axes.frame.width}" height="{step}" '
         f'data-read="{html(read)}"/>'

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from math import ceil, floor, log10, sqrt
 from typing import Any
 
-from fusion_slerp.reports.rows import Stack, TensorRow, significant
+from fusion_slerp.drawing.rows import Stack, TensorRow, significant
 from fusion_slerp.tensor_names import MODULES, layer_of
 
 TOP_SHARE = 0.98
@@ -147,17 +147,17 @@ def _option(name: str, rows: Sequence[TensorRow], of: Sequence[Stack]) -> dict[s
     if len(every) == 1:
         return {"option": name, "constant": every.pop()}
     outside = {row.name: row.values[name] for row in rows if name in row.values and row.layer is None}
-    return {"option": name, "outside": outside, "stacks": [_lines(name, stack) for stack in of]}
+    return {"option": name, "outside": outside, "stacks": [option_lines(name, stack) for stack in of]}
 
 
-def _lines(name: str, stack: Stack) -> dict[str, Any]:
-    """The option's value by layer; kinds with the same values share a line."""
+def option_lines(name: str, stack: Stack) -> dict[str, Any]:
+    """Returns an option's values by layer; kinds with the same values share a line."""
     by_line: dict[tuple[float | None, ...], list[str]] = {}
     for kind, line in zip(stack.kinds, cells(stack, lambda some: _mean(some, name)), strict=True):
         if any(value is not None for value in line):
             by_line.setdefault(tuple(line), []).append(kind)
-    lines = [{"kinds": _named(kinds, stack), "values": list(line)} for line, kinds in by_line.items()]
-    return {"stack": stack.name, "layers": list(stack.layers), "lines": lines}
+    found = [{"kinds": _named(kinds, stack), "values": list(line)} for line, kinds in by_line.items()]
+    return {"stack": stack.name, "layers": list(stack.layers), "lines": found}
 
 
 def _mean(rows: Sequence[TensorRow], name: str) -> float | None:

@@ -1,7 +1,8 @@
-"""Colours of pages and figures, safe for colour-blind readers.
+"""Colours of pages, figures and terminals, safe for colour-blind readers.
 
 The sequential scale is our own: six stops in OKLCh whose lightness falls evenly, so that it reads in grey
-and on paper. On a dark page it runs the other way round: small values recede into the background in both.
+and on paper. On dark ground it runs the other way round: small values recede in both. The lightest colour
+differs from white and the darkest from black, for terminals whose ground nobody knows.
 
 Source: OKLab, https://bottosson.github.io/posts/oklab; the categorical colours are those of M. Okabe and
 K. Ito, https://jfly.uni-koeln.de/color, adjusted in lightness to 3:1 against the background.
@@ -16,10 +17,10 @@ LEVELS = 24
 """Steps of the sequential scale."""
 
 STOPS = (
-    (0.970, 0.035, 102),
-    (0.865, 0.085, 135),
-    (0.740, 0.100, 170),
-    (0.600, 0.095, 220),
+    (0.940, 0.105, 107),
+    (0.845, 0.115, 135),
+    (0.725, 0.110, 168),
+    (0.590, 0.095, 220),
     (0.455, 0.105, 258),
     (0.320, 0.105, 285),
 )
@@ -78,10 +79,10 @@ def sequential(is_dark: bool = False) -> tuple[str, ...]:
     return colours[::-1] if is_dark else colours
 
 
-def level(value: float, low: float, high: float) -> int:
-    """Returns the index of a value's colour in a scale from `low` to `high`; values outside get the ends."""
+def level(value: float, low: float, high: float, n: int = LEVELS) -> int:
+    """Returns the index of a value's colour among `n` from `low` to `high`; values outside get the ends."""
     share = (value - low) / (high - low) if high > low else 0.0
-    return min(max(int(share * LEVELS), 0), LEVELS - 1)
+    return min(max(int(share * n), 0), n - 1)
 
 
 def text_on(colour: str) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil, floor, log10
+from typing import NamedTuple
 
+from fusion_slerp.drawing.markup import Html, html
 from fusion_slerp.errors import printable
-from fusion_slerp.reports.markup import Html, html
 
 FONT = 12
 """Size of the text in units of the drawing, which are pixels at full width."""
@@ -16,8 +16,7 @@ CHARACTER = 6.6
 """Mean width of a character at that size."""
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """The size of a chart and its axes.
 
     Attributes:
@@ -40,6 +39,13 @@ class Frame:
     y_limits: tuple[float, float] | None = None
 
 
+def depth_frame(layers: Sequence[int], y_title: str, right: int = 84, width: int = 360) -> Frame:
+    """Returns the axes of a chart over depth, with every layer named where there is space."""
+    step = next(s for s in (1, 2, 4, 5, 8, 10, 20, 25, 50, 100, 10_000) if len(layers) / s <= 9)
+    ticks = [(float(layer), str(layer)) for layer in layers if layer % step == 0]
+    return Frame(width=width, x_title="layer", y_title=y_title, x_ticks=ticks, right=right)
+
+
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Returns round numbers from just below `low` to just above `high`, `most` at most."""
     if high <= low:
@@ -56,8 +62,7 @@ def tick_text(value: float) -> str:
     return f"{value:.6g}".replace("-", "−")
 
 
-@dataclass(frozen=True, slots=True)
-class Axes:
+class Axes(NamedTuple):
     """From values to positions in the drawing.
 
     Attributes:
@@ -125,6 +130,11 @@ def text(x: float, y: float, content: str, class_: str = "", anchor: str = "star
         if content
         else ""
     )
+
+
+def shortened(name: str, most: int) -> str:
+    """Returns a name of at most this many characters; a cut one ends in an ellipsis."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def svg_of(width: float, height: float, title: str, parts: Iterable[str]) -> Html:

@@ -4,7 +4,7 @@ from itertools import combinations, pairwise
 
 import pytest
 
-from fusion_slerp.reports.colours import (
+from fusion_slerp.drawing.colours import (
     DARK,
     LEVELS,
     LIGHT,
@@ -26,6 +26,11 @@ def test_the_scale_runs_evenly_from_the_background(is_dark):
     assert away == sorted(away)
     steps = [abs(luminance(p) ** (1 / 3) - luminance(q) ** (1 / 3)) for p, q in pairwise(colours)]
     assert max(steps) < 2 * min(steps)
+
+
+def test_the_ends_of_the_scale_differ_from_white_and_from_black():
+    assert contrast(sequential()[0], "#ffffff") > 1.15
+    assert contrast(sequential()[-1], "#000000") > 1.5
 
 
 @pytest.mark.parametrize("is_dark", [False, True])

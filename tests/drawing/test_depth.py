@@ -2,8 +2,8 @@
 
 import pytest
 
-from fusion_slerp.reports import depth
-from fusion_slerp.reports.rows import MAX_KINDS, TensorRow, columns_of, kind_of, stacks
+from fusion_slerp.drawing import depth
+from fusion_slerp.drawing.rows import MAX_KINDS, TensorRow, columns_of, kind_of, stacks
 
 ROWS = [
     TensorRow("model.embed.weight", 10, angles={"a-b": 30.0}),
@@ -88,5 +88,5 @@ def test_columns_hold_every_value_once():
 
 
 def test_a_page_lists_a_bounded_number_of_tensors(monkeypatch):
-    monkeypatch.setattr("fusion_slerp.reports.rows.MOST_ROWS", 3)
+    monkeypatch.setattr("fusion_slerp.drawing.rows.MOST_ROWS", 3)
     assert len(columns_of(ROWS)["name"]) == 3

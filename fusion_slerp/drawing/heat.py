@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import ceil
+from typing import NamedTuple
 
-from fusion_slerp.reports.axes import CHARACTER, svg_of, text
-from fusion_slerp.reports.colours import LEVELS, level
-from fusion_slerp.reports.markup import Html, joined, number, tag
+from fusion_slerp.drawing.axes import CHARACTER, shortened, svg_of, text
+from fusion_slerp.drawing.colours import LEVELS, level
+from fusion_slerp.drawing.markup import Html, joined, number, tag
 
 SHOWN_NUMBERS = 16
 """Columns of a table whose cells show their numbers; with more, only the colours, and numbers on demand."""
 
+ROW_HEIGHT = 22.0
+"""Of a drawing's rows, in its units."""
 
-@dataclass(frozen=True, slots=True)
-class HeatMap:
+LONGEST_NAME = 40
+"""Characters of a row's name in a drawing; a longer one is cut."""
+
+NUMBER_WIDTH = 34
+"""Cells of a drawing at least this wide show their numbers."""
+
+
+class HeatMap(NamedTuple):
     """A table of numbers.
 
     Attributes:
@@ -111,36 +119,55 @@ def legend(heat: HeatMap) -> Html:
 
 
 def heat_svg(heat: HeatMap, width: int = 720) -> Html:
-    """Returns a heat map as a drawing of its own, for figures, of at most this width."""
-    left = 10 + CHARACTER * max(len(name) for name in heat.rows)
+    """Returns a heat map as a drawing of its own, of at most this width.
+
+    The cells of a colour are one path: 720 cells take 20 kB.
+    """
+    names = [shortened(name, LONGEST_NAME) for name in heat.rows]
+    left = 10 + CHARACTER * max(map(len, names))
     wide = min((width - left - 8) / len(heat.columns), 56.0)
-    high, top = 22.0, 26.0
-    parts = [text(left, 12, heat.column_title, "soft")]
+    tops = _tops(heat)
     every = _named_columns(len(heat.columns))
+    parts = [text(left, 12, heat.column_title, "soft")]
     parts += [
-        text(left + wide * (j + 0.5), top - 1, name, "tick", "middle")
+        text(left + wide * (j + 0.5), 25, name, "tick", "middle")
         for j, name in enumerate(heat.columns)
         if j in every
     ]
-    y = top + 5
-    for i, name in enumerate(heat.rows):
-        y += 6 if i and heat.groups[i] != heat.groups[i - 1] else 0
-        parts.append(text(left - 8, y + high / 2 + 4, name, "name", "end"))
-        for j, value in enumerate(heat.cells[i]):
+    middle = ROW_HEIGHT / 2 + 4
+    parts += [text(left - 8, y + middle, name, "name", "end") for name, y in zip(names, tops, strict=True)]
+    parts += _cells_svg(heat, left, wide, tops)
+    bottom = tops[-1] + ROW_HEIGHT
+    parts += _legend_svg(heat, left, bottom + 14)
+    needed = ceil(left + max(wide * len(heat.columns), 8 * LEVELS + 50) + 8)
+    return svg_of(needed, bottom + 52, heat.title, parts)
+
+
+def _tops(heat: HeatMap) -> list[float]:
+    """The upper ends of the rows, with space between groups."""
+    tops, y = [], 31.0
+    for i, group in enumerate(heat.groups):
+        y += 6 if i and group != heat.groups[i - 1] else 0
+        tops.append(y)
+        y += ROW_HEIGHT
+    return tops
+
+
+def _cells_svg(heat: HeatMap, left: float, wide: float, tops: Sequence[float]) -> list[str]:
+    gap = min(1.0, wide / 10)
+    across, down = wide - gap, ROW_HEIGHT - 1
+    areas: dict[int, list[str]] = {}
+    numbers: list[str] = []
+    for y, line in zip(tops, heat.cells, strict=True):
+        for j, value in enumerate(line):
             if value is None:
                 continue
-            step = level(value, heat.low, heat.high)
-            x = left + wide * j
-            parts.append(
-                f'<rect class="f{step}" x="{x:.2f}" y="{y:g}" width="{wide - 1:.2f}" height="{high - 1:g}"/>'
-            )
-            if wide >= 34:
+            x, step = left + wide * j, level(value, heat.low, heat.high)
+            areas.setdefault(step, []).append(f"M{x:.2f} {y:g}h{across:.2f}v{down:g}h{-across:.2f}z")
+            if wide >= NUMBER_WIDTH:
                 shown = number(value, heat.digits)
-                parts.append(text(x + wide / 2, y + high / 2 + 4, shown, f"tick c{step}", "middle"))
-        y += high
-    parts += _legend_svg(heat, left, y + 14)
-    width = ceil(left + max(wide * len(heat.columns), 8 * LEVELS + 50) + 8)
-    return svg_of(width, y + 52, heat.title, parts)
+                numbers.append(text(x + wide / 2, y + ROW_HEIGHT / 2 + 4, shown, f"tick c{step}", "middle"))
+    return [*(f'<path class="f{step}" d="{"".join(areas[step])}"/>' for step in sorted(areas)), *numbers]
 
 
 def _legend_svg(heat: HeatMap, x: float, y: float) -> list[str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from math import isfinite
 from typing import Any
 
 from fusion_slerp.errors import SHOWN_NAME, printable
 
 DASH = "–"
+
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#x27;"})
+"""As those of `html.escape`: importing it would take as long as drawing a picture."""
 
 
 class Html(str):
@@ -21,12 +23,12 @@ class Html(str):
 
 def html(value: object) -> Html:
     """Returns a value as markup: escaped unless it is `Html`, on one line and of bounded length."""
-    return value if isinstance(value, Html) else Html(escape(printable(value), quote=True))
+    return value if isinstance(value, Html) else Html(printable(value).translate(_ESCAPES))
 
 
 def name(value: object, limit: int = SHOWN_NAME) -> Html:
     """Returns a name from a file as code, which may break at dots and underscores."""
-    text = escape(printable(value, limit), quote=True)
+    text = printable(value, limit).translate(_ESCAPES)
     return Html(f"<code>{text.replace('.', '.<wbr>').replace('_', '_<wbr>')}</code>")
 
 
@@ -48,7 +50,7 @@ def _attribute(key: str, value: object) -> str:
     if value is None or value is False:
         return ""
     key = key.rstrip("_").replace("_", "-")
-    return f" {key}" if value is True else f' {key}="{escape(str(value), quote=True)}"'
+    return f" {key}" if value is True else f' {key}="{str(value).translate(_ESCAPES)}"'
 
 
 def table(
@@ -123,4 +125,4 @@ def json_block(value: Any, id_: str) -> Html:
 def verbatim(content: str) -> Html:
     """Returns a text of several lines as markup, in full length, with everything but line breaks escaped."""
     lines = content.split("\n")
-    return Html("\n".join(escape(printable(line, len(line) + 1), quote=True) for line in lines))
+    return Html("\n".join(printable(line, len(line) + 1).translate(_ESCAPES) for line in lines))

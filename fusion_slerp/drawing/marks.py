@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusion_slerp.reports.colours import SERIES
+from fusion_slerp.drawing.colours import SERIES
 from fusion_slerp.settings.labels import labels
 
 SHAPES = {
@@ -18,6 +18,9 @@ SHAPES = {
 
 ORDER = ("circle", "square", "triangle", "diamond", "down", "cross")
 
+STOPPED = "stopped"
+"""The label of trials that were stopped early."""
+
 _LABELS = labels(24)
 
 
@@ -27,6 +30,8 @@ def colour_name(label: str) -> str:
         return label
     if label == "best":
         return "child"
+    if label == STOPPED:
+        return "base"
     return SERIES[_index(label) % len(SERIES)]
 
 
@@ -34,7 +39,7 @@ def shape_name(label: str) -> str:
     """Returns the name of a series' mark in `SHAPES`."""
     if label in ("child", "best"):
         return "star"
-    return "cross" if label == "base" else ORDER[_index(label) % (len(ORDER) - 1)]
+    return "cross" if label in ("base", STOPPED) else ORDER[_index(label) % (len(ORDER) - 1)]
 
 
 def mark(label: str) -> str:
