@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from fusion_slerp.evaluation.settings import DIFFERENCES, SAMPLES, SO, TASKS
 from fusion_slerp.sources.opening import Source
 
 if TYPE_CHECKING:
-    from fusion_slerp.evaluation.harness import HarnessEvaluation
+    from fusion_slerp.evaluation.harness_documents import HarnessEvaluation
     from fusion_slerp.evaluation.harness_tasks import OpenTasks
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,25 @@ FORMAT = 1
 """Of the JSON."""
 
 OnModel = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Measuring:
+    """How each model is measured: several processes may share that.
+
+    Attributes:
+        losses: As `PreparedEvaluation.evaluate`.
+        samples: As `PreparedEvaluation.samples`.
+        scores: Returns what a function does that runs the tasks on a model.
+    """
+
+    losses: Callable[[PreparedEvaluation, str, Any], Evaluation] = PreparedEvaluation.evaluate
+    samples: Callable[[PreparedEvaluation, str, Any], list[dict[str, str]]] = PreparedEvaluation.samples
+    scores: Callable[[Callable[[], HarnessEvaluation]], HarnessEvaluation] = lambda run: run()
+
+
+ALONE = Measuring()
+"""By this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +108,7 @@ class EvaluatedModels:
             "verdict": self.verdict,
         }
         if self.tasks:
-            from fusion_slerp.evaluation.harness import paired_differences
+            from fusion_slerp.evaluation.harness_documents import paired_differences
 
             others = {name: each for name, each in self.tasks.items() if name != subject}
             fields["task_differences"] = {
@@ -114,6 +134,7 @@ def evaluate(
     max_tokens: int | None = None,
     device: str = "auto",
     on_model: OnModel = lambda name: None,
+    measuring: Measuring = ALONE,
 ) -> EvaluatedModels:
     """Measures models on texts and tasks, lets them continue prompts, and compares the first with the others.
 
@@ -135,6 +156,7 @@ def evaluate(
         max_tokens: Read at most this many tokens of each text; None reads all.
         device: A torch device, or `"auto"`: CUDA if available, else the CPU.
         on_model: Called with a model's name before it is loaded.
+        measuring: How each model is measured; by default, by this process alone.
 
     Raises:
         SettingsError: There is nothing to evaluate, or settings or files are wrong (all at once).
@@ -160,7 +182,7 @@ def evaluate(
     except FusionSlerpError as error:
         problems.append(error)
     raise_all(problems, SO)
-    runner = _Runner(candidates, prepared, opened, limit, batch_size, device)
+    runner = _Runner(candidates, prepared, opened, limit, batch_size, device, measuring)
     return runner.run(sources, on_model)
 
 
@@ -231,6 +253,7 @@ class _Runner:
     limit: float | None
     batch_size: int
     device: str
+    measuring: Measuring
 
     def run(self, sources: Mapping[str, str], on_model: OnModel) -> EvaluatedModels:
         dtype: torch.dtype | None = None
@@ -246,10 +269,11 @@ class _Runner:
             except Exception as error:
                 raise _cannot_load(source, error).error() from error
             dtype = dtype or weights_dtype(model)
-            evaluations[name] = self.prepared.evaluate(name, model) if self.prepared else Evaluation()
-            samples[name] = self.prepared.samples(name, model) if self.prepared else []
+            prepared, how = self.prepared, self.measuring
+            evaluations[name] = how.losses(prepared, name, model) if prepared else Evaluation()
+            samples[name] = how.samples(prepared, name, model) if prepared else []
             if self.tasks is not None:
-                tasks[name] = self._on_tasks(name, model, self.tasks)
+                tasks[name] = how.scores(partial(self._on_tasks, name, model, self.tasks))
             del model
             gc.collect()  # models hold reference cycles, and the next one needs the memory
         comparison = Comparison(evaluations, next(iter(sources)))

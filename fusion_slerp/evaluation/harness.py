@@ -14,9 +14,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from fusion_slerp.errors import Problem, raise_all
+from fusion_slerp.evaluation.harness_documents import Documents, HarnessEvaluation
 from fusion_slerp.evaluation.harness_tasks import (
     SEED,
     OpenTasks,
@@ -29,24 +28,41 @@ from fusion_slerp.evaluation.harness_tasks import (
 )
 from fusion_slerp.evaluation.losses import ready
 from fusion_slerp.evaluation.settings import SO
-from fusion_slerp.evaluation.statistics import Estimate
-
-Documents = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Task -> metric -> document -> value."""
 
 
 @dataclass(frozen=True, slots=True)
-class HarnessEvaluation:
-    """How one model did on tasks.
+class PreparedTasks:
+    """Tasks with their data and each model's tokenizer; nothing more can be wrong with the settings.
 
     Attributes:
-        scores: Plain JSON; see `run_tasks`.
-        documents: The values of single documents, for metrics that are means of them: not of perplexities, F1
-            or the like. A document is named by its number and a hash of its content.
+        tasks: The tasks.
+        tokenizers: By name of the model.
+        limit: As in `run_tasks`, as are all others.
     """
 
-    scores: dict[str, Any]
-    documents: Documents
+    tasks: OpenTasks
+    tokenizers: Mapping[str, Any]
+    limit: float | None = None
+    batch_size: int = 1
+    device: str = "auto"
+    num_fewshot: int | None = None
+
+    def evaluate(self, name: str, model: Any) -> HarnessEvaluation:
+        """Returns the scores of a model; may be called again, for instance with other weights.
+
+        Args:
+            name: Which of the tokenizers it uses.
+            model: Runs in its own type and in evaluation mode; then left unchanged.
+        """
+        return evaluate_tasks(
+            model,
+            self.tokenizers[name],
+            self.tasks,
+            self.limit,
+            self.num_fewshot,
+            self.batch_size,
+            self.device,
+        )
 
 
 def run_tasks(
@@ -185,42 +201,3 @@ def _is_mean(values: Collection[Any], metric: Mapping[str, Any] | None) -> bool:
     if metric is None or not all(isinstance(value, (bool, int, float)) for value in values):
         return False
     return math.isclose(math.fsum(values) / len(values), metric["value"], rel_tol=1e-9, abs_tol=1e-12)
-
-
-def paired_differences(of: HarnessEvaluation, from_: HarnessEvaluation) -> dict[str, dict[str, Any]]:
-    """Returns by how much one model's scores exceed another's on the same documents, as plain JSON.
-
-    Two models mostly agree on which documents are hard, so their difference is known better than either
-    score. For accuracy, this is the comparison of McNemar's test. Documents count as independent of one
-    another, as they do in the harness's own standard errors.
-
-    Args:
-        of: The model that is judged.
-        from_: The model that it is compared with.
-
-    Returns:
-        `{task: {metric: {"value": of - from_, "stderr": s / sqrt(n), "low", "high": 95 % interval, "n"}}}`,
-        where s is the sample standard deviation of the documents' differences, and the interval is Student's.
-        Left out: tasks that were
-        not run on the same documents, metrics that are not means, and single documents.
-    """
-    return {
-        task: {
-            metric: _difference(values, from_.documents[task][metric])
-            for metric, values in metrics.items()
-            if metric in from_.documents[task] and len(values) > 1
-        }
-        for task, metrics in of.documents.items()
-        if task in from_.documents and _same_documents(metrics, from_.documents[task])
-    }
-
-
-def _same_documents(a: Mapping[str, Mapping[str, float]], b: Mapping[str, Mapping[str, float]]) -> bool:
-    return all(a[metric].keys() == b[metric].keys() for metric in a.keys() & b.keys())
-
-
-def _difference(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
-    differences = np.array([float(value) - float(b[key]) for key, value in a.items()])
-    n = len(differences)
-    found = Estimate(float(differences.mean()), float(differences.std(ddof=1)) / math.sqrt(n), n, n - 1)
-    return {"value": found.value, "stderr": found.stderr, "low": found.low, "high": found.high, "n": n}

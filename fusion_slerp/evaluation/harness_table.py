@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fusion_slerp.evaluation.harness import HarnessEvaluation, paired_differences
+from fusion_slerp.evaluation.harness_documents import HarnessEvaluation, paired_differences
 
 BETTER, WORSE, UNCLEAR = "better", "worse", "within the noise"
 """How the merged model compares with another: by whether the 95 % interval of their difference excludes 0."""
@@ -25,7 +25,7 @@ class Comparison:
 
     Attributes:
         rival: The best of the others.
-        difference: Merged minus rival, as `harness.paired_differences` has it.
+        difference: Merged minus rival, as `harness_documents.paired_differences` has it.
         outcome: `BETTER`, `WORSE` or `UNCLEAR`.
     """
 

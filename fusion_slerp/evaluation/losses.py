@@ -38,6 +38,10 @@ class Window:
     first_scored: int
 
 
+Batch = list[tuple[int, Window]]
+"""Windows that go through the model together, each with the index of its document."""
+
+
 def position_limit(config: Any) -> int | None:
     """Returns how many positions a model supports, or None if its config gives no limit."""
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
@@ -97,28 +101,21 @@ def token_losses(
         Nats, one fresh float64 tensor on the CPU per document, shape [max(tokens - 1, 0)]; NaN for tokens
         that were not scored. The log-softmax is float32, from logits in the model's dtype.
     """
-    device = next(model.parameters()).device
     losses = [torch.full((max(len(ids) - 1, 0),), math.nan, dtype=torch.float64) for ids in documents]
-    # no_grad, not inference_mode: tensors that the model caches meanwhile must stay usable in training.
-    with torch.no_grad():
-        for batch in _batches(documents, context_length, stride, batch_size, only):
-            ids = torch.stack([documents[index][window.start : window.stop] for index, window in batch])
-            n_scored = batch[0][1].stop - batch[0][1].first_scored
-            scored = _scored_losses(model, ids.to(device), n_scored).cpu().double()
-            for (index, window), row in zip(batch, scored, strict=True):
-                losses[index][window.first_scored - 1 : window.stop - 1] = row
+    for batch in batches(documents, context_length, stride, batch_size, only):
+        put_losses(losses, batch, batch_losses(model, documents, batch))
     return losses
 
 
-def _batches(
+def batches(
     documents: Sequence[Tensor],
     context_length: int,
     stride: int,
     batch_size: int,
-    only: Container[tuple[int, int]] | None,
-) -> Iterator[list[tuple[int, Window]]]:
-    """Yields batches of (document, window) of the same length that score the same number of tokens."""
-    groups: dict[tuple[int, int], list[tuple[int, Window]]] = {}
+    only: Container[tuple[int, int]] | None = None,
+) -> Iterator[Batch]:
+    """Yields batches of windows of one length that score the same number of tokens; see `token_losses`."""
+    groups: dict[tuple[int, int], Batch] = {}
     for index, ids in enumerate(documents):
         for window in windows(len(ids), context_length, stride):
             if only is not None and (index, window.first_scored) not in only:
@@ -128,6 +125,32 @@ def _batches(
     for group in groups.values():
         for first in range(0, len(group), batch_size):
             yield group[first : first + batch_size]
+
+
+def batch_losses(model: nn.Module, documents: Sequence[Tensor], batch: Batch) -> Tensor:
+    """Returns the losses of a batch's scored tokens in one forward pass.
+
+    Returns:
+        Nats, fresh, on the CPU: float64, shape [windows, scored tokens of each].
+    """
+    ids = torch.stack([documents[index][window.start : window.stop] for index, window in batch])
+    n_scored = batch[0][1].stop - batch[0][1].first_scored
+    # no_grad, not inference_mode: tensors that the model caches meanwhile must stay usable in training.
+    with torch.no_grad():
+        scored = _scored_losses(model, ids.to(next(model.parameters()).device), n_scored)
+    return scored.cpu().double()
+
+
+def put_losses(losses: Sequence[Tensor], batch: Batch, scored: Tensor) -> None:
+    """Puts the losses of a batch where they belong.
+
+    Args:
+        losses: Of each document's tokens but the first; changed.
+        batch: The batch.
+        scored: As `batch_losses` returns them.
+    """
+    for (index, window), row in zip(batch, scored, strict=True):
+        losses[index][window.first_scored - 1 : window.stop - 1] = row
 
 
 def _scored_losses(model: nn.Module, ids: Tensor, n_scored: int) -> Tensor:

@@ -7,8 +7,9 @@ from math import isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.searches.record import PRUNED
-from fusion_slerp.sweeps.best import BEST, best_of, best_parent, text_of, verdict
+from fusion_slerp.sweeps.best import BEST, best_of, best_parent, verdict
 from fusion_slerp.sweeps.points import point_text
+from fusion_slerp.sweeps.scores import difference_key
 
 if TYPE_CHECKING:
     from fusion_slerp.searches.record import Holdout, SearchRecord
@@ -42,10 +43,10 @@ def cost(record: SearchRecord) -> str:
 def optimism(record: SearchRecord) -> str:
     """Returns the warning that comes with the best of many."""
     if record.holdout is not None:
-        return "Its loss on these texts is optimistic, because they chose it; the held-out texts did not."
+        return "Its score here is optimistic, because it was chosen by it; the held-out texts chose nothing."
     return (
         f"The best of {len(record.trials)} trials owes part of its lead to chance: expect less on "
-        "other texts, and measure it on some that the search did not see (holdout)."
+        "others, and measure it on texts (holdout) or tasks that the search did not see."
     )
 
 
@@ -66,11 +67,11 @@ def from_uniform(record: SearchRecord) -> tuple[SweepPoint, dict[str, float]] | 
 
     None without groups or such a point, or if it is the best one.
     """
-    points, text = uniform_points(record), text_of(record.sweep.metric)
+    points, key = uniform_points(record), difference_key(record.sweep.metric)
     index = best_of([point.scores for point in points], record.sweep.metric)
-    if index is None or text is None or points[index] == record.best_point:
+    if index is None or points[index] == record.best_point:
         return None
-    found = points[index].differences.get(BEST, {}).get(text)
+    found = points[index].differences.get(BEST, {}).get(key)
     return None if found is None else (points[index], _reversed(found))
 
 
@@ -80,10 +81,10 @@ def _reversed(difference: Mapping[str, float]) -> dict[str, float]:
 
 
 def _from_parent(record: SearchRecord) -> str:
-    label, text, best = best_parent(record.sweep), text_of(record.sweep.metric), record.best_point
-    if label is None or text is None or best is None:
+    label, best = best_parent(record.sweep), record.best_point
+    if label is None or best is None:
         return ""
-    found = best.differences.get(label, {}).get(text)
+    found = best.differences.get(label, {}).get(difference_key(record.sweep.metric))
     name = "better parent" if len(record.sweep.parents) == 2 else "best parent"
     return "" if found is None else f"from the {name}, {label}: {interval(found)}"
 
@@ -101,7 +102,7 @@ def _from_uniform(record: SearchRecord) -> str:
 
 
 def interval(difference: Mapping[str, Any]) -> str:
-    """Returns a difference with its 95 % interval, in nats per token."""
+    """Returns a difference with its 95 % interval."""
     value, low, high = (
         nan if difference[key] is None else difference[key] for key in ("value", "low", "high")
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,20 @@ from fusion_slerp.searches.record import FILE, differing, read_fields, search_id
 from fusion_slerp.searches.sampling import TPE, Direction, check_sampler
 from fusion_slerp.searches.space import Space, parse_space, point_at, probes
 from fusion_slerp.sweeps.best import HIGHER
+from fusion_slerp.sweeps.examination import Evaluating, Examination, examine
 from fusion_slerp.sweeps.identity import text_digest
-from fusion_slerp.sweeps.models import candidates
 from fusion_slerp.sweeps.planning import plan_all
-from fusion_slerp.sweeps.preparing import AVERAGE_LOSS, PreparedSweep, prepare_sweep
+from fusion_slerp.sweeps.preparing import PreparedSweep, prepare_sweep, text_paths
+from fusion_slerp.sweeps.tasks import Tasks
 
 if TYPE_CHECKING:
     from fusion_slerp.evaluation.evaluator import PreparedEvaluation
 
 TRIALS = 30
 """Trials of a search that names no budget."""
+
+ABOVE_0 = math.ulp(0.0)
+"""The least number above 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class PreparedSearch:
         sweep: The sweep that its points belong to; it has the middle of all ranges as its only point.
         space: What is chosen from.
         chosen: How it chooses, and its budget.
-        evaluation: The texts in the tokens of each model.
+        examination: What the trials are evaluated on, opened.
         holdout: The held-out texts in the tokens of each model; None without.
         digests: The digest of each held-out text.
         identity: What decides the sequence of trials.
@@ -79,7 +84,7 @@ class PreparedSearch:
     sweep: PreparedSweep
     space: Space
     chosen: Chosen
-    evaluation: PreparedEvaluation
+    examination: Examination
     holdout: PreparedEvaluation | None
     digests: Mapping[str, Any]
     identity: Mapping[str, Any]
@@ -95,14 +100,13 @@ def prepare_search(
     base: Model | None = None,
     *,
     vary: Mapping[str, Any],
-    texts: Mapping[str, Model] | None,
+    texts: Mapping[str, Model] | None = None,
+    tasks: Tasks | None = None,
+    examiner: Callable[[PreparedSweep], Examination] | None = None,
     holdout: Mapping[str, Model] | None = None,
     out: Model | None = None,
     chosen: Chosen = Chosen(),
-    metric: str = AVERAGE_LOSS,
-    mode: str = "min",
-    evaluation: Mapping[str, Any] | None = None,
-    **options: Any,
+    **given: Any,
 ) -> PreparedSearch:
     """Plans the ends and the middle of all ranges, and checks everything that can be checked beforehand.
 
@@ -111,13 +115,13 @@ def prepare_search(
         base: Their ancestor, for a method that takes one.
         vary: What is chosen, and from what; see `space` and `sweeps.axes`.
         texts: A file or folder by the name of each text.
-        holdout: The same, for texts that only the best point is evaluated on.
+        tasks: Tasks of lm-evaluation-harness.
+        examiner: Opens what the trials are evaluated on in the place of texts and tasks.
+        holdout: As `texts`, for those that only the best point is evaluated on.
         out: The folder of the search; None keeps it in memory alone.
         chosen: How it chooses, and its budget.
-        metric: The path of the score that decides.
-        mode: `min` if a lower one is better, or `max`.
-        evaluation: Further arguments of `Evaluator`.
-        **options: The options that are the same for all trials.
+        **given: `metric`, `mode`, `evaluation` and other arguments of `prepare_sweep`, and the options that
+            are the same for all trials.
 
     Raises:
         FusionSlerpError: All that is wrong, as far as it can be found at once.
@@ -125,31 +129,23 @@ def prepare_search(
     _check_installed()
     space = parse_space(vary)
     folder = None if out is None else real_path(out, OutputError)
-    raise_all([*_wrong_budget(chosen), *check_sampler(chosen.sampler, space), *_without_texts(texts)])
-    assert texts is not None
+    has_any = bool(texts) or tasks is not None or examiner is not None
+    raise_all([*wrong_budget(chosen), *check_sampler(chosen.sampler, space), *_without_evaluation(has_any)])
     identity = search_identity(space, chosen.sampler, chosen.seed, chosen.prune)
-    raise_all([] if folder is None else _other_search(folder, identity))
-    sweep = prepare_sweep(
-        models,
-        base,
-        vary={name: [value] for name, value in point_at(space, 0.5).items()},
-        texts=texts,
-        out=folder,
-        metric=metric,
-        mode=mode,
-        evaluation=evaluation,
-        **options,
-    )
+    raise_all([] if folder is None else other_search(folder, identity))
+    middle = {name: [value] for name, value in point_at(space, 0.5).items()}
+    sweep = prepare_sweep(models, base, vary=middle, texts=texts, tasks=tasks, out=folder, **given)
     points = probes(space)
     plan_all(models, base, points, [sweep.options_at(values) for values in points])
-    prepared = sweep.evaluation or _evaluation(sweep, sweep.evaluating.texts)
-    held_out = {
-        str(name): Path(os.path.abspath(os.path.expanduser(p))) for name, p in (holdout or {}).items()
-    }
-    on_others = _evaluation(sweep, held_out) if held_out else None
+    if examiner is not None:
+        examination = examiner(sweep)
+    else:
+        examination = sweep.examination or examine(sweep.evaluating, sweep.parents, sweep.plan)
+    held_out = text_paths(holdout)
+    on_others = _held_out(sweep, held_out)
     digests = {name: text_digest(path) for name, path in held_out.items()}
     raise_all(_not_held_out(sweep, held_out, digests))
-    return PreparedSearch(sweep, space, chosen, prepared, on_others, digests, identity)
+    return PreparedSearch(sweep, space, chosen, examination, on_others, digests, identity)
 
 
 def _check_installed() -> None:
@@ -159,44 +155,42 @@ def _check_installed() -> None:
         raise Problem(SettingsError, "a search needs Optuna, which is not installed", fields, fix).error()
 
 
-def _evaluation(sweep: PreparedSweep, texts: Mapping[str, Path]) -> PreparedEvaluation:
-    from fusion_slerp.evaluation.evaluator import Evaluator
+def _held_out(sweep: PreparedSweep, texts: Mapping[str, Path]) -> PreparedEvaluation | None:
+    evaluating = Evaluating(texts, None, sweep.evaluating.settings)
+    return examine(evaluating, sweep.parents, sweep.plan).texts if texts else None
 
-    return Evaluator(dict(texts), **sweep.evaluating.settings).prepare(candidates(sweep.parents, sweep.plan))
 
-
-def _wrong_budget(chosen: Chosen) -> list[Problem]:
-    problems = []
+def wrong_budget(chosen: Chosen) -> list[Problem]:
+    """Returns the problem with each number that is out of its range."""
     limits = (
-        ("trials", chosen.trials, "at least 1", TRIALS, chosen.trials is None or chosen.trials >= 1),
-        (
-            "evaluations",
-            chosen.evaluations,
-            "more than 0",
-            10,
-            chosen.evaluations is None or chosen.evaluations > 0,
-        ),
-        ("minutes", chosen.minutes, "more than 0", 20, chosen.minutes is None or chosen.minutes > 0),
-        ("sampler_seed", chosen.seed, "0 or more", 0, chosen.seed >= 0),
-        ("prune", chosen.prune, "more than 0", STANDARD_ERRORS, chosen.prune is None or chosen.prune > 0),
+        ("trials", chosen.trials, 1, "at least 1", TRIALS),
+        ("evaluations", chosen.evaluations, ABOVE_0, "more than 0", 10),
+        ("minutes", chosen.minutes, ABOVE_0, "more than 0", 20),
+        ("sampler_seed", chosen.seed, 0, "0 or more", 0),
+        ("prune", chosen.prune, ABOVE_0, "more than 0", STANDARD_ERRORS),
     )
-    for name, found, needed, example, is_right in limits:
-        if not is_right:
-            fields = (("found", found), ("needed", needed))
-            fix = f"use {setting(name, example)}"
-            problems.append(Problem(SettingsError, f"invalid {name}", fields, fix))
-    return problems
+    return [
+        Problem(
+            SettingsError,
+            f"invalid {name}",
+            (("found", given), ("needed", needed)),
+            f"use {setting(name, example)}",
+        )
+        for name, given, least, needed, example in limits
+        if given is not None and not given >= least
+    ]
 
 
-def _without_texts(texts: Mapping[str, Model] | None) -> list[Problem]:
-    if texts:
+def _without_evaluation(has_any: bool) -> list[Problem]:
+    if has_any:
         return []
     fix = f"use {setting('texts', {'name': 'FILE.txt'})}"
-    needed = (("needed", "texts to evaluate the trials on"),)
-    return [Problem(SettingsError, "a search needs texts", needed, fix)]
+    needed = (("needed", "texts or tasks to evaluate the trials on"),)
+    return [Problem(SettingsError, "a search needs texts or tasks", needed, fix)]
 
 
-def _other_search(folder: Path, identity: Mapping[str, Any]) -> list[Problem]:
+def other_search(folder: Path, identity: Mapping[str, Any]) -> list[Problem]:
+    """Returns the problem with resuming the search in a folder with this identity."""
     if not os.path.lexists(folder / FILE):
         return []
     try:

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 from fusion_slerp.evaluation.evaluation import AVERAGE, Evaluation, difference
 from fusion_slerp.evaluation.statistics import Estimate, student_quantile
 from fusion_slerp.searches.parts import Seen, Windows, evaluate_parts
-from fusion_slerp.sweeps.best import LOWER, text_of
+from fusion_slerp.sweeps.best import LOWER
+from fusion_slerp.sweeps.examination import Examination
+from fusion_slerp.sweeps.judgement import Judgement
 from fusion_slerp.sweeps.models import MERGED
-from fusion_slerp.sweeps.runner import Judgement
+from fusion_slerp.sweeps.scores import text_of
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from fusion_slerp.evaluation.evaluator import PreparedEvaluation
 
 STANDARD_ERRORS = 3.0
 """How many standard errors worse than the best a trial is when it stops."""
@@ -99,14 +99,16 @@ class Pruned(Exception):
 class Judge:
     """Evaluates parents in full, and trials until they are worse than the best one.
 
+    Tasks are run on the trials that did not stop: documents of the harness cannot be read in parts.
+
     Attributes:
-        evaluation: The texts.
-        parts: Their parts.
+        examination: What models are evaluated on.
+        parts: The parts of the texts; empty without texts.
         rule: When a trial stops; None never.
         best: The losses of the best trial so far; None before there is one.
     """
 
-    evaluation: PreparedEvaluation
+    examination: Examination
     parts: Sequence[Mapping[str, Windows]]
     rule: Rule | None
     best: Evaluation | None = field(default=None)
@@ -117,14 +119,14 @@ class Judge:
         Raises:
             Pruned: A trial is worse than the best one.
         """
-        if name != MERGED or self.rule is None:
-            found = self.evaluation.evaluate(name, model)
-            return Judgement(found.scores, found)
+        texts = self.examination.texts
+        if name != MERGED or self.rule is None or texts is None:
+            return self.examination(name, model)
         seen = None
-        for seen in evaluate_parts(self.evaluation, name, model, self.parts):
+        for seen in evaluate_parts(texts, name, model, self.parts):
             self._check(seen)
         assert seen is not None, "every text has a window"
-        return Judgement(seen.evaluation.scores, seen.evaluation)
+        return self.examination.completed(name, model, seen.evaluation)
 
     def _check(self, seen: Seen) -> None:
         if self.rule is None or self.best is None or seen.is_whole:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_slerp.api import Model, run_merge
-from fusion_slerp.errors import OutputError
-from fusion_slerp.paths import real_path, utf8
+from fusion_slerp.api import Model
+from fusion_slerp.paths import utf8
 from fusion_slerp.searches.holdout import evaluate_holdout, known_holdout
 from fusion_slerp.searches.parts import deal
 from fusion_slerp.searches.preparing import Chosen, PreparedSearch, prepare_search
@@ -31,13 +30,15 @@ from fusion_slerp.searches.record import (
 from fusion_slerp.searches.sampling import TPE, Suggestion, suggest
 from fusion_slerp.searches.study import Study, opened
 from fusion_slerp.settings.signatures import lists_options
-from fusion_slerp.sweeps.best import HIGHER, score_at
-from fusion_slerp.sweeps.children import is_made, prepare_child
+from fusion_slerp.sweeps.best import HIGHER
+from fusion_slerp.sweeps.children import prepare_best as prepare_best_of
+from fusion_slerp.sweeps.children import save_best as save_best_of
 from fusion_slerp.sweeps.models import MERGED, without_bars
-from fusion_slerp.sweeps.preparing import AVERAGE_LOSS
 from fusion_slerp.sweeps.results import Results, write_whole
 from fusion_slerp.sweeps.runner import SweepRunner
-from fusion_slerp.sweeps.running import runner_of
+from fusion_slerp.sweeps.running import FROM_FILES, Loading, runner_of
+from fusion_slerp.sweeps.scores import score_at
+from fusion_slerp.sweeps.tasks import make_tasks
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -88,21 +89,17 @@ def prepare_best(search: PreparedSearch, folder: Model | None) -> Path | None:
     """Returns where the best merged model goes, which was checked; writes nothing.
 
     Raises:
-        OutputError: It cannot be written there.
+        FusionSlerpError: It cannot be written there.
     """
-    if folder is None:
-        return None
-    sweep, target = search.sweep, real_path(folder, OutputError)
-    known = Results(sweep.record, sweep.out).peek().points
-    if not any(is_made(sweep, point.values, target) for point in known):
-        prepare_child(sweep, sweep.points[0], target)  # any point will do for the checks of the folder
-    return target
+    known = Results(search.sweep.record, search.sweep.out).peek().points
+    return prepare_best_of(search.sweep, [point.values for point in known], folder)
 
 
 def run_search(
     search: PreparedSearch,
     save_best: Path | None = None,
     *,
+    loading: Loading = FROM_FILES,
     on_result: OnResult = lambda record, label: None,
     around_model: AroundModel = lambda name: nullcontext(),
 ) -> SearchRecord:
@@ -111,6 +108,7 @@ def run_search(
     Args:
         search: The search.
         save_best: Where the best merged model goes; see `prepare_best`.
+        loading: How models are loaded.
         on_result: Called after each evaluation.
         around_model: Entered while a parent or trial is made and evaluated, with its name.
 
@@ -125,7 +123,7 @@ def run_search(
         opened(sweep.out, search.space, search.identity, search.direction) as study,
         without_bars(),
     ):
-        running = _running(search, results, study)
+        running = _running(search, results, study, loading)
         running.publish()
         _evaluate_parents(running, on_result, around_model)
         while (suggestion := _next(running)) is not None:
@@ -135,15 +133,17 @@ def run_search(
         running.runner.finish()
         running.holdout = evaluate_holdout(search, running.runner, running.holdout, around_model)
         record = running.publish()
-        _save_best(search, record, save_best)
+        if save_best is not None and record.best_point is not None:
+            save_best_of(sweep, record.best_point.values, save_best)
     return record
 
 
-def _running(search: PreparedSearch, results: Results, study: Study) -> Running:
-    evaluation, windows = search.evaluation, search.evaluation.windows
-    parts = deal(evaluation.tokens[MERGED], windows.context_length, windows.stride)
-    judge = Judge(evaluation, parts, rule_of(results.record.metric, search.chosen.prune))
-    runner = replace(runner_of(search.sweep, results), judge=judge)
+def _running(search: PreparedSearch, results: Results, study: Study, loading: Loading) -> Running:
+    texts, parts = search.examination.texts, ()
+    if texts is not None:
+        parts = deal(texts.tokens[MERGED], texts.windows.context_length, texts.windows.stride)
+    judge = Judge(search.examination, parts, rule_of(results.record.metric, search.chosen.prune))
+    runner = runner_of(search.sweep, results, judge, loading)
     return Running(search, results, study, judge, runner, known_holdout(search.sweep.out))
 
 
@@ -196,18 +196,15 @@ def _losses_of_best(running: Running) -> Any:
     return None if best is None else running.results.losses(best.name)
 
 
-def _save_best(search: PreparedSearch, record: SearchRecord, folder: Path | None) -> None:
-    best = record.best_point
-    if folder is not None and best is not None and not is_made(search.sweep, best.values, folder):
-        run_merge(prepare_child(search.sweep, best.values, folder))
-
-
 @lists_options
 def search(
     *models: Model,
     base: Model | None = None,
     vary: Mapping[str, Any],
-    texts: Mapping[str, Model],
+    texts: Mapping[str, Model] | None = None,
+    tasks: str | Sequence[str] | None = None,
+    include_path: Model | None = None,
+    limit: float | None = None,
     holdout: Mapping[str, Model] | None = None,
     out: Model | None = None,
     save_best: Model | None = None,
@@ -217,8 +214,8 @@ def search(
     sampler: str = TPE,
     sampler_seed: int = 0,
     prune: float | None = STANDARD_ERRORS,
-    metric: str = AVERAGE_LOSS,
-    mode: str = "min",
+    metric: str | None = None,
+    mode: str | None = None,
     context_length: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
@@ -226,7 +223,7 @@ def search(
     device: str | None = None,
     **options: Unpack[MergeOptions],
 ) -> SearchRecord:
-    """Searches for the values of options at which the merged model is best on texts.
+    """Searches for the values of options at which the merged model is best on texts and tasks.
 
     Needs Optuna: `pip install 'fusion-slerp[search]'`. The models are opened and measured once. Each trial
     overwrites the weights of one model in memory, which is then evaluated, until it is clearly worse than the
@@ -238,7 +235,10 @@ def search(
         vary: What is chosen, and from what: `{"t": "0:1"}` is any number, `{"t": "0:1:0.05"}` one of these
             steps, and `{"granularity": ["tensor", "row"]}` one of these values. Names are those of `sweep`.
         texts: A file or folder by the name of each text, as for `evaluate`.
-        holdout: The same, for texts that the search does not see: the best is evaluated on them at the end.
+        tasks: Names of tasks of lm-evaluation-harness, as for `evaluate`; needs the extra `lm-eval`.
+        include_path: A folder with more tasks.
+        limit: Only the first documents of each task: how many, or a share if below 1.
+        holdout: As `texts`, for texts that the search does not see: the best is evaluated on them at the end.
         out: The folder that keeps the results; None returns them only.
         save_best: Write the best merged model to this folder, as `merge` would.
         trials: End after this many trials in all; 30 if no other budget is given.
@@ -247,12 +247,12 @@ def search(
         sampler: How points are chosen: `tpe`, `gp`, `cmaes`, `random` or `grid`.
         sampler_seed: Decides all that is random in the choice.
         prune: A trial stops when it is worse than the best by more than this many standard errors of the
-            difference; None evaluates all in full.
-        metric: The path of the score that decides: `average.loss`, or that of one text, `code.loss`.
-        mode: `min` if a lower score is better, or `max`.
+            difference; None evaluates all in full. Only if a loss decides.
+        metric: The path of the score that decides, as for `sweep`.
+        mode: `min` if a lower score is better, or `max`; None takes whichever suits the metric.
         context_length: Positions that a model sees at once.
         stride: Positions from one window to the next.
-        batch_size: Windows in one forward pass.
+        batch_size: Windows, or requests of a task, in one forward pass.
         max_tokens: Read at most this many tokens of each text.
         device: A torch device; None chooses.
         **options: The options of the merge that stay the same; see `MergeSettings` and the method's.
@@ -275,6 +275,7 @@ def search(
         base,
         vary=vary,
         texts=texts,
+        tasks=make_tasks(tasks, include_path, limit),
         holdout=holdout,
         out=out,
         chosen=Chosen(trials, evaluations, minutes, sampler, sampler_seed, prune),

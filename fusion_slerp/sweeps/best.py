@@ -1,9 +1,10 @@
 """Which point of a sweep is best, and whether the data can tell it from others.
 
-Points are compared by the differences of their losses on the same tokens, which vary far less than the
-losses themselves. The lowest of many estimates is low by luck as well, so it would be wrong to say that its
-point is the best. Instead, a set of points is given that holds the truly best one in 95 % of sweeps: those
-that are not worse than the lowest by more than its luck explains.
+Points are compared by the differences of their losses on the same tokens, or of their scores on the same
+documents, which vary far less than the losses and scores themselves. The best of many estimates is good by
+luck as well, so it would be wrong to say that its point is the best. Instead, a set of points is given that
+holds the truly best one in 95 % of sweeps: those that are not worse than the best estimate by more than its
+luck explains.
 
 Source: S. S. Gupta, Technometrics 7, 225 (1965). We differ in using Bonferroni's bound, which needs no
 equal or independent errors: the truly best point is compared with each other one, and all of these one-sided
@@ -17,6 +18,7 @@ from math import isfinite
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
+from fusion_slerp.sweeps.scores import difference_key, score_at, stderr_at, text_of
 from fusion_slerp.sweeps.values import value_text
 
 if TYPE_CHECKING:
@@ -33,21 +35,6 @@ LEVEL = 0.05
 HALF_WIDTH = NormalDist().inv_cdf(0.975)
 """Standard errors from the middle of a 95 % interval to its ends, for a normal distribution."""
 
-LOSSES = ("loss", "perplexity")
-"""Scores that paired differences of losses compare."""
-
-
-def score_at(scores: Mapping[str, Any], path: str) -> float | None:
-    """Returns the number at a path of keys, joined by dots; None if there is none. Keys may contain dots."""
-    value = scores.get(path)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    for end in (i for i, letter in enumerate(path) if letter == "."):
-        inner = scores.get(path[:end])
-        if isinstance(inner, Mapping) and (score := score_at(inner, path[end + 1 :])) is not None:
-            return score
-    return None
-
 
 def best_of(scores: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> int | None:
     """Returns the index of the best scores; None if none has a finite number at the metric's path."""
@@ -55,12 +42,6 @@ def best_of(scores: Sequence[Mapping[str, Any]], metric: Mapping[str, str]) -> i
     finite = {index: value for index, value in by_index.items() if value is not None and isfinite(value)}
     choose = max if metric["better"] == HIGHER else min
     return choose(finite, key=finite.__getitem__) if finite else None
-
-
-def text_of(metric: Mapping[str, str]) -> str | None:
-    """Returns the text (or `average`) whose differences compare a metric; None if it is not a loss."""
-    text, _, score = metric["name"].rpartition(".")
-    return text if text and score in LOSSES else None
 
 
 def differs(difference: Mapping[str, float]) -> bool | None:
@@ -78,22 +59,27 @@ def within_noise(record: SweepRecord) -> tuple[int, ...] | None:
 
     Together with the best point, they hold the truly best one in at least 95 % of sweeps.
     """
-    text = text_of(record.metric)
-    others = [index for index in range(len(record.points)) if index != record.best]
-    if record.best is None or text is None:
+    key = difference_key(record.metric)
+    differences = [point.differences.get(BEST, {}).get(key) for point in record.points]
+    known = {index: each for index, each in enumerate(differences) if each is not None}
+    if record.best is None or len(known) < len(differences):
         return None
-    differences = {index: record.points[index].differences.get(BEST, {}).get(text) for index in others}
-    known = {index: each for index, each in differences.items() if each is not None}
-    if len(known) < len(others):
-        return None
-    return tuple(index for index, each in known.items() if not _is_worse(each, len(others)))
+    known.pop(record.best)
+    sign = -1 if record.metric["better"] == HIGHER else 1
+    return tuple(index for index, each in known.items() if not _is_worse(each, sign, len(known)))
 
 
-def _is_worse(difference: Mapping[str, float], n_comparisons: int) -> bool:
-    """Whether a loss is above the best one's, as one of so many comparisons; no, if the error is unknown."""
+def _is_worse(difference: Mapping[str, float], sign: int, n_comparisons: int) -> bool:
+    """Whether a score is worse than the best one, as one of so many comparisons; no, if the error is unknown.
+
+    Args:
+        difference: By how much it exceeds the best one.
+        sign: 1 if lower is better, -1 if higher is.
+        n_comparisons: How many scores are compared with the best one.
+    """
     value, low, high = (difference[key] for key in ("value", "low", "high"))
     wider = NormalDist().inv_cdf(1 - LEVEL / n_comparisons) / HALF_WIDTH
-    return isfinite(high - low) and value > (high - low) / 2 * wider
+    return isfinite(high - low) and sign * value > (high - low) / 2 * wider
 
 
 def neighbours(points: Sequence[SweepPoint], index: int) -> tuple[int, ...]:
@@ -135,8 +121,7 @@ def verdict(record: SweepRecord) -> str:
 def _score_text(record: SweepRecord) -> str:
     assert record.best is not None
     scores, path = record.points[record.best].scores, record.metric["name"]
-    value, text = score_at(scores, path), text_of(record.metric)
-    stderr = score_at(scores, f"{text}.loss_stderr") if text is not None and path.endswith(".loss") else None
+    value, stderr = score_at(scores, path), stderr_at(scores, path)
     return f"{value:.3f}" + (f" ± {stderr:.3f}" if stderr is not None and isfinite(stderr) else "")
 
 
@@ -168,16 +153,16 @@ def _named(values: Mapping[str, Any], axes: Sequence[str], bare: bool = False) -
 
 
 def _parent_text(record: SweepRecord) -> str:
-    label, text = best_parent(record), text_of(record.metric)
+    label = best_parent(record)
     if label is None or record.best is None:
         return ""
     which = "better parent" if len(record.parents) == 2 else "best parent"
     name = f"{which}, {record.models[label].get('name', label)}"
     point = record.points[record.best]
-    if text is None:
+    difference = point.differences.get(label, {}).get(difference_key(record.metric))
+    if difference is None:
         gap = _gap(score_at(point.scores, record.metric["name"]), record.parents[label], record.metric)
         return f"{gap} the {name}" if gap else ""
-    difference = point.differences[label][text]
     value, stderr = difference["value"], difference["stderr"]
     if value == 0:
         return f"the same as the {name}"

@@ -14,6 +14,7 @@ from fusion_slerp.paths import Named, real_path
 from fusion_slerp.sources.json_files import Limits, read_json
 from fusion_slerp.sweeps.best import HIGHER, LOWER, verdict
 from fusion_slerp.sweeps.points import Values, point_name
+from fusion_slerp.sweeps.scores import TASKS
 
 FORMAT = 1
 FILE = "sweep.json"
@@ -22,7 +23,9 @@ LIMITS = Limits(200_000_000, 12_000_000, 2_000_000, 20)
 """Enough for 10,000 points with samples: the folder may be a stranger's."""
 
 Scores = Mapping[str, Any]
-"""Scores by name, nested: of texts, `{text: {"loss", "loss_stderr", ...}, ..., "average": {...}}`."""
+"""Scores by name, nested: of texts, `{text: {"loss", "loss_stderr", ...}, ..., "average": {...}}`; of tasks,
+`{"tasks": {task: {"n", "metrics": {metric: {"value", "stderr", ...}}, ...}}, "average": {"score", ...}}`.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +35,11 @@ class SweepPoint:
     Attributes:
         values: The value of everything that is varied, by name.
         scores: Its scores.
-        differences: How much its losses exceed those of each parent, by label, and those of the best point,
-            as `"best"`: by text, `value`, `stderr` and the 95 % interval's `low` and `high`, in nats per
-            token, paired by token. A parent that other tokens were scored for is missing, and so is
-            `"best"` while the sweep runs. Empty for scores that are not losses.
+        differences: How much its losses and scores exceed those of each parent, by label, and those of the
+            best point, as `"best"`: `value`, `stderr` and the 95 % interval's `low` and `high`, by text in
+            nats per token, paired by token, and by `TASK.METRIC` and `average.score`, paired by document. A
+            parent that other tokens were scored for is missing, and so is `"best"` while the sweep runs.
+            Scores that are not means over tokens or documents have none.
         seconds: Wall time of `merge`, the recombination, and of `evaluate`.
         samples: What the model wrote: `{"prompt", "text"}` for each prompt.
     """
@@ -204,7 +208,7 @@ def _point(content: Mapping[str, Any]) -> SweepPoint:
 
 
 def _numbers(value: Any) -> Any:
-    """Scores in which null stands for NaN."""
+    """Scores in which null stands for NaN; those of tasks are plain JSON already."""
     if isinstance(value, Mapping):
-        return {key: _numbers(each) for key, each in value.items()}
+        return {key: each if key == TASKS else _numbers(each) for key, each in value.items()}
     return math.nan if value is None else value

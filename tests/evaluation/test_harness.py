@@ -18,12 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import fusion_slerp
 from fusion_slerp.errors import SettingsError
 from fusion_slerp.evaluation import harness_tasks
-from fusion_slerp.evaluation.harness import (
-    HarnessEvaluation,
-    evaluate_tasks,
-    paired_differences,
-    run_tasks,
-)
+from fusion_slerp.evaluation.harness import evaluate_tasks, run_tasks
+from fusion_slerp.evaluation.harness_documents import HarnessEvaluation, paired_differences
 from fusion_slerp.evaluation.harness_table import compare_with_best, print_scores, verdict
 from fusion_slerp.evaluation.harness_tasks import SHIPPED_TASKS, open_tasks
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from fusion_slerp.evaluation.evaluation import Evaluation, TextEvaluation
 from fusion_slerp.sweeps.axes import Axis
+from fusion_slerp.sweeps.judgement import Details, Judgement
 from fusion_slerp.sweeps.points import grid
 from fusion_slerp.sweeps.record import SweepRecord
 from fusion_slerp.sweeps.results import Results
-from fusion_slerp.sweeps.runner import Judgement, Parent, SweepRunner
+from fusion_slerp.sweeps.runner import Parent, SweepRunner
 
 N_TOKENS = 4000
 NOISE = np.random.default_rng(7).standard_normal(N_TOKENS)
@@ -40,7 +41,7 @@ class Models:
         t = model["t"]
         self.evaluated.append(f"{name} {t}")
         found = evaluation(3 + (t - 0.55) ** 2, seed=int(100 * t))
-        return Judgement(found.scores, found)
+        return Judgement(found.scores, Details(found))
 
 
 def record_of(axes: Sequence[Axis] = (T,), identity: Mapping[str, Any] | None = None) -> SweepRecord:

@@ -13,12 +13,11 @@ from fusion_slerp.sweeps.best import (
     best_parent,
     differs,
     neighbours,
-    score_at,
-    text_of,
     verdict,
     within_noise,
 )
 from fusion_slerp.sweeps.record import SweepPoint, SweepRecord
+from fusion_slerp.sweeps.scores import score_at, text_of
 from tests.sweeps.fakes import Models, record_of, run
 
 LOSS = {"name": "average.loss", "better": "lower"}

@@ -130,7 +130,10 @@ def test_everything_wrong_is_said_before_anything_is_read(family, tmp_path, monk
             ["invalid t", "at: t = 1.5, epsilon = 0, t = 1.5, epsilon = 1"],
         ),
         ({"vary": {"t": [0]}, "texts": None}, ["nothing to do", "children='FOLDER'"]),
-        ({"vary": {"t": [0]}, "texts": None, "children": "c", "save_best": "b"}, ["no point is best"]),
+        (
+            {"vary": {"t": [0]}, "texts": None, "children": "c", "save_best": "b"},
+            ["without texts and tasks, no point is best"],
+        ),
         ({"vary": {"t": [0]}, "mode": "least"}, ["invalid mode"]),
         ({"vary": {}}, ["needs an option to vary"]),
         (
