@@ -47,6 +47,7 @@ __all__ = [
     "evaluate",
     "make_settings",
     "merge",
+    "merge_together",
     "plan_merge",
     "report",
     "search",
@@ -58,6 +59,7 @@ __all__ = [
 _HOMES = {
     "merge": "fusion_slerp.api",
     "plan_merge": "fusion_slerp.api",
+    "merge_together": "fusion_slerp.cluster.merging",
     "verify": "fusion_slerp.verification.verify",
     "evaluate": "fusion_slerp.evaluation.comparing",
     "EvaluatedModels": "fusion_slerp.evaluation.comparing",
@@ -85,10 +87,11 @@ _HOMES = {
     "fusion_slerp.fusion_bench_plugin.method_classes",
 )
 _SWEEPS = "fusion_slerp.fusion_bench_plugin.sweep_methods"
-"""The classes of sweeps, one for each method: named like those of merges, with `Sweep` before `For`."""
+"""The classes of sweeps and searches: named like those of merges, with `Sweep` or `Search` before `For`."""
 
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult, merge, plan_merge
+    from fusion_slerp.cluster.merging import merge_together
     from fusion_slerp.engine.in_memory import slerp
     from fusion_slerp.errors import (
         CheckpointError,
@@ -136,7 +139,7 @@ if TYPE_CHECKING:
 def __getattr__(name: str):
     from importlib import import_module
 
-    if name.endswith("SweepForCausalLM"):
+    if name.endswith(("SweepForCausalLM", "SearchForCausalLM")):
         return getattr(import_module(_SWEEPS), name)
     if name not in _HOMES:
         raise AttributeError(f"module 'fusion_slerp' has no attribute {name!r}")

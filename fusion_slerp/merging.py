@@ -150,7 +150,7 @@ def run_merges(prepared: Sequence[PreparedMerge], made_with: str | None = None) 
         done = [set(each.finished) for each in staged]
         nbytes_read = write_weights(plans, staged)
         reports = [
-            _publish(each, own, digests(), made_with) for each, own in zip(prepared, staged, strict=True)
+            publish(each, own, digests(), made_with) for each, own in zip(prepared, staged, strict=True)
         ]
     nbytes_made = [_nbytes_made(own, resumed) for own, resumed in zip(staged, done, strict=True)]
     elapsed_s = time.perf_counter() - started
@@ -173,7 +173,7 @@ def _needed(prepared: PreparedMerge) -> int:
     return prepared.nbytes_written - (left.nbytes if left else 0)
 
 
-def _publish(
+def publish(
     prepared: PreparedMerge, staged: Staging, digests: Digests, made_with: str | None
 ) -> tuple[TensorReport, ...]:
     """Writes what stands next to the weights, publishes the merged model, and returns its report."""

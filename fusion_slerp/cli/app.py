@@ -96,13 +96,16 @@ def merge(
 
     fusion_slerp merge A B C --method ties --base BASE --density 0.5 -o child
     """
-    from fusion_slerp.cli import chaining, running
+    from fusion_slerp.cli import chaining, processes, running
     from fusion_slerp.cli.request import read_request
     from fusion_slerp.run_logs import read_target
 
-    output = Output(json, quiet, json_progress)
+    ranks = processes.joined()
+    output = processes.output_of(ranks, Output(json, quiet, json_progress))
     if intermediate_dir is not None or chaining.is_chain(models):
-        chaining.merge_documents(models, base, options, out, intermediate_dir, output, show_config, log_to)
+        chaining.merge_documents(
+            models, base, options, out, intermediate_dir, output, show_config, log_to, ranks
+        )
         return
     with warnings_to(output):
         with exit_on_error(output):
@@ -110,10 +113,10 @@ def merge(
                 read_target(log_to)
             request = read_request(models, base, options, out, needs_out=True)
             assert out is not None
-            prepared = running.prepare(request, out, output)
+            prepared = running.prepare(request, out, output, ranks)
         for note in request.notes_on(prepared.plan):
             output.note(note)
-        result = running.run(prepared, request, out, output, log_to=log_to)
+        result = running.run(prepared, request, out, output, log_to=log_to, ranks=ranks)
     with running.says_complete(result.out):
         running.end(result, output)
         running.show_result(result, request, out, output, with_config=show_config)
@@ -164,17 +167,20 @@ def sweep(
     options: dict[str, Any],
     vary: sweep_arguments.Vary = None,
     text: sweep_arguments.Texts = None,
+    task: evaluate_arguments.Tasks = None,
     out: sweep_arguments.Out = None,
     base: Base = None,
     save_best: sweep_arguments.SaveBest = None,
     children: sweep_arguments.Children = None,
     metric: sweep_arguments.Metric = None,
-    mode: sweep_arguments.Mode = "min",
+    mode: sweep_arguments.Mode = None,
     max_points: sweep_arguments.MaxPoints = None,
     context_length: sweep_arguments.ContextLength = None,
     stride: sweep_arguments.Stride = None,
     batch_size: sweep_arguments.BatchSize = None,
     max_tokens: sweep_arguments.MaxTokens = None,
+    include_path: evaluate_arguments.IncludePath = None,
+    limit: evaluate_arguments.Limit = None,
     prompt: evaluate_arguments.Prompts = None,
     device: sweep_arguments.Device = None,
     only_plan: sweep_arguments.OnlyPlan = False,
@@ -189,11 +195,14 @@ def sweep(
 
     fusion_slerp sweep A B --vary t.self_attn=0:1:0.25 --vary t.mlp=0:1:0.25 --text notes.txt -o sweep
 
+    fusion_slerp sweep A B -t 0:1:0.1 --task gsm8k --limit 200 -o curve
+
     The same command resumes a sweep that was stopped.
     """
+    from fusion_slerp.cli import processes
     from fusion_slerp.cli.sweeping import sweep_models
 
-    evaluation = {
+    settings = {
         "context_length": context_length,
         "stride": stride,
         "batch_size": batch_size,
@@ -201,10 +210,11 @@ def sweep(
         "prompts": prompt,
         "device": device,
     }
-    given = sweep_arguments.SweepArguments(
-        vary or (), text or (), out, children, save_best, metric, mode, max_points, evaluation
-    )
-    sweep_models(models, base, options, given, Output(json, quiet, json_progress), only_plan)
+    evaluated = sweep_arguments.Evaluated(text or (), task or (), include_path, limit, metric, mode, settings)
+    given = sweep_arguments.SweepArguments(vary or (), evaluated, out, children, save_best, max_points)
+    ranks = processes.joined()
+    output = processes.output_of(ranks, Output(json, quiet, json_progress))
+    sweep_models(models, base, options, given, output, only_plan, ranks)
 
 
 @app.command(epilog=EXIT_CODES, cls=SettingsCommand)
@@ -214,6 +224,7 @@ def search(
     options: dict[str, Any],
     vary: search_arguments.Vary = None,
     text: sweep_arguments.Texts = None,
+    task: evaluate_arguments.Tasks = None,
     holdout: search_arguments.Holdout = None,
     out: sweep_arguments.Out = None,
     base: Base = None,
@@ -226,11 +237,13 @@ def search(
     prune: search_arguments.Prune = 3.0,
     no_prune: search_arguments.NoPrune = False,
     metric: sweep_arguments.Metric = None,
-    mode: sweep_arguments.Mode = "min",
+    mode: sweep_arguments.Mode = None,
     context_length: sweep_arguments.ContextLength = None,
     stride: sweep_arguments.Stride = None,
     batch_size: sweep_arguments.BatchSize = None,
     max_tokens: sweep_arguments.MaxTokens = None,
+    include_path: evaluate_arguments.IncludePath = None,
+    limit: evaluate_arguments.Limit = None,
     device: sweep_arguments.Device = None,
     json: Json = False,
     json_progress: JsonProgress = False,
@@ -245,6 +258,7 @@ def search(
 
     The same command resumes a search that was stopped. Needs Optuna: pip install 'fusion-slerp\\[search]'.
     """
+    from fusion_slerp.cli import processes
     from fusion_slerp.cli.searching import search_models
 
     chosen = {
@@ -255,17 +269,18 @@ def search(
         "seed": sampler_seed,
         "prune": None if no_prune else prune,
     }
-    evaluation = {
+    settings = {
         "context_length": context_length,
         "stride": stride,
         "batch_size": batch_size,
         "max_tokens": max_tokens,
         "device": device,
     }
-    given = search_arguments.SearchArguments(
-        vary or (), text or (), holdout or (), out, save_best, metric, mode, chosen, evaluation
-    )
-    search_models(models, base, options, given, Output(json, quiet, json_progress))
+    evaluated = sweep_arguments.Evaluated(text or (), task or (), include_path, limit, metric, mode, settings)
+    given = search_arguments.SearchArguments(vary or (), evaluated, holdout or (), out, save_best, chosen)
+    ranks = processes.joined()
+    output = processes.output_of(ranks, Output(json, quiet, json_progress))
+    search_models(models, base, options, given, output, ranks)
 
 
 @app.command(epilog=EXIT_CODES)

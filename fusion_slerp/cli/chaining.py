@@ -9,6 +9,7 @@ from fusion_slerp.cli import running
 from fusion_slerp.cli.amounts import path_text
 from fusion_slerp.cli.options import parse_options
 from fusion_slerp.cli.output import Output, exit_on_error, warnings_to
+from fusion_slerp.cli.processes import on_all, share
 from fusion_slerp.cli.request import Request, free_name, is_recipe
 from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an_option
@@ -16,6 +17,7 @@ from fusion_slerp.errors import FusionSlerpError, Problem, SettingsError, not_an
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult
     from fusion_slerp.chains import PlacedStep
+    from fusion_slerp.cluster.ranks import Ranks
 
 
 def is_chain(models: Sequence[str]) -> bool:
@@ -39,6 +41,7 @@ def merge_documents(
     output: Output,
     with_config: bool,
     log_to: str | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Merges the documents of a recipe, and shows the last merged model like any other.
 
@@ -51,6 +54,7 @@ def merge_documents(
         output: Where to print.
         with_config: Whether the last merge is also printed as a config file.
         log_to: Where each merge is logged, see `run_log`; None for nowhere.
+        ranks: The processes that merge together; None for this one alone.
     """
     result: MergeResult | None = None
     with warnings_to(output):
@@ -62,12 +66,12 @@ def merge_documents(
             if log_to is not None:
                 read_target(log_to)
             assert out is not None
-            options = {"show_pbar": output.progress, **parse_options(given)}
+            options = share(ranks, {"show_pbar": output.progress, **parse_options(given)})
             steps = place_steps(models[0], out, intermediate_dir, **options)
         command = _command(models[0], out, intermediate_dir, parse_options(given))
         for number, placed in enumerate(steps, start=1):
             output.show(f"{number} of {len(steps)}: {placed.step.name or 'the merged model'}")
-            result = _merge(placed, command, output, log_to)
+            result = _merge(placed, command, output, log_to, ranks)
     assert result is not None, "the last step is always merged"
     last = _request(steps[-1])
     with running.says_complete(result.out):
@@ -104,18 +108,20 @@ def _request(placed: PlacedStep) -> Request:
     return Request(recipe.models, recipe.base, placed.options, recipe.notes)
 
 
-def _merge(placed: PlacedStep, command: str, output: Output, log_to: str | None) -> MergeResult | None:
+def _merge(
+    placed: PlacedStep, command: str, output: Output, log_to: str | None, ranks: Ranks | None
+) -> MergeResult | None:
     """Merges one document, unless its folder holds it already; returns what was made, or None."""
     from fusion_slerp.chains import prepare_step
 
     request = _request(placed)
     with exit_on_error(output):
-        prepared = prepare_step(placed)
+        prepared = on_all(ranks, lambda: prepare_step(placed))
     if prepared is None:
         output.show(f"  merged before: {path_text(placed.out)}")
         return None
     for note in request.notes_on(prepared.plan):
         output.note(note)
-    result = running.run(prepared, request, str(placed.out), output, command, log_to)
+    result = running.run(prepared, request, str(placed.out), output, command, log_to, ranks)
     output.show(f"  {result}")
     return result

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from fusion_slerp.cli.amounts import path_text
 from fusion_slerp.cli.evaluate_arguments import EvaluateArguments
 from fusion_slerp.cli.output import Output, console, exit_on_error, warnings_to
+from fusion_slerp.cli.processes import joined, on_all, output_of
 from fusion_slerp.cli.stopping import interrupts_raise
-from fusion_slerp.cli.sweeping import named_texts
+from fusion_slerp.cli.sweep_arguments import named_texts
 from fusion_slerp.errors import OutputError, Problem
 from fusion_slerp.output.replaceable import EVALUATION
 from fusion_slerp.paths import absolute_text, user_path, utf8
 
 if TYPE_CHECKING:
+    from fusion_slerp.cluster.ranks import Ranks
     from fusion_slerp.evaluation.comparing import EvaluatedModels, OnModel
 
 
@@ -30,21 +32,32 @@ def evaluate_models(models: Sequence[str], given: EvaluateArguments, output: Out
         given: What was typed after them.
         output: Where to print.
     """
+    ranks = joined()
+    output = output_of(ranks, output)
     with warnings_to(output), exit_on_error(output):
-        file = None if given.out is None else _target(given.out)
+        file = on_all(ranks, lambda: None if given.out is None else _target(given.out))
         texts = named_texts(given.texts)
         settings = {name: value for name, value in given.settings.items() if value not in (None, [])}
         with interrupts_raise(), _progress(output, len(models)) as on_model:
-            from fusion_slerp.evaluation.comparing import evaluate
-
-            result = evaluate(*models, texts=texts, on_model=on_model, **settings)
-        if file is not None:
+            settings |= {"texts": texts, "on_model": on_model}
+            result = on_all(ranks, lambda: _evaluated(models, settings, ranks))
+        if file is not None and not output.rank:
             _write(file, result.as_fields())
     _show(result, output)
     if file is not None:
         output.show("", f"The result:\n  {path_text(file)}")
     output.give(result.as_fields)
     output.end("done", verdict=result.verdict)
+
+
+def _evaluated(models: Sequence[str], settings: Mapping[str, Any], ranks: Ranks | None) -> EvaluatedModels:
+    from fusion_slerp.evaluation.comparing import evaluate
+
+    if ranks is None:
+        return evaluate(*models, **settings)
+    from fusion_slerp.cluster.evaluating import shared_by
+
+    return evaluate(*models, **settings, measuring=shared_by(ranks))
 
 
 def _show(result: EvaluatedModels, output: Output) -> None:

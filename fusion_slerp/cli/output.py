@@ -46,11 +46,13 @@ class Output:
         json: Print one JSON object on stdout, and nothing else there.
         quiet: Print errors only, and the object if `json` asks for it.
         json_progress: Print JSON lines on stderr, and nothing else there.
+        rank: Of this process among several that do the same; others than 0 print only errors of their own.
     """
 
     json: bool = False
     quiet: bool = False
     json_progress: bool = False
+    rank: int = 0
 
     @property
     def shows(self) -> bool:
@@ -101,11 +103,19 @@ class Output:
             in_full: Show all problems, however many there are.
         """
         message = every_problem(error) if in_full else error.message(DIALECT)
+        if self.rank and _is_shown_by_rank_0(error):
+            return
         if self.json_progress:
             self.end("failed", error=error_fields(error))
         else:
             say(_marked("error: ", "bold red", ""), error_text(message))
         self.give(lambda: {"error": error_fields(error)})
+
+
+def _is_shown_by_rank_0(error: FusionSlerpError) -> bool:
+    from fusion_slerp.cluster.failures import is_shown_by_rank_0
+
+    return is_shown_by_rank_0(error)
 
 
 def say(*parts: Text | str) -> None:

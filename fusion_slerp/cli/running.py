@@ -12,19 +12,29 @@ import typer
 from fusion_slerp.cli import recent
 from fusion_slerp.cli.amounts import nbytes_text, path_text, relative
 from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, exit_on_error, say
+from fusion_slerp.cli.processes import on_all, share
 from fusion_slerp.cli.request import Request
 from fusion_slerp.cli.shell import folder_word, shell_line
 from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.engine.event_lines import write_event
 from fusion_slerp.interruption import Terminated, signals_raise
 
+CONSOLE = Output()
+
 if TYPE_CHECKING:
     from fusion_slerp.api import MergeResult, PreparedMerge
+    from fusion_slerp.cluster.ranks import Ranks
     from fusion_slerp.output.unfinished import Unfinished
 
 
-def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
+def prepare(request: Request, out: str, output: Output, ranks: Ranks | None = None) -> PreparedMerge:
     """Plans a merge, with a progress bar if the output is a terminal.
+
+    Args:
+        request: The merge.
+        out: The merged model's folder as typed.
+        output: Where to print.
+        ranks: The processes that merge together; None for this one alone.
 
     Raises:
         FusionSlerpError: As `prepare_merge`.
@@ -32,7 +42,8 @@ def prepare(request: Request, out: str, output: Output) -> PreparedMerge:
     from fusion_slerp.api import prepare_merge
 
     options = {"show_pbar": output.progress, **request.options}
-    return prepare_merge(request.models, out, base=request.base, **options)
+    options = share(ranks, options)
+    return on_all(ranks, lambda: prepare_merge(request.models, out, base=request.base, **options))
 
 
 def run(
@@ -42,6 +53,7 @@ def run(
     output: Output,
     command: str | None = None,
     log_to: str | None = None,
+    ranks: Ranks | None = None,
 ) -> MergeResult:
     """Runs a prepared merge and remembers it; ends the command if it fails.
 
@@ -52,8 +64,8 @@ def run(
         output: Where to print.
         command: The line that resumes it; None for that of the request.
         log_to: Where the merge is logged, see `run_log`; None for nowhere.
+        ranks: The processes that merge together; None for this one alone.
     """
-    from fusion_slerp.api import run_merge
     from fusion_slerp.output.unfinished import find_unfinished
     from fusion_slerp.run_logs import merge_config, run_log
 
@@ -62,17 +74,31 @@ def run(
         output.show(f"Resuming: {left_over(left)}\nVerifying finished files first.")
     line = command or request.command(out)
     is_silent = output.quiet or output.json_progress
-    log = run_log(log_to, merge_config(prepared.plan), prepared.target.name, is_silent)
+    log = run_log(
+        None if output.rank else log_to, merge_config(prepared.plan), prepared.target.name, is_silent
+    )
     with (
-        stops_cleanly(prepared.target, line, output.json_progress),
+        stops_cleanly(prepared.target, line, output),
         exit_on_error(output, FAILED),
         log as run,
     ):
-        result = run_merge(prepared)
+        result = _run(prepared, ranks)
         run.log_merge(result)
+    if output.rank:
+        return result
     moved = result.nbytes_read + result.nbytes_made
     recent.remember(request.named.values(), moved, result.elapsed_s)
     return result
+
+
+def _run(prepared: PreparedMerge, ranks: Ranks | None) -> MergeResult:
+    if ranks is None:
+        from fusion_slerp.api import run_merge
+
+        return run_merge(prepared)
+    from fusion_slerp.cluster.merging import run_shared_merge
+
+    return run_shared_merge(prepared, ranks)
 
 
 def show_result(result: MergeResult, request: Request, out: str, output: Output, with_config: bool) -> None:
@@ -124,13 +150,13 @@ def end(result: MergeResult, output: Output) -> None:
 
 
 @contextmanager
-def stops_cleanly(target: Path, command: str, as_line: bool = False) -> Iterator[None]:
+def stops_cleanly(target: Path, command: str, output: Output = CONSOLE) -> Iterator[None]:
     """Ends the command after Ctrl-C or SIGTERM, and prints the leftovers and how to resume.
 
     Args:
         target: The merged model's folder.
         command: The line that resumes it.
-        as_line: Print a JSON line instead.
+        output: Where to print.
     """
     before = _identity(target)
     try:
@@ -138,7 +164,9 @@ def stops_cleanly(target: Path, command: str, as_line: bool = False) -> Iterator
             yield
     except (KeyboardInterrupt, Terminated) as stop:
         is_complete = _identity(target) not in (before, None)  # it came after the model was published
-        if as_line:
+        if output.rank:
+            pass
+        elif output.json_progress:
             write_event("stopped", complete=is_complete, resume=command)
         elif is_complete:
             _say_complete(target)

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from fusion_slerp.cli.sweep_arguments import Evaluated, words_of
+
 Vary = Annotated[
     list[str] | None,
     typer.Option(
@@ -60,7 +62,7 @@ Prune = Annotated[
     typer.Option(
         "--prune",
         metavar="ERRORS",
-        help="Stop a trial that is worse than the best by more than this many standard errors.",
+        help="Stop a trial whose loss is worse than the best by more than this many standard errors.",
     ),
 ]
 NoPrune = Annotated[bool, typer.Option("--no-prune", help="Evaluate every trial in full.")]
@@ -72,30 +74,19 @@ class SearchArguments:
 
     Attributes:
         vary: `NAME=RANGE`, each.
-        texts: `NAME=FILE` or `FILE`, each.
-        holdout: The same, for held-out texts.
+        evaluated: What the trials are evaluated on.
+        holdout: `NAME=FILE` or `FILE`, each held-out text.
         out: The folder of the search.
         save_best: The folder of the best merged model.
-        metric: The path of the score that decides; None for the average loss.
-        mode: `min` or `max`.
         chosen: Arguments of `searches.preparing.Chosen`.
-        evaluation: The settings of the evaluation; None for those that were not given.
     """
 
     vary: Sequence[str]
-    texts: Sequence[str]
+    evaluated: Evaluated
     holdout: Sequence[str]
     out: str | None
     save_best: str | None
-    metric: str | None
-    mode: str
     chosen: Mapping[str, Any]
-    evaluation: Mapping[str, Any]
-
-    @property
-    def given_evaluation(self) -> dict[str, Any]:
-        """The settings of the evaluation that were given."""
-        return {name: value for name, value in self.evaluation.items() if value is not None}
 
     @property
     def words(self) -> list[str]:
@@ -104,16 +95,12 @@ class SearchArguments:
 
         usual = Chosen()
         names = {"seed": "--sampler-seed"}
-        pairs: list[tuple[str, Any]] = [("--vary", each) for each in self.vary]
-        pairs += [("--text", each) for each in self.texts]
-        pairs += [("--holdout", each) for each in self.holdout]
-        pairs += [
+        chosen = [
             (names.get(name, f"--{name}"), value)
             for name, value in self.chosen.items()
-            if value is not None and value != getattr(usual, name)
+            if value != getattr(usual, name)
         ]
-        pairs += [("--metric", self.metric), ("--mode", None if self.mode == "min" else self.mode)]
-        pairs += [(f"--{name.replace('_', '-')}", value) for name, value in self.given_evaluation.items()]
-        pairs += [("--save-best", self.save_best), ("-o", self.out)]
-        words = [str(word) for flag, value in pairs if value is not None for word in (flag, value)]
-        return words + (["--no-prune"] if self.chosen.get("prune") is None else [])
+        words = words_of([("--vary", each) for each in self.vary]) + self.evaluated.words
+        words += words_of([*(("--holdout", each) for each in self.holdout), *chosen])
+        words += ["--no-prune"] if self.chosen.get("prune") is None else []
+        return words + words_of([("--save-best", self.save_best), ("-o", self.out)])

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.cli.amounts import path_text
 from fusion_slerp.cli.output import FAILED, Output, exit_on_error, warnings_to
+from fusion_slerp.cli.processes import on_all
 from fusion_slerp.cli.request import Request, read_request
 from fusion_slerp.cli.search_arguments import SearchArguments
-from fusion_slerp.cli.shell import shell_line
-from fusion_slerp.cli.sweeping import named_texts, stops_cleanly, what_varies
-from fusion_slerp.errors import Problem, SettingsError, setting
+from fusion_slerp.cli.sweep_arguments import named_texts
+from fusion_slerp.cli.sweeping import check_out, resuming, stops_cleanly, what_varies
+from fusion_slerp.errors import Problem, SettingsError
 
 if TYPE_CHECKING:
+    from fusion_slerp.cluster.ranks import Ranks
     from fusion_slerp.searches.preparing import PreparedSearch
     from fusion_slerp.searches.record import SearchRecord, Trial
     from fusion_slerp.searches.running import OnResult
@@ -26,10 +28,12 @@ def search_models(
     options: Mapping[str, Any],
     given: SearchArguments,
     output: Output,
+    ranks: Ranks | None = None,
 ) -> None:
-    """Runs a search; ends the command if it fails."""
+    """Runs a search; ends the command if it fails, or if a launcher has started several processes."""
     with warnings_to(output):
         with exit_on_error(output):
+            on_all(ranks, lambda: _refuse_several(ranks))
             vary, fixed = what_varies(given.vary, options)
             request = read_request(models, base, fixed)
             search = _prepare(request, vary, given)
@@ -40,32 +44,31 @@ def search_models(
             output.note(remark)
         if search.chosen.is_unlimited:
             output.note(f"no budget is given: the search ends after {search.chosen.max_trials} trials")
-        words = replace(given, vary=[f"{name}={values}" for name, values in vary.items()]).words
-        command = f"{request.command(verb='search', in_full=False)} {shell_line(words)}"
+        command = resuming("search", request, vary, given)
         with stops_cleanly(command, output, lambda: _kept(search)), exit_on_error(output, FAILED):
             record = run_search(search, target, on_result=_shown(output))
     _show_result(search, record, given, request, output)
 
 
+def _refuse_several(ranks: Ranks | None) -> None:
+    if ranks is not None:
+        fields = (("found", f"{ranks.count} processes"), ("needed", "one: each trial depends on the others"))
+        fix = "run the command without torchrun or srun, or use a sweep, which processes share"
+        raise Problem(SettingsError, "a search runs in one process", fields, fix).error()
+
+
 def _prepare(request: Request, vary: Mapping[str, str], given: SearchArguments) -> PreparedSearch:
     from fusion_slerp.searches.preparing import Chosen, prepare_search
-    from fusion_slerp.sweeps.preparing import AVERAGE_LOSS
 
-    if given.out is None:
-        fix = f"use {setting('out', 'search')}"
-        fields = (("needed", "-o FOLDER, which keeps the results"),)
-        raise Problem(SettingsError, "no folder is named for the search", fields, fix).error()
+    check_out(given.out, "search")
     return prepare_search(
         request.models,
         request.base,
         vary=vary,
-        texts=named_texts(given.texts),
         holdout=named_texts(given.holdout),
         out=given.out,
         chosen=Chosen(**given.chosen),
-        metric=given.metric or AVERAGE_LOSS,
-        mode=given.mode,
-        evaluation=given.given_evaluation,
+        **given.evaluated.arguments,
         **request.options,
     )
 
@@ -86,7 +89,7 @@ def _shown(output: Output) -> OnResult:
 
 
 def _of_parent(record: SearchRecord, label: str) -> str:
-    from fusion_slerp.sweeps.best import score_at
+    from fusion_slerp.sweeps.scores import score_at
 
     value = score_at(record.sweep.parents[label], record.sweep.metric["name"])
     return "" if value is None else f"{value:.4f}"

@@ -1,4 +1,4 @@
-"""The table of a sweep: its parents and points, and how their losses differ from those of the best parent."""
+"""The table of a sweep: its parents and points, and how their scores differ from those of the best parent."""
 
 from __future__ import annotations
 
@@ -10,20 +10,38 @@ from rich.table import Table
 from rich.text import Text
 
 from fusion_slerp.cli.tables import ruled
-from fusion_slerp.sweeps.best import best_parent, score_at, text_of
+from fusion_slerp.sweeps.best import best_parent
 from fusion_slerp.sweeps.record import SweepPoint, SweepRecord
+from fusion_slerp.sweeps.scores import (
+    AVERAGE_SCORE,
+    difference_key,
+    score_at,
+    short,
+    stderr_at,
+    tasks_of,
+    text_of,
+)
 from fusion_slerp.sweeps.values import value_text
 
+MOST_TASKS = 4
+"""With more tasks than this, only the score that decides is shown."""
+
 LOSS_WIDTH, NAME_WIDTH = 15, 6
-"""Characters of a loss with its error, and at least those of a value."""
+"""Characters of a score with its error, and at least those of a value."""
 
 
 def columns(record: SweepRecord, scores: Mapping[str, Any]) -> list[str]:
-    """Returns the headings: what is varied, each text, the score that decides, and the difference."""
+    """Returns the headings: what is varied, each text, each task's main score, the score that decides, and
+    the difference.
+    """
     texts = [text for text in scores if isinstance(scores[text], Mapping) and "loss" in scores[text]]
-    metric = record.metric["name"]
-    decides = [] if text_of(record.metric) in texts else [metric]
-    return [*record.vary, *texts, *decides, *(["from best parent"] if texts else [])]
+    tasks = [f"{task}.{next(iter(each['metrics']))}" for task, each in tasks_of(scores).items()]
+    shown = [*texts, *(tasks if len(tasks) <= MOST_TASKS else [])]
+    decides = short(record.metric["name"])
+    is_shown = decides in tasks or text_of(record.metric) in texts
+    is_alone = decides == AVERAGE_SCORE and len(tasks) == 1  # the mean of one
+    more = [] if is_shown or is_alone else [decides]
+    return [*record.vary, *shown, *more, *(["from best parent"] if texts or tasks else [])]
 
 
 def cells(record: SweepRecord, name: str, headings: Sequence[str]) -> list[str]:
@@ -41,16 +59,16 @@ def _cell(
         return value_text(point.values[heading]) if point is not None else name * is_first
     if heading == "from best parent":
         return "" if point is None else _difference(record, point)
-    loss = score_at(scores, f"{heading}.loss")
-    if loss is None:
-        value = score_at(scores, heading)
-        return "" if value is None else f"{value:.4f}"
-    return _with_error(loss, score_at(scores, f"{heading}.loss_stderr"))
+    loss, value = score_at(scores, f"{heading}.loss"), score_at(scores, heading)
+    if loss is not None:
+        return _with_error(loss, stderr_at(scores, f"{heading}.loss"))
+    stderr = stderr_at(scores, heading)
+    return "" if value is None else f"{value:.4f}" if stderr is None else _with_error(value, stderr)
 
 
 def _difference(record: SweepRecord, point: SweepPoint) -> str:
-    label, text = best_parent(record), text_of(record.metric) or "average"
-    difference = point.differences.get(label or "", {}).get(text)
+    own = point.differences.get(best_parent(record) or "", {})
+    difference = own.get(difference_key(record.metric), own.get("average"))
     return "" if difference is None else _with_error(difference["value"], difference["stderr"], "+")
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from fusion_slerp.cli.amounts import nbytes_text, path_text
 from fusion_slerp.cli.output import FAILED, INTERRUPTED, Output, console, exit_on_error, say, warnings_to
+from fusion_slerp.cli.processes import on_all, share, take_gpu
 from fusion_slerp.cli.request import Request, read_request
 from fusion_slerp.cli.shell import shell_line
 from fusion_slerp.cli.stopping import interrupts_raise
@@ -21,9 +21,12 @@ from fusion_slerp.errors import Problem, SettingsError, raise_all, setting
 from fusion_slerp.interruption import Terminated, signals_raise
 
 if TYPE_CHECKING:
+    from fusion_slerp.cli.search_arguments import SearchArguments
+    from fusion_slerp.cluster.ranks import Ranks
     from fusion_slerp.sweeps.preparing import PreparedSweep
     from fusion_slerp.sweeps.record import SweepRecord
-    from fusion_slerp.sweeps.running import OnResult, Outputs
+    from fusion_slerp.sweeps.running import Outputs
+    from fusion_slerp.sweeps.sharing import OnResult
 
 
 def sweep_models(
@@ -33,29 +36,43 @@ def sweep_models(
     given: SweepArguments,
     output: Output,
     only_plan: bool = False,
+    ranks: Ranks | None = None,
 ) -> None:
-    """Runs a sweep, or shows what it would do; ends the command if it fails."""
-    from fusion_slerp.sweeps.running import prepare_outputs, run_sweep
+    """Runs a sweep, or shows what it would do; ends the command if it fails.
+
+    Args:
+        models: The models, or a recipe.
+        base: The base.
+        options: The options of the merge.
+        given: The other arguments.
+        output: Where to print.
+        only_plan: Show what it would do.
+        ranks: The processes that run it together; None for this one alone.
+    """
+    from fusion_slerp.cluster.ranks import ALONE
+    from fusion_slerp.sweeps.running import run_sweep
 
     with warnings_to(output):
         with exit_on_error(output):
-            vary, fixed = what_varies(given.vary, options)
-            request = read_request(models, base, fixed)
-            sweep = _prepare(request, vary, given, only_plan)
-            outputs = prepare_outputs(sweep, given.children, given.save_best)
-        for remark in request.notes_on(sweep.plan):
+            threads = share(ranks, {})
+            chosen = on_all(ranks, lambda: _prepare(models, base, options, given, only_plan, threads, ranks))
+        for remark in chosen.request.notes_on(chosen.sweep.plan):
             output.note(remark)
+        if ranks is not None:
+            ranks.timeout_s = chosen.sweep.plan.settings.rank_timeout
         if only_plan:
-            _show_plan(sweep, outputs, output)
+            _show_plan(chosen.sweep, chosen.outputs, output)
             return
-        command = _command(request, vary, given)
+        take_gpu(ranks)
+        command = resuming("sweep", chosen.request, chosen.vary, given)
         with (
-            stops_cleanly(command, output, lambda: _kept(sweep)),
+            stops_cleanly(command, output, lambda: _kept(chosen.sweep)),
             exit_on_error(output, FAILED),
             _live(output) as show,
         ):
-            record = run_sweep(sweep, outputs, on_result=show)
-    _show_result(sweep, record, outputs, request, output)
+            record = run_sweep(chosen.sweep, chosen.outputs, on_result=show, ranks=ranks or ALONE)
+    if ranks is None or ranks.is_first:
+        _show_result(chosen.sweep, record, chosen.outputs, chosen.request, output)
 
 
 def what_varies(typed: Sequence[str], options: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
@@ -92,47 +109,70 @@ def _wrong(found: str, needed: str) -> Problem:
     return Problem(SettingsError, "invalid --vary", fields, f"use {setting('vary', {'t': '0:1:0.1'})}")
 
 
-def named_texts(typed: Sequence[str]) -> dict[str, str]:
-    """Returns the files of texts by name: `NAME=FILE`, or `FILE`, whose name is then that of the file.
+def resuming(
+    verb: str, request: Request, vary: Mapping[str, str], given: SweepArguments | SearchArguments
+) -> str:
+    """Returns the line that resumes a sweep or a search."""
+    words = replace(given, vary=[f"{name}={values}" for name, values in vary.items()]).words
+    return f"{request.command(verb=verb, in_full=False)} {shell_line(words)}"
 
-    Raises:
-        SettingsError: Two texts have one name.
+
+def check_out(out: str | None, verb: str) -> None:
+    """Raises a SettingsError unless a folder is named for the results of a command."""
+    if out is None:
+        fields = (("needed", "-o FOLDER, which keeps the results"),)
+        fix = f"use {setting('out', verb)}"
+        raise Problem(SettingsError, f"no folder is named for the {verb}", fields, fix).error()
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the command is about to do.
+
+    Attributes:
+        request: The merge, as the user asked for it.
+        vary: What is varied.
+        sweep: The sweep; that of rank 0 alone has a folder.
+        outputs: The merged models that it writes; on rank 0.
     """
-    texts: dict[str, str] = {}
-    for text in typed:
-        name, equals, file = text.partition("=")
-        name, file = (name, file) if equals else (Path(text).stem, text)
-        if name in texts:
-            fields = (("found", f"{name}={texts[name]} and {name}={file}"), ("needed", "every name once"))
-            fix = f"use {setting('texts', {f'{name}-2': file})}"
-            raise Problem(SettingsError, "two texts have one name", fields, fix).error()
-        texts[name] = file
-    return texts
+
+    request: Request
+    vary: Mapping[str, str]
+    sweep: PreparedSweep
+    outputs: Outputs
 
 
 def _prepare(
-    request: Request, vary: Mapping[str, str], given: SweepArguments, only_plan: bool
-) -> PreparedSweep:
+    models: Sequence[str],
+    base: str | None,
+    options: Mapping[str, Any],
+    given: SweepArguments,
+    only_plan: bool,
+    threads: Mapping[str, int],
+    ranks: Ranks | None,
+) -> _Chosen:
     from fusion_slerp.sweeps.points import MAX_POINTS
-    from fusion_slerp.sweeps.preparing import AVERAGE_LOSS, prepare_sweep
+    from fusion_slerp.sweeps.preparing import prepare_sweep
+    from fusion_slerp.sweeps.running import Outputs, prepare_outputs
 
-    if given.out is None and given.children is None and not only_plan:
-        fix = f"use {setting('out', 'sweep')}"
-        fields = (("needed", "-o FOLDER, which keeps the results"),)
-        raise Problem(SettingsError, "no folder is named for the sweep", fields, fix).error()
-    return prepare_sweep(
+    vary, fixed = what_varies(given.vary, options)
+    request = read_request(models, base, fixed)
+    out = given.children if given.out is None else given.out
+    if not only_plan:
+        check_out(out, "sweep")
+    is_first = ranks is None or ranks.is_first
+    sweep = prepare_sweep(
         request.models,
         request.base,
         vary=vary,
-        texts=named_texts(given.texts),
-        out=given.children if given.out is None else given.out,
+        out=out if is_first else None,
         needs_evaluation=given.children is None and not only_plan,
-        metric=given.metric or AVERAGE_LOSS,
-        mode=given.mode,
         max_points=given.max_points or MAX_POINTS,
-        evaluation=given.chosen,
-        **request.options,
+        **given.evaluated.arguments,
+        **{**threads, **request.options},
     )
+    outputs = prepare_outputs(sweep, given.children, given.save_best) if is_first else Outputs()
+    return _Chosen(request, vary, sweep, outputs)
 
 
 @contextmanager
@@ -213,7 +253,8 @@ def _show_result(
     if best is not None:
         output.show("", Text(str(record), "bold"))
         if len(record.points) > 1:
-            output.show("Chosen on these texts out of several points: expect a little less on others.")
+            on = " and ".join(sweep.evaluating.kinds)
+            output.show(f"Chosen on these {on} out of several points: expect a little less on others.")
     lines = {"The results:": [path_text(sweep.out / "sweep.json")] if sweep.out else []}
     if best is not None and outputs.best is None:
         merged = replace(request, options=sweep.options_at(best.values))
@@ -236,21 +277,6 @@ def _show_result(
     )
 
 
-def _command(request: Request, vary: Mapping[str, str], given: SweepArguments) -> str:
-    """The line that resumes a sweep."""
-    words = [request.command(verb="sweep", in_full=False)]
-    pairs = [("--vary", f"{name}={values}") for name, values in vary.items()]
-    pairs += [("--text", text) for text in given.texts]
-    pairs += [("--children", given.children), ("--save-best", given.save_best), ("--metric", given.metric)]
-    pairs += [("--mode", None if given.mode == "min" else given.mode), ("--max-points", given.max_points)]
-    chosen = dict(given.chosen)
-    pairs += [("--prompt", prompt) for prompt in chosen.pop("prompts", ())]
-    pairs += [(f"--{name.replace('_', '-')}", value) for name, value in chosen.items()]
-    pairs += [("-o", given.out)]
-    more = [str(word) for flag, value in pairs if value is not None for word in (flag, value)]
-    return " ".join([*words, shell_line(more)])
-
-
 @contextmanager
 def stops_cleanly(command: str, output: Output, kept: Callable[[], str]) -> Iterator[None]:
     """Ends the command after Ctrl-C or SIGTERM, and prints what is kept and how to resume.
@@ -266,7 +292,9 @@ def stops_cleanly(command: str, output: Output, kept: Callable[[], str]) -> Iter
         with signals_raise(), interrupts_raise():
             yield
     except (KeyboardInterrupt, Terminated) as stop:
-        if output.json_progress:
+        if output.rank:
+            pass
+        elif output.json_progress:
             output.end("stopped", resume=command)
         else:
             say(Text.assemble(("\nStopped. ", "bold yellow"), f"Kept: {kept()}\nTo resume:\n  {command}"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fusion_slerp.engine import batches
 from fusion_slerp.engine.executor import groups_of, is_large, open_files, prepare
 from fusion_slerp.engine.report import TensorReport
-from fusion_slerp.engine.steps import InEach, Large
+from fusion_slerp.engine.steps import InEach, Key, Large, OnBytes
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
 
@@ -47,6 +48,31 @@ def measure(plan: MergePlan) -> Iterator[Measurement]:
             reports = _measured(group, threads, plan)
             for (tensor,), report in zip(group, reports, strict=True):
                 yield Measurement(report, tensor.nbytes_in if report.norms else 0)
+
+
+def values(
+    plan: MergePlan, tensors: Sequence[TensorPlan], on_bytes: OnBytes
+) -> Iterator[tuple[str, dict[Key, Any]]]:
+    """Yields what `execute` measures of large tensors of a plan, as it remembers it; writes nothing.
+
+    Args:
+        plan: The merge.
+        tensors: The tensors, in its order.
+        on_bytes: As for `execute`.
+
+    Yields:
+        The name of each tensor, and the values of its measures.
+
+    Raises:
+        CheckpointError: A weight is not finite, or a file cannot be read.
+    """
+    with open_files(plan, tensors) as files, Threads(plan.memory, files) as threads:
+        prepare(tensors, plan.settings)
+        for tensor in tensors:
+            measured: dict[Key, Any] = {}
+            Large((tensor,), threads, plan.settings, keep=False, measured=measured).decide(on_bytes)
+            files.check_unchanged()
+            yield tensor.out.name, measured
 
 
 def _measured(group: Sequence[InEach], threads: Threads, plan: MergePlan) -> list[TensorReport]:

@@ -12,7 +12,7 @@ that it will keep. Buffers for results wait for writers only, and writers wait f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
@@ -49,8 +49,9 @@ InEach = tuple[TensorPlan, ...]
 Key = tuple[str, int, Owners, Measure | None]
 """What the value of a measure is remembered by: tensor, index of the unit, its sources' labels, measure."""
 
-Measured = dict[Key, Any]
-"""Values of measures: for merges of the same models, with the same units, that differ in coefficients."""
+Measured = MutableMapping[Key, Any]
+"""Values of measures: of merges of the same models, with the same units, that differ in coefficients; or by
+another process of the same merge."""
 
 
 class Batch:
@@ -184,8 +185,10 @@ class Large:
 
     def _use_known(self, k: int, unit: UnitAtWork) -> None:
         """Passes known values to a unit until it requests a measure whose value is not known."""
-        while self._measured and unit.measure is not None and self._key(k, unit) in self._measured:
-            unit.advance(self._measured[self._key(k, unit)])
+        if self._measured is None:
+            return
+        while unit.measure is not None and (key := self._key(k, unit)) in self._measured:
+            unit.advance(self._measured[key])
 
     def _advance(self, finished: Round) -> None:
         try:

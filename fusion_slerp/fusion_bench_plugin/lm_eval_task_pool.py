@@ -12,10 +12,13 @@ from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from fusion_slerp.cluster.evaluating import each_once
+from fusion_slerp.cluster.ranks import Ranks
 from fusion_slerp.errors import Problem, raise_all
-from fusion_slerp.evaluation.harness import HarnessEvaluation, evaluate_tasks, paired_differences
+from fusion_slerp.evaluation.harness import PreparedTasks, evaluate_tasks
+from fusion_slerp.evaluation.harness_documents import HarnessEvaluation, paired_differences
 from fusion_slerp.evaluation.harness_table import print_scores
-from fusion_slerp.evaluation.harness_tasks import check_run, check_tasks, open_tasks
+from fusion_slerp.evaluation.harness_tasks import OpenTasks, check_run, check_tasks, open_tasks
 from fusion_slerp.evaluation.models import own_tokenizer, weights_dtype
 from fusion_slerp.evaluation.settings import BASELINES, DIFFERENCES, MERGED, SO
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
@@ -26,6 +29,7 @@ from fusion_slerp.fusion_bench_plugin.evaluated_models import (
     locate_baselines,
 )
 from fusion_slerp.fusion_bench_plugin.evaluated_tokenizer import merged_tokenizer
+from fusion_slerp.fusion_bench_plugin.fabric_ranks import quiet, ranks_of
 from fusion_slerp.fusion_bench_plugin.host_values import absolute, by_name, plain, source_of
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last
 from fusion_slerp.fusion_bench_plugin.pool_models import refuse_unknown
@@ -41,6 +45,9 @@ class LMEvalTaskPool(BaseTaskPool):
     models. All models run in one type, that of most weights of the merged model as it was loaded. Each
     baseline is compared with the merged model document by document: the standard error of that difference
     is usually smaller than those of the two scores.
+
+    Several processes share the models: each model is evaluated by one of them, as the harness forms its
+    batches from all of a task's requests. All report the same.
 
     Needs the extra `lm-eval`: `pip install 'fusion-slerp[lm-eval]'`.
 
@@ -108,7 +115,7 @@ class LMEvalTaskPool(BaseTaskPool):
         Returns:
             Plain JSON: the scores as `fusion_slerp.evaluation.harness.run_tasks` returns them, and with
             baselines `"baselines": {name: {the same}}` and `"differences": {name: ...}`, merged minus
-            baseline, as `fusion_slerp.evaluation.harness.paired_differences` returns them.
+            baseline, as `fusion_slerp.evaluation.harness_documents.paired_differences` returns them.
 
         Raises:
             SettingsError: Before any model runs, all at once: a tokenizer cannot be opened.
@@ -117,16 +124,32 @@ class LMEvalTaskPool(BaseTaskPool):
         with compact_errors():
             return self._evaluate(model)
 
+    @property
+    def tasks_open(self) -> OpenTasks:
+        """The tasks with their data."""
+        return self._tasks
+
+    def prepare(self, tokenizers: Mapping[str, Any]) -> PreparedTasks:
+        """Returns the tasks, ready to run on the models of these tokenizers: for methods that evaluate many.
+
+        Args:
+            tokenizers: By name of the model.
+        """
+        return PreparedTasks(
+            self._tasks, tokenizers, self.limit, self.batch_size, self.device, self.num_fewshot
+        )
+
     def _evaluate(self, model: Any) -> dict[str, Any]:
-        tokenizers = self._open_tokenizers(model)
-        dtype = weights_dtype(model)
-        results = {MERGED: self._run(model, tokenizers[MERGED])}
-        for name, source in self._baselines.items():
-            _inform("evaluating baseline %s from %s", name, source)
-            baseline = load_baseline(name, source, dtype)
-            results[name] = self._run(baseline, tokenizers[name])
-            del baseline
-            gc.collect()  # models hold reference cycles, and the next one needs the memory
+        ranks = ranks_of(self._program)
+        with quiet(ranks):
+            tokenizers = ranks.on_all(lambda: self._open_tokenizers(model))
+            names = [MERGED, *self._baselines]
+
+            def scored(name: str) -> HarnessEvaluation:
+                of = model if name == MERGED else self._loaded(name, weights_dtype(model))
+                return self._run(of, tokenizers[name], ranks)
+
+            results = dict(zip(names, each_once(names, scored, ranks), strict=True))
         rank_zero_only(self._show)(lambda: print_scores(results, MERGED))
         merged = results[MERGED]
         others = {name: result for name, result in results.items() if name != MERGED}
@@ -137,6 +160,12 @@ class LMEvalTaskPool(BaseTaskPool):
             BASELINES: {name: other.scores for name, other in others.items()},
             DIFFERENCES: {name: paired_differences(merged, other) for name, other in others.items()},
         }
+
+    def _loaded(self, name: str, dtype: Any) -> Any:
+        gc.collect()  # models hold reference cycles, and this one needs the memory of the one before
+        source = self._baselines[name]
+        log.info("evaluating baseline %s from %s", name, source)
+        return load_baseline(name, source, dtype)
 
     def _show(self, show: Callable[[], object]) -> None:
         if self._program is None:
@@ -159,7 +188,7 @@ class LMEvalTaskPool(BaseTaskPool):
         raise_all(problems, SO)
         return tokenizers
 
-    def _run(self, model: Any, tokenizer: Any) -> HarnessEvaluation:
+    def _run(self, model: Any, tokenizer: Any, ranks: Ranks) -> HarnessEvaluation:
         return evaluate_tasks(
             model,
             tokenizer,
@@ -168,10 +197,5 @@ class LMEvalTaskPool(BaseTaskPool):
             self.num_fewshot,
             self.batch_size,
             self.device,
-            show_pbar=sys.stderr.isatty(),
+            show_pbar=ranks.is_first and sys.stderr.isatty(),
         )
-
-
-@rank_zero_only
-def _inform(message: str, *values: object) -> None:
-    log.info(message, *values)

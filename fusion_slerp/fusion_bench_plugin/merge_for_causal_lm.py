@@ -11,9 +11,13 @@ from fusion_bench.method.base_algorithm import BaseAlgorithm
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import nn
 
+from fusion_slerp.api import MergeResult
+from fusion_slerp.cluster.ranks import Ranks
+from fusion_slerp.errors import OutputError
 from fusion_slerp.evaluation.building import name_origin
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.fabric_logs import log_to_fabric
+from fusion_slerp.fusion_bench_plugin.fabric_ranks import quiet, ranks_of, share_of
 from fusion_slerp.fusion_bench_plugin.host_values import plain
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
 from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
@@ -25,7 +29,6 @@ from fusion_slerp.fusion_bench_plugin.pool_models import (
     special_entries,
 )
 from fusion_slerp.fusion_bench_plugin.pool_names import with_labels, without_names
-from fusion_slerp.fusion_bench_plugin.ranks import Ranks
 from fusion_slerp.fusion_bench_plugin.streamed_models import (
     merge_into_model,
     merge_options,
@@ -75,6 +78,8 @@ class MergeForCausalLM(BaseAlgorithm):
         memory_budget: Memory for buffers, `"200MB"` or bytes; None takes little and is fast.
         direct_io: Writing past the page cache: `"auto"`, `"on"` or `"off"`.
         checksum: The hash of weight files in the manifest: `"xxh3_128"`, `"blake3"` or `"sha256"`.
+        rank_timeout: If several processes merge together and one fails, is lost or gives no sign of life, all
+            end within this many seconds.
         **kwargs: FusionBench's `_recursive_`, `_usage_` and `_version_`; nothing else.
 
     Raises:
@@ -144,20 +149,21 @@ class MergeForCausalLM(BaseAlgorithm):
             return self._run(modelpool)
 
     def _run(self, modelpool: BaseModelPool) -> nn.Module | None:
-        ranks = Ranks(getattr(self._program, "fabric", None))
-        with ranks.quiet():
+        ranks = ranks_of(self._program)
+        with quiet(ranks):
             models, settings = ranks.on_all(lambda: self._read(modelpool))
             self._announce(settings, models, special_entries(modelpool, self._how, self._towards_base))
+            settings = share_of(ranks, settings)
             if any(model.source is None for model in models.values()):
                 return self._merge_loaded(modelpool, models, settings, ranks)
-            if self.model_save_path is None:
-                options = merge_options(modelpool, models, ranks.share_of(settings))
-                return ranks.on_all(lambda: merge_into_model(models, options))
             options = merge_options(modelpool, models, settings)
-            folder = ranks.on_first(lambda: self._merge_to_folder(models, options))
+            if self.model_save_path is None:
+                return ranks.on_all(lambda: merge_into_model(models, options))
+            folder = self._merge_to_folder(models, options, ranks)
             if not self._child_is_used():
                 return None
-            return ranks.on_all(lambda: load_model(next(iter(models.values())), Path(folder)))
+            first = next(iter(models.values()))
+            return ranks.on_all(lambda: load_model(first, folder))
 
     def _read(self, pool: BaseModelPool) -> tuple[dict[str, PoolModel], MergeSettings]:
         is_sliced = self._options["slices"] is not None
@@ -176,26 +182,37 @@ class MergeForCausalLM(BaseAlgorithm):
             if model.remark:
                 log.log(logging.INFO if model.source is None else logging.WARNING, "%s", model.remark)
 
-    def _merge_to_folder(self, models: Mapping[str, PoolModel], options: Mapping[str, Any]) -> str:
-        """Streams the merge to `model_save_path`; returns the absolute path, which other ranks may lack."""
-        result = merge_to_folder(models, options, str(self.model_save_path))
+    def _merge_to_folder(
+        self, models: Mapping[str, PoolModel], options: Mapping[str, Any], ranks: Ranks
+    ) -> Path:
+        """All ranks stream the merge to `model_save_path`; returns the folder."""
+        result = merge_to_folder(models, options, str(self._save_path(ranks)), ranks)
+        if ranks.is_first:
+            self._show(result)
+        return result.out
+
+    def _show(self, result: MergeResult) -> None:
         log_to_fabric(getattr(self._program, "fabric", None), result)
         if self._program is None:
             log.info("%s", result)
         else:
             show_last(lambda: print(f"Merged model: {result}"))
             log.info("the merged model is in %s", result.out)
-        return str(result.out)
+
+    def _save_path(self, ranks: Ranks) -> str | None:
+        """The path of rank 0: the name of a run's folder has the time at which a process began."""
+        path = self.model_save_path
+        return ranks.on_first(lambda: path and str(real_path(path, OutputError)))
 
     def _merge_loaded(
         self, pool: BaseModelPool, models: Mapping[str, PoolModel], settings: MergeSettings, ranks: Ranks
     ) -> nn.Module:
         """Each rank merges the models that it has loaded; rank 0 saves the result."""
-        path = ranks.on_first(lambda: self.model_save_path)
-        settings = ranks.share_of(settings)
-        child = ranks.on_all(lambda: merge_loaded(pool, models, settings, path if ranks.is_first else None))
+        path = self._save_path(ranks)
+        own = path if ranks.is_first else None
+        child = ranks.on_all(lambda: merge_loaded(pool, models, settings, own))
         if path is not None:
-            name_origin(child, str(real_path(path)))
+            name_origin(child, path)
         return child
 
     def _child_is_used(self) -> bool:

@@ -35,6 +35,7 @@ class Common(TypedDict, total=False):
     memory_budget: int | str | None
     direct_io: DirectIO
     checksum: Checksum
+    rank_timeout: float
 
 class Others(Common, total=False):
     """Those, and what every other class takes by position or keyword."""

@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fusion_bench.mixins.serialization import auto_register_config
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from fusion_slerp.cluster.evaluating import evaluate_shared, samples_shared
 from fusion_slerp.errors import FusionSlerpError, Problem, raise_all
 from fusion_slerp.evaluation.comparison import Comparison
-from fusion_slerp.evaluation.evaluation import Evaluation, difference_fields
-from fusion_slerp.evaluation.evaluator import Candidate, Evaluator
+from fusion_slerp.evaluation.evaluation import difference_fields
+from fusion_slerp.evaluation.evaluator import Candidate, Evaluator, PreparedEvaluation
 from fusion_slerp.evaluation.models import load_config, own_tokenizer, weights_dtype
 from fusion_slerp.evaluation.settings import BASELINES, DIFFERENCES, MERGED, SAMPLES, SO
 from fusion_slerp.evaluation.table import print_comparison
@@ -26,6 +28,7 @@ from fusion_slerp.fusion_bench_plugin.evaluated_models import (
     locate_baselines,
 )
 from fusion_slerp.fusion_bench_plugin.evaluated_tokenizer import merged_tokenizer
+from fusion_slerp.fusion_bench_plugin.fabric_ranks import quiet, ranks_of
 from fusion_slerp.fusion_bench_plugin.host_values import absolute, by_name, plain, source_of
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last
 from fusion_slerp.fusion_bench_plugin.pool_models import refuse_unknown
@@ -47,6 +50,8 @@ class PerplexityTaskPool(BaseTaskPool):
     model and the baselines are taken token by token: see `fusion_slerp.evaluation.statistics`. A baseline
     with a tokenizer of its own is evaluated with that; if it cuts a text in another way, its losses per token
     do not compare, but its bits per byte do.
+
+    Several processes share the texts and the prompts; all report the same.
 
     Args:
         texts: Name -> file or folder, at least one: `.txt` in UTF-8 (one document); `.jsonl` (one document
@@ -142,36 +147,36 @@ class PerplexityTaskPool(BaseTaskPool):
         with compact_errors():
             return self._evaluate(model)
 
-    def measure(self, model: Any, tokenizer: Any = None) -> Evaluation:
-        """Returns the losses of a model alone, without a table: for methods that evaluate many models.
+    def prepare(self, models: Mapping[str, Candidate]) -> PreparedEvaluation:
+        """Returns the texts in the tokens of each model: for methods that evaluate many models.
 
         Args:
-            model: As for `evaluate`.
-            tokenizer: Its tokenizer; None takes the one that `evaluate` would.
+            models: By name.
 
         Raises:
             SettingsError: As `evaluate`.
         """
-        if tokenizer is None:
-            tokenizer = merged_tokenizer(model, self.tokenizer, self._program)
-        return self._evaluator.evaluate(model, tokenizer)
+        return self._evaluator.prepare(models)
 
     def _evaluate(self, model: Any) -> dict[str, Any]:
-        prepared = self._evaluator.prepare(self._open(model))
-        dtype = weights_dtype(model)
-        if self._baselines and dtype is not None:
-            _inform(
-                "evaluating all models in %s, the type of the merged model", str(dtype).removeprefix("torch.")
-            )
-        evaluations = {MERGED: prepared.evaluate(MERGED, model)}
-        samples = {MERGED: prepared.samples(MERGED, model)}
-        for name, source in self._baselines.items():
-            _inform("evaluating baseline %s from %s", name, source)
-            baseline = load_baseline(name, source, dtype)
-            evaluations[name] = prepared.evaluate(name, baseline)
-            samples[name] = prepared.samples(name, baseline)
-            del baseline
-            gc.collect()  # models hold reference cycles, and the next one needs the memory
+        ranks = ranks_of(self._program)
+        with quiet(ranks):
+            prepared = ranks.on_all(lambda: self._evaluator.prepare(self._open(model)))
+            dtype = weights_dtype(model)
+            if self._baselines and dtype is not None:
+                log.info(
+                    "evaluating all models in %s, the type of the merged model",
+                    str(dtype).removeprefix("torch."),
+                )
+            evaluations = {MERGED: evaluate_shared(prepared, MERGED, model, ranks)}
+            samples = {MERGED: samples_shared(prepared, MERGED, model, ranks)}
+            for name, source in self._baselines.items():
+                log.info("evaluating baseline %s from %s", name, source)
+                baseline = ranks.on_all(partial(load_baseline, name, source, dtype))
+                evaluations[name] = evaluate_shared(prepared, name, baseline, ranks)
+                samples[name] = samples_shared(prepared, name, baseline, ranks)
+                del baseline
+                gc.collect()  # models hold reference cycles, and the next one needs the memory
         comparison = Comparison(evaluations, MERGED)
         rank_zero_only(self._show)(lambda: print_comparison(comparison, samples))
         report: dict[str, Any] = evaluations[MERGED].scores
@@ -207,8 +212,3 @@ class PerplexityTaskPool(BaseTaskPool):
                 opened[name] = Candidate(config, tokenizer)
         raise_all(problems, SO)
         return opened
-
-
-@rank_zero_only
-def _inform(message: str, *values: object) -> None:
-    log.info(message, *values)

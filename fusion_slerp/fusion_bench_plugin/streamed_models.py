@@ -9,7 +9,9 @@ from typing import Any
 from fusion_bench.modelpool.base_pool import BaseModelPool
 from torch import nn
 
-from fusion_slerp.api import MergeResult, plan_merge, prepare_merge, run_in_memory, run_merge
+from fusion_slerp.api import MergeResult, plan_merge, prepare_merge, run_in_memory
+from fusion_slerp.cluster.merging import run_shared_merge
+from fusion_slerp.cluster.ranks import ALONE, Ranks
 from fusion_slerp.fusion_bench_plugin.loaded_models import FUSION_BENCH
 from fusion_slerp.fusion_bench_plugin.merged_models import model_from_state_dict
 from fusion_slerp.fusion_bench_plugin.pool_models import PoolModel, tokenizer_source
@@ -20,15 +22,18 @@ from fusion_slerp.settings.merge_settings import MergeSettings
 log = logging.getLogger(__name__)
 
 
-def merge_to_folder(models: Mapping[str, PoolModel], options: Mapping[str, Any], folder: str) -> MergeResult:
-    """Merges models, by label, into a folder.
+def merge_to_folder(
+    models: Mapping[str, PoolModel], options: Mapping[str, Any], folder: str, ranks: Ranks = ALONE
+) -> MergeResult:
+    """Merges models, by label, into a folder; with several processes, each calls it and does its share.
 
     Raises:
-        FusionSlerpError: As `fusion_slerp.merge`.
+        FusionSlerpError: As `fusion_slerp.cluster.merging.run_shared_merge`.
     """
-    prepared = prepare_merge(_sources(models), folder, _base(models), **options)
+    sources, base = _sources(models), _base(models)
+    prepared = ranks.on_all(lambda: prepare_merge(sources, folder, base, **options))
     _warn_of_types(models, prepared.plan)
-    return run_merge(prepared, made_with=FUSION_BENCH)
+    return run_shared_merge(prepared, ranks, made_with=FUSION_BENCH)
 
 
 def merge_into_model(models: Mapping[str, PoolModel], options: Mapping[str, Any]) -> nn.Module:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.engine.executor import Child, execute_all
 from fusion_slerp.engine.many import all_digests
 from fusion_slerp.engine.progress import Progress, progress
 from fusion_slerp.engine.report import TensorReport, WeightFile
+from fusion_slerp.engine.steps import Measured, OnBytes
 from fusion_slerp.errors import raise_all
 from fusion_slerp.hashes import BESIDE, digest_of, file_digest
 from fusion_slerp.output.manifest import Row, manifest_text, row_of
@@ -28,7 +29,13 @@ from fusion_slerp.sources.folder import INDEX
 from fusion_slerp.sources.open_files import changed
 from fusion_slerp.vocabulary.child_tokenizer import has_tokenizer
 
+if TYPE_CHECKING:
+    from fusion_slerp.output.card_pictures import Picture
+
 CARD = "README.md"
+
+OnFile = Callable[[WeightFile], object]
+"""Called when a weight file is complete and on disk."""
 
 
 def write_weights(plans: Sequence[MergePlan], staged: Sequence[Staging]) -> int:
@@ -53,20 +60,54 @@ def write_weights(plans: Sequence[MergePlan], staged: Sequence[Staging]) -> int:
     with ExitStack() as stack:
         shown = stack.enter_context(progress(plans, done))
         children = [
-            Child(
-                plan,
-                stack.enter_context(ShardWriter(own.files, plan.shards, plan.settings.direct_io, finished)),
-                _recording(own, shown),
-                [tensor for tensor in plan.tensors if tensor.out.shard not in finished],
-            )
+            _child(stack, plan, own.files, set(range(len(plan.shards))) - finished, recording(own.add, shown))
             for plan, own, finished in zip(plans, staged, done, strict=True)
         ]
         return execute_all(children, on_bytes=shown, digests=all_digests(plans))
 
 
-def _recording(staged: Staging, shown: Progress) -> Callable[[WeightFile], None]:
+def write_files(
+    plan: MergePlan,
+    folder: Path,
+    files: Collection[int],
+    on_file: OnFile,
+    on_bytes: OnBytes,
+    measured: Measured | None = None,
+) -> int:
+    """Merges some of a merged model's weight files.
+
+    Args:
+        plan: The merge.
+        folder: The folder of the merged model's files.
+        files: Indexes of the files; the others are left alone.
+        on_file: Called from another thread when a file is complete and on disk.
+        on_bytes: As for `execute`.
+        measured: As for `execute`.
+
+    Returns:
+        The number of bytes of weights that were read.
+
+    Raises:
+        FusionSlerpError: As `execute`.
+    """
+    if not files:
+        return 0
+    with ExitStack() as stack:
+        child = _child(stack, plan, folder, files, on_file)
+        return execute_all([child], on_bytes=on_bytes, digests=all_digests([plan]), measured=measured)
+
+
+def _child(stack: ExitStack, plan: MergePlan, folder: Path, files: Collection[int], on_file: OnFile) -> Child:
+    others = {i for i in range(len(plan.shards)) if i not in files}
+    writer = stack.enter_context(ShardWriter(folder, plan.shards, plan.settings.direct_io, others))
+    return Child(plan, writer, on_file, [t for t in plan.tensors if t.out.shard in files])
+
+
+def recording(add: OnFile, shown: Progress) -> OnFile:
+    """Returns what records a finished file, and then shows it."""
+
     def finished(file: WeightFile) -> None:
-        staged.add(file)
+        add(file)
         shown.file(file.name, file.nbytes)
 
     return finished
@@ -107,10 +148,23 @@ def write_records(
     name: str,
     made_with: str | None = None,
 ) -> None:
-    """Writes the card and the report: how the merged model was made, for people and for machines."""
+    """Writes the card with its pictures and the report: how the merged model was made."""
     (folder / REPORT).write_text(report_text(reports), encoding="utf-8")
-    card = model_card(parents, settings, reports, name, made_with, has_tokenizer(folder))
+    pictures = _pictures(parents, reports)
+    for picture in pictures:
+        (folder / picture.file).parent.mkdir(exist_ok=True)
+        (folder / picture.file).write_bytes(utf8(picture.svg))
+    card = model_card(parents, settings, reports, name, made_with, has_tokenizer(folder), pictures)
     (folder / CARD).write_bytes(utf8(card))
+
+
+def _pictures(parents: Mapping[str, CardParent], reports: Sequence[TensorReport]) -> list[Picture]:
+    """The card's pictures. What draws them is imported only where there may be any."""
+    if not any(report.values or report.angle_deg is not None for report in reports):
+        return []
+    from fusion_slerp.output.card_pictures import card_pictures
+
+    return card_pictures({label: parent.name for label, parent in parents.items()}, reports)
 
 
 def write_manifest(

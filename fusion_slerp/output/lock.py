@@ -78,7 +78,7 @@ def holder(file: Path) -> str | None:
     except OSError:
         return None
     try:
-        _lock(descriptor)
+        _lock(descriptor, is_shared=True)  # several processes may look at the same time
     except BlockingIOError:
         return _owner(descriptor)
     finally:
@@ -90,7 +90,7 @@ def _owner(descriptor: int) -> str:
     return os.read(descriptor, 200).decode("utf-8", "replace") or "an unknown process"
 
 
-def _lock(descriptor: int) -> None:
+def _lock(descriptor: int, is_shared: bool = False) -> None:
     try:
         if os.name == "nt":
             import msvcrt
@@ -99,7 +99,7 @@ def _lock(descriptor: int) -> None:
         else:
             import fcntl
 
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in HELD:
             raise BlockingIOError from None

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from fusion_slerp.errors import OutputError, Problem, listed
-from fusion_slerp.output.lock import NOFOLLOW
+from fusion_slerp.output.lock import NOFOLLOW, holder
 
-LOCK, JOURNAL, FILES, REPLACED = "lock", "journal.jsonl", "files", "replaced"
+LOCK, JOURNAL, FILES, REPLACED, RANKS = "lock", "journal.jsonl", "files", "replaced", "ranks"
 """What a merge has in it; see `staging`."""
 
 SIGNS = {
@@ -81,6 +81,11 @@ def _is_new_lock(folder: Path, names: list[str]) -> bool:
         return False
 
 
+def rank_at_work(folder: Path) -> str | None:
+    """Returns a process other than rank 0 that works in a partial folder; None if none does."""
+    return next(filter(None, map(holder, (folder / RANKS).glob("*.lock"))), None)
+
+
 def check_partial_folder(target: Path) -> list[Problem]:
     """Returns a problem if something that no merge made has the name of the target's partial folder."""
     found = stranger(staging_folder(target)) if target.name else None
@@ -107,9 +112,9 @@ def remove(folder: Path, ignore_errors: bool = False) -> list[str]:
         OSError: Something cannot be removed.
     """
     try:
-        for name in (FILES, REPLACED):
+        for name in (FILES, REPLACED, RANKS):
             _remove_tree(folder / name, ignore_errors)
-        if any(os.path.lexists(folder / name) for name in (FILES, REPLACED)):
+        if any(os.path.lexists(folder / name) for name in (FILES, REPLACED, RANKS)):
             return []
         for name in (JOURNAL, LOCK):
             with suppress(FileNotFoundError):

@@ -6,6 +6,7 @@
     journal.jsonl    what is merged, and which weight files are finished; see `journal`
     files/           the merged model; becomes the target by one rename, complete or not at all
     replaced/        an earlier output, moved aside where the system cannot exchange two folders
+    ranks/           traces of the other processes of a shared merge; see `ranks_folder`
 
 A failure or a stop leaves the target unchanged. If a weight file is finished by then, and the same call
 could succeed, the folder stays and the same call resumes there; otherwise it is removed.
@@ -32,8 +33,10 @@ from fusion_slerp.output.partial_folder import (
     FILES,
     JOURNAL,
     LOCK,
+    RANKS,
     REPLACED,
     check_partial_folder,
+    rank_at_work,
     remove,
     staging_folder,
 )
@@ -193,6 +196,10 @@ def _locked(target: Path, folder: Path) -> FolderLock:
             raise locked(target, str(error)).error() from None
         except FileNotFoundError:  # its last owner removed the folder between the two steps
             continue
+        owner = rank_at_work(folder)
+        if owner is not None:
+            lock.release()
+            raise locked(target, owner).error()
         return lock
 
 
@@ -221,7 +228,7 @@ def _clear(folder: Path, finished: Mapping[str, WeightFile]) -> None:
     """Removes what a merge made, except finished files; links are removed, never followed."""
     kept = {folder / LOCK, folder / JOURNAL, folder / FILES, *(folder / FILES / name for name in finished)}
     inside = [] if (folder / FILES).is_symlink() else (folder / FILES).glob("*")
-    for path in [*inside, *(folder / name for name in (JOURNAL, FILES, REPLACED))]:
+    for path in [*inside, *(folder / name for name in (JOURNAL, FILES, REPLACED, RANKS))]:
         if path in kept and not path.is_symlink():
             continue
         if path.is_dir() and not path.is_symlink():

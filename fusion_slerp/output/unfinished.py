@@ -22,6 +22,7 @@ from fusion_slerp.output.partial_folder import (
     LOCK,
     REPLACED,
     check_partial_folder,
+    rank_at_work,
     remove,
     staging_folder,
     stranger,
@@ -98,7 +99,7 @@ def check_unfinished(target: Path, identity: Identity, overwrite: Overwrite) -> 
     if problems := check_partial_folder(target):
         return problems
     folder = staging_folder(target)
-    owner = holder(folder / LOCK)
+    owner = holder(folder / LOCK) or rank_at_work(folder)
     if owner is not None:
         return [locked(target, owner)]
     content = read_journal(folder / JOURNAL)
@@ -194,6 +195,9 @@ def clean(out: Named) -> Unfinished | None:
     lock = FolderLock(left.folder / LOCK)
     try:
         lock.acquire()
+        owner = rank_at_work(left.folder)
+        if owner is not None:
+            raise LockedError(owner)
         put_back(target)
         warn_of_rest(left.folder, remove(left.folder))
     except LockedError as error:

@@ -77,4 +77,5 @@ class MergeOptions(TypedDict, total=False):
     memory_budget: int | str | None
     direct_io: DirectIO
     checksum: Checksum
+    rank_timeout: float
     show_pbar: ShowPbar

@@ -29,6 +29,7 @@ from fusion_slerp.options import (
     Declaration,
     declaration,
     declared,
+    is_number,
     one_of,
     option,
     or_null,
@@ -57,6 +58,8 @@ VocabFill = Literal["owner", "mean", "gradient", "zeros", "error"]
 _METHOD = Check(METHODS.__contains__, f"one of {', '.join(METHODS)}", tuple(METHODS))
 _DTYPE = Check(MERGEABLE_NAMES.__contains__, f"one of {', '.join(MERGEABLE_NAMES)}", MERGEABLE_NAMES)
 _TOKENIZER = Check(TEXT.is_fine, "a string: union, a label such as a, a folder or a hub id")
+_SECONDS = Check(lambda value: is_number(value) and value >= 1, "a number of seconds, at least 1")
+
 _TEMPLATE = Check(lambda value: isinstance(value, str) and "{" in value, "the text of a Jinja template")
 
 
@@ -116,6 +119,8 @@ class MergeSettings:
         checksum: The hash of weight files in the manifest: `"xxh3_128"` costs almost nothing and detects
             every accident; `"blake3"` (0.1 s of one core per gigabyte) and `"sha256"` (0.5 s; shown by
             hubs) also detect forgery.
+        rank_timeout: If several processes merge together and one fails, is lost or gives no sign of life, all
+            end within this many seconds. No effect on one process.
         show_pbar: Show the pass, bytes done, rate and time left on standard error: True as a bar, `"json"` as
             one JSON object a line, for programs.
     """
@@ -163,6 +168,7 @@ class MergeSettings:
     checksum: Checksum = option(
         "xxh3_128", one_of(Checksum), "xxh3_128", panel="Safety", changes_child=False, is_text=True
     )
+    rank_timeout: float = option(60.0, _SECONDS, 600.0, panel="Machine", changes_child=False)
     show_pbar: ShowPbar = option(False, switch_or("json"), False, panel="Machine", changes_child=False)
 
     def __post_init__(self) -> None:

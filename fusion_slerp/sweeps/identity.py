@@ -18,6 +18,7 @@ from fusion_slerp.planning.rules import RULES
 from fusion_slerp.settings.mappings import plain
 from fusion_slerp.settings.merge_settings import option_fields
 from fusion_slerp.sources.folder import Checkpoint
+from fusion_slerp.sweeps.tasks import Tasks
 
 TEXT_HASH = "blake3"
 
@@ -33,6 +34,7 @@ def sweep_identity(
     axes: Iterable[str],
     texts: Mapping[str, Path],
     evaluation: Mapping[str, Any],
+    tasks: Tasks | None = None,
 ) -> dict[str, Any]:
     """Returns the identity of a sweep: plain values, nested.
 
@@ -42,9 +44,10 @@ def sweep_identity(
         axes: The names of what is varied.
         texts: The file or folder of each text.
         evaluation: How models are evaluated, by setting.
+        tasks: The tasks; None without, which then have no key.
 
     Raises:
-        OSError: A text cannot be read.
+        OSError: A text or a task's file cannot be read.
     """
     identity = {
         "rules": RULES,
@@ -54,6 +57,7 @@ def sweep_identity(
         "texts": {name: text_digest(path) for name, path in texts.items()},
         "evaluation": {name: value for name, value in evaluation.items() if name not in MACHINE},
     }
+    identity |= {} if tasks is None else {"tasks": tasks.identity()}
     return json.loads(json.dumps(identity))  # as the record returns it: lists for tuples
 
 

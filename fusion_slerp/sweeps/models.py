@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fusion_slerp.planning.plan import MergePlan
 from fusion_slerp.sources.folder import Checkpoint
@@ -21,10 +21,17 @@ MERGED = "merged"
 """The name of the merged model, whatever the point, among the models of an evaluation."""
 
 
-def candidates(parents: Mapping[str, Checkpoint], plan: MergePlan) -> dict[str, Candidate]:
+def candidates(
+    parents: Mapping[str, Checkpoint], plan: MergePlan, tokenizer: Any = None
+) -> dict[str, Candidate]:
     """Returns the config and the tokenizer of every model, by label; that of the merged model is first.
 
     A parent that has no tokenizer of its own is evaluated with that of the merged model.
+
+    Args:
+        parents: The models by label.
+        plan: The plan of any point.
+        tokenizer: That of the merged model; None takes the one that its folder would have.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -33,12 +40,13 @@ def candidates(parents: Mapping[str, Checkpoint], plan: MergePlan) -> dict[str, 
 
     with TemporaryDirectory() as folder:
         write_beside(plan, Path(folder))
-        config, merged = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder)
+        merged = AutoTokenizer.from_pretrained(folder) if tokenizer is None else tokenizer
     found = {MERGED: Candidate(config, merged)}
     for label, parent in parents.items():
         own = tokenizer_files(parent.folder)
-        tokenizer = AutoTokenizer.from_pretrained(parent.folder) if own else merged
-        found[label] = Candidate(AutoConfig.from_pretrained(parent.folder), tokenizer)
+        of_parent = AutoTokenizer.from_pretrained(parent.folder) if own else merged
+        found[label] = Candidate(AutoConfig.from_pretrained(parent.folder), of_parent)
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusion_slerp.api import Model
 from fusion_slerp.errors import (
@@ -27,34 +27,18 @@ from fusion_slerp.planning.resources import check_resources
 from fusion_slerp.settings.labels import labels
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sweeps.axes import Axis, options_at, parse_axes
-from fusion_slerp.sweeps.best import HIGHER, LOWER
+from fusion_slerp.sweeps.best import LOWER
+from fusion_slerp.sweeps.examination import Evaluating, Examination, check_mode, deciding, examine
 from fusion_slerp.sweeps.identity import settings_of, sweep_identity
-from fusion_slerp.sweeps.models import candidates
 from fusion_slerp.sweeps.planning import plan_all, without_tensors
 from fusion_slerp.sweeps.points import MAX_POINTS, Values, grid
 from fusion_slerp.sweeps.record import SweepRecord
 from fusion_slerp.sweeps.results import Results, check_folder
-
-if TYPE_CHECKING:
-    from fusion_slerp.evaluation.evaluator import PreparedEvaluation
-
-AVERAGE_LOSS = "average.loss"
+from fusion_slerp.sweeps.scores import AVERAGE_LOSS
+from fusion_slerp.sweeps.tasks import Tasks
 
 TRANSFORMERS_NBYTES = 360_000_000
 """Added by torch and transformers, which hold and run the model (measured with torch 2.13 on Linux)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluating:
-    """How the models are evaluated.
-
-    Attributes:
-        texts: A file or folder by the name of each text.
-        settings: Further arguments of `Evaluator`, those that were given.
-    """
-
-    texts: Mapping[str, Path] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +55,7 @@ class PreparedSweep:
         plan: The plan of the first point.
         nbytes_read: Bytes of weights that separate merges of all points would read.
         evaluating: How models are evaluated.
-        evaluation: The texts in the tokens of each model; None without texts, or if nothing is left to
-            evaluate.
+        examination: What models are evaluated on, opened; None without, or if nothing is left to evaluate.
         record: The record before the first result.
         out: The folder of the sweep; None keeps it in memory alone.
     """
@@ -86,7 +69,7 @@ class PreparedSweep:
     plan: MergePlan
     nbytes_read: int
     evaluating: Evaluating
-    evaluation: PreparedEvaluation | None
+    examination: Examination | None
     record: SweepRecord
     out: Path | None
 
@@ -97,14 +80,14 @@ class PreparedSweep:
     @property
     def peak_nbytes(self) -> int:
         """Estimated peak of resident memory before the evaluation: the model, buffers, and the libraries."""
-        libraries = TRANSFORMERS_NBYTES if self.evaluating.texts else 0
-        of_torch = TORCH_NBYTES if self.evaluating.texts and self._reads_bin else 0  # it is counted once
+        libraries = TRANSFORMERS_NBYTES if self.evaluating else 0
+        of_torch = TORCH_NBYTES if self.evaluating and self._reads_bin else 0  # it is counted once
         return self.plan.peak_nbytes + self.nbytes_resident + libraries - of_torch
 
     @property
     def nbytes_resident(self) -> int:
         """Bytes of the model that every point overwrites; 0 if nothing is evaluated."""
-        return self.plan.nbytes_written if self.evaluating.texts else 0
+        return self.plan.nbytes_written if self.evaluating else 0
 
     @property
     def _reads_bin(self) -> bool:
@@ -127,12 +110,13 @@ def prepare_sweep(
     *,
     vary: Mapping[str, Any],
     texts: Mapping[str, Model] | None = None,
+    tasks: Tasks | None = None,
     out: Model | None = None,
     names: Mapping[str, str] | None = None,
     needs_evaluation: bool = True,
     is_in_memory: bool | None = None,
-    metric: str = AVERAGE_LOSS,
-    mode: str = "min",
+    metric: str | None = None,
+    mode: str | None = None,
     max_points: int = MAX_POINTS,
     evaluation: Mapping[str, Any] | None = None,
     **options: Any,
@@ -144,12 +128,13 @@ def prepare_sweep(
         base: Their ancestor, for a method that takes one.
         vary: What is varied, see `axes`, and its values, see `values`.
         texts: A file or folder by the name of each text.
+        tasks: Tasks of lm-evaluation-harness.
         out: The folder of the sweep; None keeps it in memory alone.
         names: Each model's label, by the names that `vary` may call it by besides its label.
-        needs_evaluation: Whether a sweep without texts is refused.
-        is_in_memory: Whether a merged model is in memory; None: if there are texts.
-        metric: The path of the score that decides.
-        mode: `min` if a lower one is better, or `max`.
+        needs_evaluation: Whether a sweep without texts and tasks is refused.
+        is_in_memory: Whether a merged model is in memory; None: if there are texts or tasks.
+        metric: The path of the score that decides; None: the mean loss, or without texts the mean score.
+        mode: `min` if a lower one is better, or `max`; None: whichever suits the metric.
         max_points: The limit of points.
         evaluation: Further arguments of `Evaluator`.
         **options: The options that are the same at every point.
@@ -161,40 +146,38 @@ def prepare_sweep(
     axes = parse_axes(vary, options, {**named, **(names or {})})
     points = grid(axes, max_points)
     folder = None if out is None else real_path(out, OutputError)
-    evaluating = Evaluating(_paths(texts or {}), dict(evaluation or {}))
-    raise_all([*_without_evaluation(evaluating, needs_evaluation), *_wrong_mode(mode)])
+    evaluating = Evaluating(text_paths(texts), tasks, dict(evaluation or {}))
+    raise_all([*_without_evaluation(evaluating, needs_evaluation), *check_mode(mode)])
     at = [options_at(axes, values, options, len(models)) for values in points]
     parents, plan, nbytes_read = plan_all(models, base, points, at)
     problems: list[Problem | FusionSlerpError] = list(without_tensors(axes, plan))
-    problems += check_resources(plan, is_in_memory=bool(texts) if is_in_memory is None else is_in_memory)
-    record = _record(parents, axes, points, options, metric, mode, evaluating, names or {}, problems)
+    problems += check_resources(plan, is_in_memory=bool(evaluating) if is_in_memory is None else is_in_memory)
+    record = _record(parents, axes, points, options, evaluating, names or {}, problems)
     problems += check_folder(folder, record.identity) if folder is not None else []
-    is_done = not evaluating.texts or Results(record, folder).is_complete(points)
-    prepared = None if is_done or problems else _evaluation(evaluating, parents, plan)
     raise_all(problems)
+    results = Results(record, folder)
+    is_done = not evaluating or results.is_complete(points)
+    examination = None if is_done else examine(evaluating, parents, plan)
+    decides = deciding(metric or evaluating.default_metric, mode, evaluating, examination, results.peek())
+    record = replace(record, metric=decides)
     own = tuple(models)
     return PreparedSweep(
-        own, base, axes, points, options, parents, plan, nbytes_read, evaluating, prepared, record, folder
+        own, base, axes, points, options, parents, plan, nbytes_read, evaluating, examination, record, folder
     )
 
 
-def _paths(texts: Mapping[str, Model]) -> dict[str, Path]:
-    return {str(name): Path(os.path.abspath(os.path.expanduser(path))) for name, path in texts.items()}
+def text_paths(texts: Mapping[str, Model] | None) -> dict[str, Path]:
+    """Returns the absolute path of each text."""
+    given = texts or {}
+    return {str(name): Path(os.path.abspath(os.path.expanduser(path))) for name, path in given.items()}
 
 
 def _without_evaluation(evaluating: Evaluating, is_needed: bool) -> list[Problem]:
-    if evaluating.texts or not is_needed:
+    if evaluating or not is_needed:
         return []
     fix = f"use {setting('texts', {'name': 'FILE.txt'})}, or {setting('children', 'FOLDER')}"
-    needed = "texts to evaluate the points on, or a folder for the merged models"
+    needed = "texts or tasks to evaluate the points on, or a folder for the merged models"
     return [Problem(SettingsError, "nothing to do with the points of the sweep", (("needed", needed),), fix)]
-
-
-def _wrong_mode(mode: str) -> list[Problem]:
-    if mode in ("min", "max"):
-        return []
-    fields = (("found", repr(mode)), ("needed", "min or max"))
-    return [Problem(SettingsError, "invalid mode", fields, f"use {setting('mode', 'min')}")]
 
 
 def _record(
@@ -202,28 +185,27 @@ def _record(
     axes: Sequence[Axis],
     points: Sequence[Values],
     options: Mapping[str, Any],
-    metric: str,
-    mode: str,
     evaluating: Evaluating,
     names: Mapping[str, str],
     problems: list[Any],
 ) -> SweepRecord:
     """The record before the first result; adds a problem for texts that cannot be read."""
-    axis_names = [axis.name for axis in axes]
+    axis_names, identity = [axis.name for axis in axes], {}
     try:
-        identity = sweep_identity(parents, options, axis_names, evaluating.texts, evaluating.settings)
+        identity = sweep_identity(
+            parents, options, axis_names, evaluating.texts, evaluating.settings, evaluating.tasks
+        )
     except OSError as error:
         fields = (("path", error.filename), ("found", error.strerror))
         fix = f"use {setting('texts', {'name': 'FILE.txt'})}"
         problems.append(Problem(SettingsError, "a text cannot be read", fields, fix))
-        identity = {}
     methods = dict.fromkeys(str(each.get("method", options.get("method", DEFAULT))) for each in points)
     return SweepRecord(
         method=", ".join(methods),
         models=_models(parents, names),
         settings=settings_of({name: value for name, value in options.items() if name != "method"}),
         vary={axis.name: axis.values for axis in axes},
-        metric={"name": metric, "better": HIGHER if mode == "max" else LOWER},
+        metric={"name": AVERAGE_LOSS, "better": LOWER},  # until the tasks are known
         identity=identity,
     )
 
@@ -235,13 +217,3 @@ def _models(parents: Mapping[str, Checkpoint], names: Mapping[str, str]) -> dict
         for label, parent in parents.items()
     }
     return {label: {key: value for key, value in each.items() if value} for label, each in facts.items()}
-
-
-def _evaluation(
-    evaluating: Evaluating, parents: Mapping[str, Checkpoint], plan: MergePlan
-) -> PreparedEvaluation:
-    """Cuts the texts into tokens; imports torch and transformers."""
-    from fusion_slerp.evaluation.evaluator import Evaluator
-
-    evaluator = Evaluator(dict(evaluating.texts), **evaluating.settings)
-    return evaluator.prepare(candidates(parents, plan))

@@ -3,9 +3,11 @@
     sweep.json              the record
     losses/a.npz            the losses of a parent's tokens, by which models are compared
     losses/t=0.3.npz        those of a point
+    documents/a.json        the values of a parent's documents, if there are tasks
+    documents/t=0.3.json    those of a point
 
-Each file is written under another name, flushed and renamed, the losses before the record that names them. So
-whenever the process dies, the record is complete, and everything it names is there.
+Each file is written under another name, flushed and renamed, the details before the record that names them.
+So whenever the process dies, the record is complete, and everything it names is there.
 """
 
 from __future__ import annotations
@@ -13,20 +15,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from fusion_slerp.errors import OutputError, Problem, listed, setting
 from fusion_slerp.evaluation.evaluation import Evaluation, load, save
+from fusion_slerp.evaluation.harness_documents import load_documents, save_documents
 from fusion_slerp.output.lock import FolderLock, LockedError
 from fusion_slerp.output.syncing import sync_folder
 from fusion_slerp.output.target import check_target
 from fusion_slerp.paths import utf8
 from fusion_slerp.sweeps.best import best_of
 from fusion_slerp.sweeps.identity import changed
+from fusion_slerp.sweeps.judgement import Details
 from fusion_slerp.sweeps.points import Values
 from fusion_slerp.sweeps.record import (
     FILE,
@@ -37,16 +41,19 @@ from fusion_slerp.sweeps.record import (
     as_fields,
     read_fields,
 )
+from fusion_slerp.sweeps.scores import has_losses, tasks_of
 
 log = logging.getLogger(__name__)
 
-LOSSES, LOCK, NEW = "losses", ".lock", ".new"
-OURS = (FILE, FILE + NEW, LOSSES, LOCK)
+Kept = TypeVar("Kept")
+
+LOSSES, DOCUMENTS, LOCK, NEW = "losses", "documents", ".lock", ".new"
+OURS = (FILE, FILE + NEW, LOSSES, DOCUMENTS, LOCK)
 """Names in the folder of a sweep."""
 
 
 class Results:
-    """The record of a sweep and the losses that belong to it.
+    """The record of a sweep and the details that belong to it.
 
     Args:
         record: The sweep before its first result.
@@ -56,7 +63,7 @@ class Results:
     def __init__(self, record: SweepRecord, folder: Path | None) -> None:
         self.folder = folder
         self.record = record
-        self._in_memory: dict[str, Evaluation] = {}
+        self._in_memory: dict[str, Details] = {}
 
     @contextmanager
     def open(self) -> Iterator[None]:
@@ -93,23 +100,32 @@ class Results:
         """Whether the folder already has the results of all parents and points."""
         record = self.peek()
         known = [record.point(values) for values in points]
-        names = [*record.models, *(point.name for point in known if point is not None)]
+        scores = {**record.parents, **{point.name: point.scores for point in known if point is not None}}
         is_known = None not in known and record.parents.keys() == record.models.keys()
-        return self.folder is not None and is_known and all(map(self.has_losses, names))
+        return (
+            self.folder is not None and is_known and all(self.has_details(*each) for each in scores.items())
+        )
+
+    def details(self, name: str) -> Details:
+        """Returns the details of a parent, by label, or of a point, by name: those that are there."""
+        if name in self._in_memory or self.folder is None:
+            return self._in_memory.get(name, Details())
+        return Details(
+            _read(load, self._losses_file(name)), _read(load_documents, self._documents_file(name))
+        )
 
     def losses(self, name: str) -> Evaluation | None:
-        """Returns the evaluation of a parent, by label, or of a point, by name; None if it is not there."""
-        if name in self._in_memory or self.folder is None:
-            return self._in_memory.get(name)
-        try:
-            return load(self._losses_file(name))
-        except (OSError, ValueError, KeyError) as error:
-            log.debug("no losses of %s: %s", name, error)
-            return None
+        """Returns the losses of a parent, by label, or of a point, by name; None if they are not there."""
+        return self.details(name).losses
 
-    def has_losses(self, name: str) -> bool:
-        """Whether `losses` of a parent or point are there."""
-        return name in self._in_memory or (self.folder is not None and self._losses_file(name).is_file())
+    def has_details(self, name: str, scores: Scores) -> bool:
+        """Whether all details that belong to the scores of a parent or point are there."""
+        if name in self._in_memory or self.folder is None:
+            known = self._in_memory.get(name, Details())
+            losses, documents = known.losses is not None, known.documents is not None
+        else:
+            losses, documents = self._losses_file(name).is_file(), self._documents_file(name).is_file()
+        return (losses or not has_losses(scores)) and (documents or not tasks_of(scores))
 
     def add_values(self, values: Values) -> None:
         """Adds a point's values to those that the sweep takes, for a point of no grid."""
@@ -117,14 +133,15 @@ class Results:
         vary = {name: _all_values(before[name], (value,)) for name, value in values.items()}
         self.record = replace(self.record, vary={**before, **vary})
 
-    def add_parent(self, label: str, scores: Scores, evaluation: Evaluation | None) -> None:
+    def add_parent(self, label: str, scores: Scores, details: Details) -> None:
         """Keeps the result of a parent."""
-        self._keep(label, evaluation)
-        self._replace(parents={**self.record.parents, label: scores})
+        self._keep(label, details)
+        known = {**self.record.parents, label: scores}
+        self._replace(parents={label: known[label] for label in self.record.models if label in known})
 
-    def add_point(self, point: SweepPoint, evaluation: Evaluation | None) -> None:
+    def add_point(self, point: SweepPoint, details: Details) -> None:
         """Keeps the result of a point, in the place of an earlier one with the same values."""
-        self._keep(point.name, evaluation)
+        self._keep(point.name, details)
         others = [other for other in self.record.points if other.values != point.values]
         self.replace_points((*others, point))
 
@@ -145,21 +162,37 @@ class Results:
             content = json.dumps(as_fields(self.record), ensure_ascii=False, indent=1, allow_nan=False)
             write_whole(self.folder / FILE, utf8(f"{content}\n"))
 
-    def _keep(self, name: str, evaluation: Evaluation | None) -> None:
-        if evaluation is None:
-            return
+    def _keep(self, name: str, details: Details) -> None:
         if self.folder is None:
-            self._in_memory[name] = evaluation
+            self._in_memory[name] = details
             return
-        file = self._losses_file(name)
-        file.parent.mkdir(exist_ok=True)
-        part = file.with_name(f".{file.name}{NEW}.npz")
-        save(evaluation, part)
-        _publish(part, file)
+        if details.losses is not None:
+            _write(save, details.losses, self._losses_file(name))
+        if details.documents is not None:
+            _write(save_documents, details.documents, self._documents_file(name))
 
     def _losses_file(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / LOSSES / f"{name}.npz"
+
+    def _documents_file(self, name: str) -> Path:
+        assert self.folder is not None
+        return self.folder / DOCUMENTS / f"{name}.json"
+
+
+def _read(read: Callable[[Path], Kept], file: Path) -> Kept | None:
+    try:
+        return read(file)
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        log.debug("no details in %s: %s", file, error)
+        return None
+
+
+def _write(save: Callable[[Kept, Path], None], kept: Kept, file: Path) -> None:
+    file.parent.mkdir(exist_ok=True)
+    part = file.with_name(f".{file.name}{NEW}{file.suffix}")
+    save(kept, part)
+    _publish(part, file)
 
 
 def write_whole(file: Path, content: bytes) -> None:

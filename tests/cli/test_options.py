@@ -62,6 +62,7 @@ TYPED = {
     "memory_budget": (["--memory-budget", "200MB"], "200MB"),
     "direct_io": (["--direct-io", "off"], "off"),
     "checksum": (["--checksum", "sha256"], "sha256"),
+    "rank_timeout": (["--rank-timeout", "5"], 5),
     "show_pbar": (["--show-pbar"], True),
 }
 

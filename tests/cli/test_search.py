@@ -2,10 +2,17 @@
 
 import importlib.util
 import json
+import logging
 
 import pytest
 
+from fusion_slerp.cli import processes
+from fusion_slerp.cli.output import Output
+from fusion_slerp.cli.search_arguments import SearchArguments
+from fusion_slerp.cli.searching import search_models
+from fusion_slerp.cli.sweep_arguments import Evaluated
 from fusion_slerp.searches.record import read_search
+from tests.cluster.ranks_in_threads import run_ranks
 from tests.sweeps.conftest import family
 
 __all__ = ["family"]
@@ -77,3 +84,20 @@ def test_a_folder_and_texts_are_needed(search, family):
 def test_without_optuna_the_extra_is_named(search, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "Fix: pip install 'fusion-slerp[search]'" in search("--vary", "t=0:1").err
+
+
+def test_several_processes_are_refused(family, tmp_path, capsys, monkeypatch):
+    """Rank 0 says so."""
+    monkeypatch.setattr(
+        logging.getLogger("fusion_slerp"), "propagate", True
+    )  # which threads may leave changed
+    evaluated = Evaluated([f"w={family.text}"], [], None, None, None, None, {})
+    given = SearchArguments(["t=0:1"], evaluated, [], str(tmp_path / "s"), None, {})
+
+    def run(ranks):
+        models = [str(family.a), str(family.b)]
+        search_models(models, None, {}, given, processes.output_of(ranks, Output()), ranks)
+
+    assert [end.error.exit_code for end in run_ranks(2, run)] == [2, 2]
+    assert capsys.readouterr().err.count("a search runs in one process") == 1
+    assert not (tmp_path / "s").exists()

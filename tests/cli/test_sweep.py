@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+import fusion_slerp
+from fusion_slerp.cli import processes
+from fusion_slerp.cli.sweep_arguments import Evaluated, SweepArguments
+from fusion_slerp.cluster.ranks import Ranks
 from fusion_slerp.sweeps.record import read_record
 from fusion_slerp.sweeps.runner import SweepRunner
 from tests.models import contents, save_transformers_model
@@ -119,19 +127,17 @@ def test_a_single_t_is_one_point_alone_and_stays_the_same_otherwise(command, her
 
 
 def test_stopped_it_says_how_to_resume(command, here, monkeypatch):
-    evaluate, n_evaluated = SweepRunner.evaluate, 0
+    measure = SweepRunner.measure
 
-    def stops(self, values):
-        nonlocal n_evaluated
-        n_evaluated += 1
-        if n_evaluated == 2:
+    def stops(self, subject):
+        if subject == {"t": 0.5}:
             raise KeyboardInterrupt
-        return evaluate(self, values)
+        return measure(self, subject)
 
     words = ("-t", "0:1:0.5", "--text", "w=words.txt", "--max-tokens", "50", "-o", "sweep")
     words = (*words, "--prompt", "to be")
     with monkeypatch.context() as patch:
-        patch.setattr(SweepRunner, "evaluate", stops)
+        patch.setattr(SweepRunner, "measure", stops)
         done = command("sweep", "A", "B", *words)
     assert done.code == 130
     assert "Stopped. Kept: 1 of 3 points, in\n  sweep\nTo resume:\n" in done.err
@@ -150,7 +156,79 @@ def test_another_sweep_in_the_folder(command, here):
     assert "differs in: settings.dtype" in done.err
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tasks(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    demo = Path(fusion_slerp.__file__).parent / "demo"
+    words = ("--task", "fusion_slerp_demo", "--limit", 4, "-o", "sweep")
+    done = command("sweep", demo / "plays", demo / "code", "-t", "0.5", *words)
+    assert done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].split() == ["t", "fusion_slerp_demo.acc", "from", "best", "parent"]
+    assert [line.count("±") for line in lines[1:4]] == [1, 1, 2]
+    assert "Chosen on these" not in done.out
+    done = command("sweep", demo / "plays", demo / "code", "-t", "0.5", *words, "--mode", "min", "--json")
+    assert done.json["metric"] == {"name": "average.score", "better": "lower"}
+
+
+def test_the_line_that_resumes_names_everything():
+    settings = {"stride": 8, "prompts": ["to be"], "device": None}
+    evaluated = Evaluated(["w=x.txt"], ["mmlu_*", "mine"], "tasks", 20.0, "mine.acc", None, settings)
+    words = shlex.join(SweepArguments(["t=0,1"], evaluated, "s", None, None, 9).words)
+    assert words == (
+        "--vary t=0,1 --text w=x.txt --task 'mmlu_*' --task mine --include-path tasks --limit 20 "
+        "--metric mine.acc --prompt 'to be' --stride 8 --max-points 9 -o s"
+    )
+
+
 def test_help_names_the_forms(command):
     done = command("sweep", "--help")
     assert "--vary" in done.out
     assert "--save-best" in done.out
+
+
+def as_one_process(folder):
+    """The record without what depends on the time."""
+    record = json.loads((folder / "sweep.json").read_text())
+    for point in record["points"]:
+        del point["seconds"]
+    for scores in (*record["parents"].values(), *(point["scores"] for point in record["points"])):
+        del scores["w"]["tokens_per_s"]
+    return record
+
+
+@pytest.mark.long
+def test_torchrun_shares_the_points(command, here):
+    """The table, the record and the merged models are those of one process."""
+    words = ["-t", "0:1:0.5", "--text", "w=words.txt", "--max-tokens", "50", "--prompt", "to be"]
+    alone, shared = (
+        [*words, "-o", f"{name}/sweep", "--children", f"{name}/children", "--save-best", f"{name}/best"]
+        for name in ("one", "two")
+    )
+    expected = command("sweep", "A", "B", *alone)
+    assert expected.code == 0, expected.err
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "fusion_slerp"]
+    done = subprocess.run(
+        [sys.executable, *launch, "sweep", "A", "B", *shared],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected.out.replace("one/", "two/")
+    assert as_one_process(here / "two/sweep") == as_one_process(here / "one/sweep")
+    for name in ("best", "children/t=0", "children/t=0.5", "children/t=1"):
+        assert contents(here / "two" / name) == contents(here / "one" / name)
+
+
+def test_each_rank_of_a_machine_takes_another_gpu(monkeypatch):
+    taken = []
+    monkeypatch.setattr("torch.cuda.set_device", taken.append)
+    for is_available, rank in ((False, "1"), (True, "1"), (True, "5")):
+        monkeypatch.setattr("torch.cuda.is_available", lambda is_available=is_available: is_available)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        processes.take_gpu(Ranks(None, 1, 2))
+    processes.take_gpu(None)
+    assert taken == [1, 1]

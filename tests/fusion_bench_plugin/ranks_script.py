@@ -1,8 +1,8 @@
 """One of two processes that meet as those of Fabric do; prints what it gets from each case as a line of JSON.
 
-    python ranks_script.py RANK FILE CASE...
+    python ranks_script.py RANK PORT CASE...
 
-The file is where the processes meet; it does not exist yet.
+Rank 0 keeps the store, as it does for Fabric.
 """
 
 from __future__ import annotations
@@ -17,62 +17,36 @@ from types import SimpleNamespace
 
 from torch import distributed
 
-from fusion_slerp.errors import CheckpointError, Problem
-from fusion_slerp.fusion_bench_plugin.ranks import Ranks, is_of_first
+from fusion_slerp.cluster.failures import is_shown_by_rank_0
+from fusion_slerp.cluster.joining import ranks_of_fabric
+from fusion_slerp.cluster.ranks import Ranks
+from fusion_slerp.errors import CheckpointError
 
-RANK, FILE, CASES = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
+RANK, PORT, CASES = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 
-
-def one_after_the_other(ranks: Ranks) -> object:
-    """Rank 0 alone works, and all know the result; twice, as nothing may be left over."""
-    done = []
-
-    def work() -> dict[str, int]:
-        done.append(os.getpid())
-        time.sleep(0.2)
-        return {"value": 7}
-
-    return [ranks.on_first(work), ranks.on_first(lambda: 8), len(done)]
+TIMEOUT_S = 6.0
 
 
-def all_at_once(ranks: Ranks) -> object:
-    return ranks.on_all(lambda: RANK)
+def work(ranks: Ranks) -> object:
+    return [ranks.on_first(lambda: RANK + 7), ranks.on_all(lambda: RANK)]
 
 
-def fail_as_planned(ranks: Ranks) -> object:
-    problem = Problem(CheckpointError, "damaged", (("file", "x"),), "download it again")
-    return ranks.on_first(lambda: fail(problem.error()))
+def fail(ranks: Ranks) -> object:
+    return ranks.on_first(raise_error)
 
 
-def fail_unforeseen(ranks: Ranks) -> object:
-    return ranks.on_first(lambda: fail(ValueError("two\nlines")))
-
-
-def fail_on_rank_0_of_all(ranks: Ranks) -> object:
-    return ranks.on_all(lambda: fail(CheckpointError("first")) if ranks.is_first else RANK)
-
-
-def fail_on_rank_1_of_all(ranks: Ranks) -> object:
-    return ranks.on_all(lambda: RANK if ranks.is_first else fail(CheckpointError("second")))
-
-
-def fail_to_be_sent(ranks: Ranks) -> object:
-    problem = Problem(CheckpointError, "odd", (("value", lambda: None),), "")
-    return ranks.on_first(lambda: fail(problem.error()))
+def raise_error() -> None:
+    raise CheckpointError("damaged")
 
 
 def die(ranks: Ranks) -> object:
-    return ranks.on_first(lambda: os.kill(os.getpid(), signal.SIGKILL))
+    return ranks.on_first(lambda: os.kill(os.getpid(), signal.SIGKILL), TIMEOUT_S)
 
 
 def wait_to_be_interrupted(ranks: Ranks) -> object:
-    """Rank 0 takes its time, until the test ends it."""
+    """Rank 0 takes its time, until rank 1 is interrupted."""
     print("ready", flush=True)
-    return ranks.on_first(lambda: time.sleep(600))
-
-
-def fail(error: BaseException) -> None:
-    raise error
+    return ranks.on_first(lambda: time.sleep(600), TIMEOUT_S)
 
 
 def result(case: Callable[[Ranks], object], ranks: Ranks) -> dict[str, object]:
@@ -80,13 +54,13 @@ def result(case: Callable[[Ranks], object], ranks: Ranks) -> dict[str, object]:
     try:
         return {"value": case(ranks)}
     except BaseException as error:
-        return {"error": [type(error).__name__, str(error)], "is_of_first": is_of_first(error)}
+        return {"error": [type(error).__name__, str(error)], "is_shown": is_shown_by_rank_0(error)}
 
 
 def main() -> None:
     """Joins, and runs the cases."""
-    distributed.init_process_group("gloo", init_method=f"file://{FILE}", rank=RANK, world_size=2)
-    ranks = Ranks(SimpleNamespace(world_size=2, global_rank=RANK))
+    distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{PORT}", rank=RANK, world_size=2)
+    ranks = ranks_of_fabric(SimpleNamespace(world_size=2, global_rank=RANK))
     for case in CASES:
         print(json.dumps(result(globals()[case], ranks)), flush=True)
     os._exit(0)

@@ -6,10 +6,6 @@ Once as the very program; the others come out of a process that has imported the
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,14 +15,19 @@ import fusion_slerp
 from fusion_slerp import slerp
 from fusion_slerp.recipes import parse_recipe, to_hydra
 from fusion_slerp.settings.schedule import parse_schedule
-from tests.fusion_bench_commands import HOST_SETTINGS
+from tests.fusion_bench_plugin.command_runs import (
+    CODE,
+    DEMO,
+    PLAYS,
+    assert_is_merge_of_demo,
+    only,
+    run_to_the_end,
+)
 
 pytestmark = pytest.mark.host
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DEMO = Path(fusion_slerp.__file__).parent / "demo"
 CURVE = [0, 0.5, 0.3, 0.7, 1], [1, 0.5, 0.7, 0.3, 0]
-PLAYS, CODE = str(DEMO / "plays"), str(DEMO / "code")
 
 
 @pytest.fixture
@@ -41,33 +42,13 @@ def finished(host_command):
     return run
 
 
-def only(paths):
-    (path,) = paths
-    return path
-
-
-def assert_is_merge_of_demo(child, t):
-    a, b = load_file(f"{PLAYS}/model.safetensors"), load_file(f"{CODE}/model.safetensors")
-    assert_merged(load_file(child / "model.safetensors"), a, b, t)
-
-
-def assert_merged(merged, a, b, t):
-    assert merged.keys() == a.keys()
-    for name in ("model.embed_tokens.weight", "model.norm.weight"):
-        assert merged[name].equal(slerp(t, a[name], b[name]))
-
-
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """The README's command, once, from an empty folder."""
     folder = tmp_path_factory.mktemp("empty")
-    command = [Path(sys.executable).with_name("fusion_bench"), "--config-name", "llm_slerp"]
-    env = {**os.environ, **HOST_SETTINGS}
-    done = subprocess.run(
-        command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-    return folder, done.stdout
+    code, printed = run_to_the_end(folder, "--config-name", "llm_slerp")
+    assert code == 0, printed[-3000:]
+    return folder, printed
 
 
 def test_default_config_merges_saves_and_evaluates(default_run):
@@ -240,82 +221,3 @@ def test_an_error_ends_the_output_with_its_fix(host_command, tmp_path):
     assert "Traceback" not in printed
     assert printed.count("model not found") == 1
     assert not list(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
-
-
-def wait_for(file):
-    """Returns when it exists."""
-    for _ in range(1000):
-        if file.exists():
-            return
-        time.sleep(0.1)
-    pytest.fail(f"no {file}")
-
-
-def of_ranks(printed, text):
-    """How many lines of all processes contain a text."""
-    return sum(text in line for line in printed.splitlines())
-
-
-@pytest.mark.long
-def test_of_two_processes_one_merges_and_both_evaluate(finished, tmp_path):
-    (tmp_path / "text.txt").write_text("To be, or not to be.")
-    printed = finished(
-        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu"),
-        *("~taskpool.texts.code", "taskpool.texts.plays=text.txt", "taskpool.context_length=8"),
-        cwd=tmp_path,
-    )
-    child = only(tmp_path.glob("outputs/llm_slerp/*/merged_model"))
-    assert_is_merge_of_demo(child, 0.5)
-    assert "All distributed processes registered. Starting with 2 processes" in printed
-    for text in (
-        "slerp of a = model_1",
-        "merging by slerp",
-        "evaluating all models in bfloat16",
-        "Merged model: ",
-    ):
-        assert of_ranks(printed, text) == 1, text
-    assert of_ranks(printed, "merged: ") == 1
-    assert json.loads((child.parent / "program_report.json").read_text())["plays"]["tokens"] > 1
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(("pool", "path"), [("streamed", "null"), ("loaded", "child")])
-def test_two_processes_have_the_merged_model(finished, tmp_path, pool, path):
-    """An evaluation of ours saves the model of each process."""
-    ours = "tests.fusion_bench_plugin"
-    loader = f"{{_target_: {ours}.test_loaded_checks.load, folder: %s}}"
-    models = {"model_1": PLAYS, "model_2": CODE}
-    values = models if pool == "streamed" else {name: loader % folder for name, folder in models.items()}
-    printed = finished(
-        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu", "taskpool=dummy"),
-        *(f"modelpool.models.{name}={value}" for name, value in values.items()),
-        *(f"method.model_save_path={path}", f"taskpool._target_={ours}.saving_task_pool.SavingTaskPool"),
-        "taskpool.model_save_path=of_${oc.env:LOCAL_RANK,0}",
-        cwd=tmp_path,
-        PYTHONPATH=str(REPOSITORY),
-    )
-    for rank in range(2):
-        saved = tmp_path / f"of_{rank}"
-        wait_for(saved)  # the first process does not wait for the second
-        merged = load_file(saved)
-        embedding = merged.pop("lm_head.weight", None)  # of tied tensors, one is saved
-        merged.setdefault("model.embed_tokens.weight", embedding)
-        assert_merged(merged, *(load_file(f"{folder}/model.safetensors") for folder in (PLAYS, CODE)), 0.5)
-    assert (tmp_path / "child").exists() == (path == "child")
-    if path == "child":
-        assert_is_merge_of_demo(tmp_path / "child", 0.5)
-    assert of_ranks(printed, "slerp of a = model_1") == 1
-
-
-@pytest.mark.long
-def test_an_error_ends_both_processes_and_is_told_once(host_command, tmp_path):
-    code, printed = host_command(
-        *("--config-name", "llm_slerp", "fabric.devices=2", "fabric.accelerator=cpu", "~taskpool"),
-        "modelpool.models.model_2=./nowhere",
-        cwd=tmp_path,
-    )
-    assert code != 0
-    assert of_ranks(printed, "error: ./nowhere: model not found") == 1
-    assert of_ranks(printed, "Fix: correct the path") == 1
-    assert of_ranks(printed, "rank 1 ends, because rank 0 failed: ./nowhere: model not found") == 1
-    assert "Traceback" not in printed

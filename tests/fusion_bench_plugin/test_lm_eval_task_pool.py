@@ -1,5 +1,6 @@
 """The task pool of lm-evaluation-harness as FusionBench sees it: settings, report, configuration, table."""
 
+import copy
 import inspect
 import json
 from pathlib import Path
@@ -15,12 +16,15 @@ import fusion_slerp
 from fusion_slerp import LMEvalTaskPool
 from fusion_slerp.errors import SettingsError
 from fusion_slerp.evaluation.harness import run_tasks
+from fusion_slerp.fusion_bench_plugin.evaluated_models import load_baseline
+from tests.cluster.ranks_in_threads import one_at_a_time, run_ranks
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 DEMO = Path(fusion_slerp.__file__).parent / "demo"
 CONFIG = Path(__file__).resolve().parents[2] / "config/taskpool/fusion_slerp/lm_eval.yaml"
 TASK = "fusion_slerp_demo"
+BOTH = {"plays": str(DEMO / "plays"), "code": {"pretrained_model_name_or_path": str(DEMO / "code")}}
 
 
 @pytest.fixture
@@ -29,8 +33,7 @@ def child():
 
 
 def test_report_has_the_scores_of_all_models_and_their_differences(child, capsys):
-    baselines = {"plays": str(DEMO / "plays"), "code": {"pretrained_model_name_or_path": str(DEMO / "code")}}
-    report = LMEvalTaskPool(TASK, limit=6, batch_size=8, baselines=baselines).evaluate(child)
+    report = LMEvalTaskPool(TASK, limit=6, batch_size=8, baselines=BOTH).evaluate(child)
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     tokenizer = AutoTokenizer.from_pretrained(DEMO / "plays")
     assert {key: report[key] for key in ("lm_eval", "limit", "batch_size", "tasks")} == run_tasks(
@@ -119,3 +122,27 @@ def test_the_host_builds_it_from_yaml_and_it_survives_the_round_trip(child, tmp_
     report = pool.evaluate(child)
     assert list(report["baselines"]) == ["plays"]
     assert again.evaluate(child) == report
+
+
+def test_several_processes_share_the_models_and_report_the_same(child, capsys, monkeypatch):
+    """Each model is loaded and evaluated by one of them."""
+    alone = LMEvalTaskPool(TASK, limit=6, baselines=BOTH).evaluate(child)
+    opened = LMEvalTaskPool(TASK, limit=6, baselines=BOTH)
+    done = []
+    real = LMEvalTaskPool._run
+
+    def run(self, model, tokenizer, ranks):
+        done.append(ranks.rank)
+        return real(self, model, tokenizer, ranks)
+
+    def work(ranks):
+        pool = copy.copy(opened)
+        pool._program = SimpleNamespace(ranks=ranks, modelpool=None)
+        return pool.evaluate(child)
+
+    module = "fusion_slerp.fusion_bench_plugin.lm_eval_task_pool"
+    monkeypatch.setattr(LMEvalTaskPool, "_run", one_at_a_time(run))
+    monkeypatch.setattr(f"{module}.load_baseline", one_at_a_time(load_baseline))
+    monkeypatch.setattr(f"{module}.ranks_of", lambda program: program.ranks)
+    assert [end.value for end in run_ranks(2, work)] == [alone, alone]
+    assert sorted(done) == [0, 0, 1]

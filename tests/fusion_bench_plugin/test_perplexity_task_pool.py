@@ -28,6 +28,8 @@ from fusion_slerp import PerplexityTaskPool
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, SettingsError
 from fusion_slerp.evaluation.losses import token_losses
 from fusion_slerp.evaluation.tokens import cut
+from fusion_slerp.fusion_bench_plugin.evaluated_models import load_baseline
+from tests.cluster.ranks_in_threads import one_at_a_time, run_ranks
 
 POSITIONS = 16
 WORDS = [f"w{i}" for i in range(40)]
@@ -502,6 +504,23 @@ def test_other_ranks_print_nothing(texts, child, capsys, monkeypatch):
     report = PerplexityTaskPool(texts).evaluate(child)
     assert report["average"]["loss"] > 0
     assert capsys.readouterr().out == ""
+
+
+def test_several_processes_share_the_texts_and_report_the_same(texts, folder, child, monkeypatch):
+    settings = {"baselines": {"a": str(folder / "a")}, "prompts": ["w1 w2", "w3"], "max_new_tokens": 2}
+    alone = PerplexityTaskPool(texts, **settings).evaluate(child)
+    module = "fusion_slerp.fusion_bench_plugin.perplexity_task_pool"
+    monkeypatch.setattr(f"{module}.load_baseline", one_at_a_time(load_baseline))
+    monkeypatch.setattr(f"{module}.ranks_of", lambda program: program.ranks)
+
+    def work(ranks):
+        pool = PerplexityTaskPool(texts, **settings)
+        pool._program = SimpleNamespace(ranks=ranks, modelpool=None)
+        return pool.evaluate(child)
+
+    first, second = (end.value for end in run_ranks(2, work))
+    assert first == second
+    assert untimed(first) == untimed(alone)
 
 
 def test_a_difference_that_may_be_noise_is_marked_and_not_sold_as_a_gain(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +13,13 @@ from fusion_bench.modelpool import CausalLMPool
 from fusion_bench.taskpool.base_pool import BaseTaskPool
 
 import fusion_slerp
-from fusion_slerp import PerplexityTaskPool, SettingsError, merge
+from fusion_slerp import LMEvalTaskPool, PerplexityTaskPool, SettingsError, make_settings, merge
 from fusion_slerp.fusion_bench_plugin.sweep_methods import CLASSES
 from fusion_slerp.methods import METHODS
+from fusion_slerp.searches.record import read_search
 from fusion_slerp.sweeps.record import read_record
-from tests.models import save_transformers_model
+from tests.fusion_bench_plugin.command_runs import run_to_the_end
+from tests.models import contents, save_transformers_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +52,10 @@ def run(method, parents, task_pool, **pool):
 
 
 def test_every_method_has_a_sweep():
-    assert CLASSES.keys() == {each.class_name.replace("For", "SweepFor") for each in METHODS.values()}
+    names = {each.class_name for each in METHODS.values()}
+    assert CLASSES.keys() == {
+        name.replace("For", f"{kind}For") for name in names for kind in ("Sweep", "Search")
+    }
     cls = fusion_slerp.SlerpSweepForCausalLM  # type: ignore[attr-defined]
     assert cls is CLASSES["SlerpSweepForCausalLM"]
     parameters = inspect.signature(cls).parameters
@@ -122,6 +128,88 @@ def test_a_task_pool_is_needed_and_models_that_can_be_read(parents):
         method.run(modelpool)
 
 
+TASK = "fusion_slerp_demo"
+PATH = f"tasks.{TASK}.metrics.acc.value"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    folder = Path(fusion_slerp.__file__).parent / "demo"
+    return [folder / "plays", folder / "code"]
+
+
+@pytest.mark.long
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_scores_of_tasks_are_compared_by_document(demo, tmp_path):
+    pool = LMEvalTaskPool(TASK, limit=6, batch_size=8, baselines={"plays": str(demo[0])})
+    folder = tmp_path / "sweep"
+    method = CLASSES["SlerpSweepForCausalLM"](vary={"t": [0, 0.5]}, sweep_path=str(folder))
+    best = run(method, demo, pool)
+    record = read_record(folder)
+    assert record.metric == {"name": "average.score", "better": "higher"}
+    assert record.points[0].differences["a"]["average.score"]["value"] == 0
+    assert all(f"{TASK}.acc" in point.differences["best"] for point in record.points)
+    report = LMEvalTaskPool(TASK, limit=6, batch_size=8).evaluate(best)
+    assert report["tasks"] == record.best_point.scores["tasks"]
+    for path in (PATH, f"{TASK}.acc"):
+        again = CLASSES["SlerpSweepForCausalLM"](vary={"t": [0, 0.5]}, metric=path, sweep_path=str(folder))
+        run(again, demo, pool)
+        record = read_record(folder)
+        assert record.metric == {"name": path, "better": "higher"}
+        assert "parent, " in str(record)
+
+
+@pytest.mark.long
+def test_a_search_stops_trials_early_and_returns_the_best(parents, tmp_path, capsys):
+    text = tmp_path / "words.txt"
+    text.write_text("to be or not to be " * 60)
+    pool = PerplexityTaskPool({"words": str(text)}, context_length=16)
+    folder = tmp_path / "search"
+    given = {"vary": {"t": {"mlp": "0:1", "self_attn": "0:1"}}, "search_path": str(folder)}
+    best = run(CLASSES["SlerpSearchForCausalLM"](trials=4, **given), parents, pool)
+    record = read_search(folder)
+    assert list(record.sweep.vary) == ["t.mlp", "t.self_attn"]
+    assert len(record.trials) == 4
+    assert any(trial.share < 1 for trial in record.trials)
+    assert record.sweep.models["a"]["name"] == "plays"
+    assert pool.evaluate(best)["average"]["loss"] == pytest.approx(
+        record.best_point.scores["average"]["loss"]
+    )
+    saved = {"model_save_path": str(tmp_path / "best")}
+    run(CLASSES["SlerpSearchForCausalLM"](trials=4, **given, **saved), parents, pool)
+    t = make_settings(**json.loads((tmp_path / "best/merge_manifest.json").read_text())["settings"])
+    assert t.schedules["t"].at("mlp") == record.best_point.values["t.mlp"]
+
+
+def test_a_search_needs_a_pool_whose_texts_or_tasks_it_knows(parents):
+    method = CLASSES["SlerpSearchForCausalLM"](vary={"t": "0:1"})
+    with pytest.raises(SettingsError, match="a search cannot use this task pool"):
+        run(method, parents, NormPool())
+    with pytest.raises(SettingsError, match="a search needs a task pool"):
+        run(method, parents, None)
+
+
+def test_a_search_checks_its_metric_after_the_first_model(parents, tmp_path):
+    (tmp_path / "words.txt").write_text("to be or not to be " * 9)
+    pool = PerplexityTaskPool({"words": str(tmp_path / "words.txt")})
+    method = CLASSES["SlerpSearchForCausalLM"](vary={"t": "0:1"}, metric="word.loss")
+    with pytest.raises(SettingsError, match="the task pool's report lacks the metric"):
+        run(method, parents, pool)
+
+
+@pytest.mark.host
+@pytest.mark.long
+def test_the_shipped_search_runs(host_command, tmp_path):
+    words = ["--config-name", "llm_slerp_search", "method.trials=3", "taskpool.max_tokens=200"]
+    code, output = host_command(*words, cwd=tmp_path)
+    assert code == 0, output
+    assert "Search: best t = " in output
+    (folder,) = tmp_path.glob("outputs/llm_slerp_search/*")
+    record = read_search(folder / "search")
+    report = json.loads((folder / "program_report.json").read_text())
+    assert report["average"]["loss"] == pytest.approx(record.best_point.scores["average"]["loss"], abs=1e-6)
+
+
 @pytest.mark.host
 @pytest.mark.long
 def test_the_shipped_configuration_runs(host_command, tmp_path):
@@ -135,3 +223,46 @@ def test_the_shipped_configuration_runs(host_command, tmp_path):
     report = json.loads((folder / "program_report.json").read_text())
     assert report["average"]["loss"] == pytest.approx(record.best_point.scores["average"]["loss"], abs=1e-6)
     assert (folder / "merged_model/merge_manifest.json").is_file()
+
+
+@pytest.mark.host
+@pytest.mark.long
+def test_two_processes_share_the_points(tmp_path):
+    """The record, the report and the best merged model are those of one process; each line is there once."""
+    words = ["--config-name", "llm_slerp_sweep", 'method.vary.t="0:1:0.5"', "taskpool.max_tokens=200"]
+    words += ["hydra.run.dir=run", "fabric.accelerator=cpu"]
+    made = []
+    for count in (1, 2):
+        (tmp_path / str(count)).mkdir()
+        code, printed = run_to_the_end(tmp_path / str(count), *words, f"fabric.devices={count}")
+        assert code == 0, printed[-3000:]
+        assert [printed.count(text) for text in ("Sweep: best t = ", "t = 0.5: average.loss = ")] == [1, 1]
+        made.append(tmp_path / str(count) / "run")
+    one, two = made
+    for file in ("sweep/sweep.json", "program_report.json"):
+        assert timeless(json.loads((two / file).read_text())) == timeless(
+            json.loads((one / file).read_text())
+        )
+    assert contents(two / "merged_model") == contents(one / "merged_model")
+
+
+@pytest.mark.host
+@pytest.mark.long
+def test_any_task_pool_of_two_processes_judges_each_point_in_both(tmp_path):
+    """It may use them together; a sweep that resumes evaluates the same in both."""
+    words = ["--config-name", "llm_slerp_sweep", "method.metric=head.norm", "method.model_save_path=null"]
+    words += ["taskpool={_target_: tests.fusion_bench_plugin.joint_task_pool.JointTaskPool}"]
+    words += ["hydra.run.dir=run", "fabric.accelerator=cpu", "fabric.devices=2"]
+    repository = str(Path(__file__).parents[2])
+    for values in ("0,1", "0,0.5,1"):
+        code, printed = run_to_the_end(tmp_path, *words, f"method.vary.t={values!r}", PYTHONPATH=repository)
+        assert code == 0, printed[-3000:]
+    record = read_record(tmp_path / "run/sweep")
+    assert [point.scores["head"]["processes"] for point in record.points] == [2, 2, 2]
+
+
+def timeless(value):
+    """Figures without those that depend on the time."""
+    if isinstance(value, dict):
+        return {k: timeless(v) for k, v in value.items() if k not in ("seconds", "tokens_per_s")}
+    return [timeless(each) for each in value] if isinstance(value, list) else value

@@ -13,7 +13,8 @@ import numpy as np
 
 from tests.models import contents, write_checkpoint
 
-IS_FULL = os.environ.get("FUSION_SLERP_TRIALS") == "full"
+WANTED = os.environ.get("FUSION_SLERP_TRIALS")
+"""`full`; or `all`, with more of those of several processes, which take ten minutes more."""
 
 HANG_S = 300
 """No process takes that long; one that does stands still."""
@@ -23,9 +24,11 @@ SHARD_SIZE = 3_200_000
 """Bytes: a file for each tensor."""
 
 
-def trials(full: int, few: int) -> int:
-    """How many are to be made."""
-    return full if IS_FULL else few
+def trials(full: int, few: int, most: int | None = None) -> int:
+    """How many are to be made; `most` of them where all are wanted."""
+    if WANTED == "all" and most is not None:
+        return most
+    return full if WANTED in ("full", "all") else few
 
 
 def many_shards(folder: Path) -> tuple[Path, Path]:

@@ -98,6 +98,7 @@ WRONG = {
     "memory_budget": ([0, 1.5, "200", "MB", True], "a size such as 200MB, or null", "memory_budget='200MB'"),
     "direct_io": (["yes", None, 1, "On"], "one of auto, on, off", "direct_io='auto'"),
     "checksum": (["md5", None, "SHA256"], "one of xxh3_128, blake3, sha256", "checksum='xxh3_128'"),
+    "rank_timeout": ([0, -1, None, "60", True], "a number of seconds, at least 1", "rank_timeout=600.0"),
     "show_pbar": ([1, None, "yes"], "true, false or json", "show_pbar=False"),
 }
 CASES = [(name, value) for name, (values, _, _) in WRONG.items() for value in values]

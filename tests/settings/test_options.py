@@ -205,6 +205,7 @@ ELSE = {
     "memory_budget": "300MB",
     "direct_io": "off",
     "checksum": "blake3",
+    "rank_timeout": 5.0,
     "show_pbar": True,
 }
 

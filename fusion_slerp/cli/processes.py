@@ -1,0 +1,56 @@
+"""The command in each of several processes that torchrun or srun has started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from fusion_slerp.cli.output import Output
+
+if TYPE_CHECKING:
+    from fusion_slerp.cluster.ranks import Ranks
+
+T = TypeVar("T")
+
+LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Variables that a launcher sets: without them, nothing of what follows is imported."""
+
+
+def joined() -> Ranks | None:
+    """Returns the processes that a launcher has started; None if this one is alone."""
+    if not any(name in os.environ for name in LAUNCHERS):
+        return None
+    from fusion_slerp.cluster.joining import ranks_of_launcher
+
+    ranks = ranks_of_launcher()
+    return ranks if ranks.count > 1 else None
+
+
+def output_of(ranks: Ranks | None, output: Output) -> Output:
+    """Returns where a process prints: only rank 0 prints more than errors of its own."""
+    return output if ranks is None or ranks.is_first else Output(quiet=True, rank=ranks.rank)
+
+
+def share(ranks: Ranks | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Returns the options of a merge for one of several processes: it takes its part of the processors."""
+    if ranks is None or options.get("threads") is not None:
+        return options
+    from fusion_slerp.settings.merge_settings import available_cpus
+
+    return {**options, "threads": ranks.share_of_threads(available_cpus())}
+
+
+def on_all(ranks: Ranks | None, work: Callable[[], T]) -> T:
+    """Runs work in every process, and returns its result; if it fails in one, all fail."""
+    return work() if ranks is None else ranks.on_all(work)
+
+
+def take_gpu(ranks: Ranks | None) -> None:
+    """Has torch choose another GPU in each process of a machine, if it has some: `cuda` is then that one."""
+    if ranks is None:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
