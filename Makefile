@@ -80,8 +80,8 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
 	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
-long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals (three minutes)
-	$(RUN) pytest -m "recorded or wheel or long" $(PARALLEL) $(ARGS)
+long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals, the pages (a quarter of an hour)
+	$(RUN) pytest -m "recorded or wheel or long" --numprocesses 2 --dist worksteal $(ARGS)
 
 dpo: | $(DPO_ENV)/.ready ## Tune a merge of the demo models by DPO with TRL, judge it, merge it again (Python 3.11, two minutes)
 	$(DPO_ENV)/bin/python -m pytest -m long tests/examples/test_dpo.py $(ARGS)
