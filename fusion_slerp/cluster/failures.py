@@ -92,12 +92,12 @@ def _with_rank(error: FusionSlerpError, rank: tuple[str, str]) -> FusionSlerpErr
 def _lost(failure: Failure, rank: tuple[str, str]) -> Problem:
     fields = (rank, ("found", failure.text))
     fix = f"look at what that process printed last; if it is only slow, use {setting('rank_timeout', 600)}"
-    return Problem(OutputError, "a process of the merge is lost", fields, fix)
+    return Problem(OutputError, "a process of the job is lost", fields, fix)
 
 
 def _failed(failure: Failure, rank: tuple[str, str]) -> Problem:
     fix = "look at the messages of that process"
-    return Problem(OutputError, "a process of the merge failed", (rank, ("found", failure.text)), fix)
+    return Problem(OutputError, "a process of the job failed", (rank, ("found", failure.text)), fix)
 
 
 def _can_be_sent(error: FusionSlerpError) -> bool:

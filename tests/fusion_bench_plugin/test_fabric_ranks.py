@@ -67,7 +67,7 @@ def test_a_rank_0_that_dies_ends_the_others(start):
     ((result,),) = (printed(process) for process in start("die")[1:])
     kind, message = result["error"]
     assert kind == "OutputError"
-    assert message.startswith("a process of the merge is lost\n  rank: 0, on ")
+    assert message.startswith("a process of the job is lost\n  rank: 0, on ")
     assert not result["is_shown"]
 
 
