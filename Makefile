@@ -11,6 +11,9 @@ ARGS ?=
 # Tests run in two processes, file by file; `make test PARALLEL=` runs them in one.
 PARALLEL ?= --numprocesses 2 --dist loadfile
 
+# How many trials `make safety` makes: full, all (more of those of several processes), or few.
+TRIALS ?= full
+
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
 PEER_ENV := .venv-mergekit
@@ -78,7 +81,7 @@ peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabu
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
 safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
-	FUSION_SLERP_TRIALS=full $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
+	FUSION_SLERP_TRIALS=$(TRIALS) $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
 long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals, the pages (a quarter of an hour)
 	$(RUN) pytest -m "recorded or wheel or long" --numprocesses 2 --dist worksteal $(ARGS)
