@@ -80,7 +80,7 @@ recordings: | $(READY) ## Record the pictures of docs/command.md again, from rea
 peer: | $(READY) $(PEER_ENV)/.ready ## Compare with mergekit: recipes and vocabularies, token by token
 	FUSION_SLERP_MERGEKIT=$(CURDIR)/$(PEER_ENV) $(RUN) pytest -m peer $(ARGS)
 
-safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md (five minutes)
+safety: | $(READY) ## Kill merges, fill disks, flip bits, feed nonsense: all trials of docs/safety.md
 	FUSION_SLERP_TRIALS=$(TRIALS) $(RUN) pytest -m "not large" tests/safety tests/hostile $(ARGS)
 
 long: | $(READY) $(TOKENIZERS)/.ready ## Merges whose bytes are recorded, a wheel in a fresh environment, terminals, the pages (a quarter of an hour)

@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -144,7 +145,8 @@ def _write(
         shutil.copyfile(demo / name, folder / name)
 
 
-def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], words: np.ndarray) -> None:
+def header_of(shapes: Mapping[str, tuple[int, ...]]) -> tuple[bytes, int]:
+    """The header of a safetensors file of bfloat16 tensors, and the bytes of its data."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, shape in shapes.items():
@@ -152,8 +154,13 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], words: np.ndarr
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, end
+
+
+def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], words: np.ndarray) -> None:
+    header, end = header_of(shapes)
     with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(header)
         position = 0
         while position < end:  # an odd block length: in a shard, no two tensors start alike
             part = words[: (end - position) // 2]

@@ -14,6 +14,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from checkpoints import header_of
+
 import fusion_slerp
 from fusion_slerp import plan_merge
 from fusion_slerp.planning.plan import MergePlan
@@ -177,16 +179,10 @@ def write_headers(
 
 
 def _write_header(file: Path, shapes: Shapes) -> None:
-    header: dict[str, object] = {}
-    end = 0
-    for name, shape in shapes.items():
-        start, end = end, end + 2 * prod(shape)
-        header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    header, end = header_of(shapes)
     with file.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(8 + len(text) + end)
+        stream.write(header)
+        stream.truncate(len(header) + end)
 
 
 def _mlp(name: str, hidden: int, intermediate: int) -> Shapes:

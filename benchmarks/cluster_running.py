@@ -166,7 +166,7 @@ class _Running:
             until_empty = np.where(self.left > 0, self.left / rates, np.inf)
         needed[:, self.is_blocked] = np.inf
         remaining = np.where(self.is_over, np.inf, needed.max(axis=0))
-        # Bandwidth is shared anew when a phase ends and when one of its parts does.
+        # Bandwidth is divided again when a phase ends and when one of its parts does.
         step = min(remaining.min(), until_empty.min())
         assert math.isfinite(step), "all ranks wait for each other"
         self._account(needed, is_shared, step)

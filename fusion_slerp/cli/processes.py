@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fusion_slerp.cli.output import Output
+from fusion_slerp.cli.output import Output, exit_on_error
 
 if TYPE_CHECKING:
     from fusion_slerp.cluster.ranks import Ranks
@@ -18,12 +18,16 @@ LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def joined() -> Ranks | None:
-    """Returns the processes that a launcher has started; None if this one is alone."""
+    """Returns the processes that a launcher has started; None if this one is alone.
+
+    It ends the command if they cannot find each other.
+    """
     if not any(name in os.environ for name in LAUNCHERS):
         return None
     from fusion_slerp.cluster.joining import ranks_of_launcher
 
-    ranks = ranks_of_launcher()
+    with exit_on_error(Output()):
+        ranks = ranks_of_launcher()
     return ranks if ranks.count > 1 else None
 
 
@@ -34,11 +38,7 @@ def output_of(ranks: Ranks | None, output: Output) -> Output:
 
 def share(ranks: Ranks | None, options: dict[str, Any]) -> dict[str, Any]:
     """Returns the options of a merge for one of several processes: it takes its part of the processors."""
-    if ranks is None or options.get("threads") is not None:
-        return options
-    from fusion_slerp.settings.merge_settings import available_cpus
-
-    return {**options, "threads": ranks.share_of_threads(available_cpus())}
+    return options if ranks is None else ranks.with_threads(options)
 
 
 def on_all(ranks: Ranks | None, work: Callable[[], T]) -> T:

@@ -6,7 +6,7 @@ torch is imported only where there are others.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fusion_slerp.cluster.messages import Messages
@@ -27,16 +27,22 @@ def ranks_of_launcher(environment: Mapping[str, str] = os.environ) -> Ranks:
     """Returns the processes that torchrun has started, of which this is one.
 
     Raises:
-        SettingsError: SLURM has started several processes that cannot find each other.
+        SettingsError: A launcher has started several processes that cannot find each other.
     """
-    if int(environment.get("WORLD_SIZE", "1")) == 1:
-        if int(environment.get("SLURM_STEP_NUM_TASKS", "1")) > 1 and "SLURM_PROCID" in environment:
+    if environment.get("WORLD_SIZE", "1") == "1":
+        if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1" and "SLURM_PROCID" in environment:
             raise _without_rendezvous(environment).error()
         return ALONE
+    missing = [name for name in RENDEZVOUS if name not in environment]
+    if missing:
+        raise _incomplete(environment, missing).error()
     os.environ.update({name: os.environ.get(name, value) for name, value in QUIET.items()})
     from torch.distributed.rendezvous import rendezvous
 
-    store, rank, count = next(rendezvous("env://"))
+    try:
+        store, rank, count = next(rendezvous("env://"))
+    except (RuntimeError, ValueError) as error:
+        raise _apart(environment, error).error() from error
     return _ranks(store, rank, count)
 
 
@@ -72,3 +78,27 @@ def _without_rendezvous(environment: Mapping[str, str]) -> Problem:
         "--rdzv-endpoint $(scontrol show hostnames | head -1):29500 -m fusion_slerp ..."
     )
     return Problem(SettingsError, "srun has started several merges to the same folder", fields, fix)
+
+
+def _incomplete(environment: Mapping[str, str], missing: Sequence[str]) -> Problem:
+    fields = (
+        ("found", f"WORLD_SIZE={environment['WORLD_SIZE']}, without {', '.join(missing)}"),
+        ("needed", ", ".join(RENDEZVOUS)),
+    )
+    fix = "let torchrun start the processes, or remove the variable for one process alone: unset WORLD_SIZE"
+    return Problem(
+        SettingsError, "the environment names other processes, but not how to find them", fields, fix
+    )
+
+
+def _apart(environment: Mapping[str, str], error: Exception) -> Problem:
+    fields = (
+        ("rank", environment["RANK"]),
+        ("address", f"{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}"),
+        ("found", str(error).partition("\n")[0]),
+    )
+    fix = (
+        f"start all {environment['WORLD_SIZE']} processes with the same MASTER_ADDR and MASTER_PORT, or let "
+        "torchrun start them; for one process alone: unset WORLD_SIZE"
+    )
+    return Problem(SettingsError, "the processes do not find each other", fields, fix)

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from fusion_slerp.api import Model, prepare_merge
+from fusion_slerp.cluster.collecting import Sent, collecting
 from fusion_slerp.cluster.comparing import compare
 from fusion_slerp.cluster.joining import ranks_of_fabric, ranks_of_launcher
-from fusion_slerp.cluster.messages import LostError
 from fusion_slerp.cluster.ranks import Ranks
 from fusion_slerp.cluster.shared_measures import SharedMeasures
 from fusion_slerp.cluster.sharing import Share, shares
 from fusion_slerp.cluster.together import Together
 from fusion_slerp.engine.measuring import values
-from fusion_slerp.engine.progress import Progress, progress
+from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.garbage import rare_searches
 from fusion_slerp.interruption import dies_by_signals
@@ -35,12 +35,8 @@ from fusion_slerp.output.input_digests import hashed, input_files
 from fusion_slerp.output.ranks_folder import invite, joined
 from fusion_slerp.output.staging import Staging, staging
 from fusion_slerp.planning.plan import MergePlan
-from fusion_slerp.settings.merge_settings import available_cpus
 
 log = logging.getLogger(__name__)
-
-COLLECT_EVERY_S = 0.1
-"""Between two looks of rank 0 at what the others have finished."""
 
 WORD_NBYTES = 16
 
@@ -92,8 +88,7 @@ def merge_together(
         MismatchError: The processes have different models, settings or versions.
     """
     ranks = ranks_of_launcher() if fabric is None else ranks_of_fabric(fabric)
-    if ranks.count > 1 and options.get("threads") is None:
-        options["threads"] = ranks.share_of_threads(available_cpus())
+    options = ranks.with_threads(options)
     return run_shared_merge(ranks.on_all(lambda: prepare_merge(models, out, base, **options)), ranks)
 
 
@@ -138,14 +133,9 @@ def _lead(prepared: PreparedMerge, together: Together, made_with: str | None) ->
         staging(prepared.target, prepared.identity, settings.checksum) as staged,
     ):
         resumed = dict(staged.finished)
-        try:
+        with together.reporting():  # before the staging folder is left: it says what is kept
             nbytes_read = _write_all(plan, staged, together)
             report = publish(prepared, staged, digests(), made_with)
-        except BaseException as error:
-            raised = together.fail(error)
-            if raised is error:
-                raise
-            raise raised from raised.__cause__
         nbytes_made = sum(file.nbytes for name, file in staged.finished.items() if name not in resumed)
         done = Done(report, len(resumed), nbytes_read, nbytes_made)
         with suppress(Exception):  # the model is published: nothing undoes that
@@ -161,13 +151,13 @@ def _write_all(plan: MergePlan, staged: Staging, together: Together) -> int:
     together.put("begin", begin)
     with progress([plan], [finished]) as shown:
         record = recording(staged.add, shown)
-        with _collecting(together, record, shown) as nbytes_elsewhere:
+        with collecting(together, record, shown) as nbytes_elsewhere:
 
             def on_bytes(nbytes: int, doing: str, subject: str = "") -> None:
                 shown(nbytes, doing, subject)
                 together.check()
 
-            nbytes_read = _make(plan, begin.shares[0], staged, record, on_bytes, together)
+            nbytes_read = _make(plan, begin.shares[0], staged.files, record, on_bytes, together)
             names = {shard.file_name for shard in plan.shards}
             together.wait_until(lambda: names <= staged.finished.keys() and nbytes_elsewhere() is not None)
         return nbytes_read + (nbytes_elsewhere() or 0)
@@ -183,7 +173,7 @@ def _follow(prepared: PreparedMerge, together: Together) -> None:
         together.wait_until(lambda: condition() or time.monotonic() > until)
         return condition()
 
-    sent, amounts = _Sent(together), Counter[str]()
+    sent, amounts = Sent(together), Counter[str]()
 
     def on_bytes(nbytes: int, doing: str, subject: str = "") -> None:
         amounts[doing] += nbytes
@@ -198,13 +188,12 @@ def _follow(prepared: PreparedMerge, together: Together) -> None:
 def _make(
     plan: MergePlan,
     share: Share,
-    staged: Any,
+    folder: Path,
     on_file: Callable[[WeightFile], object],
     on_bytes: Callable[..., object],
     together: Together,
 ) -> int:
     """Measures for others, and makes the files of a share; returns the bytes read."""
-    folder = staged.files if isinstance(staged, Staging) else staged
     nbytes_read = 0
     tensors = [tensor for tensor in plan.tensors if tensor.out.name in set(share.measured)]
 
@@ -217,97 +206,3 @@ def _make(
         together.put(f"measured {name}", measured)
     measured = SharedMeasures(share.elsewhere, lambda name: together.take(f"measured {name}"))
     return nbytes_read + write_files(plan, folder, share.files, on_file, on_bytes, measured)
-
-
-class _Sent:
-    """Sends the finished files of a rank to rank 0."""
-
-    def __init__(self, together: Together) -> None:
-        self._together, self._count = together, 0
-        self._sending = threading.Lock()
-
-    def __call__(self, file: WeightFile) -> None:
-        with self._sending:
-            self._together.put(f"file {self._together.ranks.rank} {self._count}", file)
-            self._count += 1
-
-
-class _Collector:
-    """On rank 0, receives what the others have done: finished files and bytes.
-
-    Args:
-        together: The work.
-        record: Records a finished file.
-        shown: The progress of all.
-    """
-
-    def __init__(self, together: Together, record: Callable[[WeightFile], object], shown: Progress) -> None:
-        self._together, self._record, self._shown = together, record, shown
-        self._ranks = range(1, together.ranks.count)
-        self._n_files = Counter[int]()
-        self._amounts = {rank: Counter[str]() for rank in self._ranks}
-        self._read: dict[int, int] = {}
-        self._collecting = threading.Lock()
-
-    def collect(self) -> None:
-        """Takes what has come."""
-        with self._collecting:
-            for rank in self._ranks:
-                while (file := self._get(f"file {rank} {self._n_files[rank]}")) is not None:
-                    self._record(file)
-                    self._n_files[rank] += 1
-                if rank not in self._read and (nbytes := self._get(f"read {rank}")) is not None:
-                    self._read[rank] = nbytes
-            for rank, state in self._together.shown.items():
-                self._show(rank, state)
-
-    def nbytes_read(self) -> int | None:
-        """The bytes that all others have read; None before they have said it."""
-        return sum(self._read.values()) if len(self._read) == len(self._ranks) else None
-
-    def _get(self, name: str) -> Any:
-        return self._together.peek(name)
-
-    def _show(self, rank: int, state: tuple[Mapping[str, int], str] | None) -> None:
-        if state is None:
-            return
-        amounts, subject = state
-        for doing, nbytes in amounts.items():
-            more = nbytes - self._amounts[rank][doing]
-            if more:
-                self._amounts[rank][doing] = nbytes
-                self._shown(more, doing, subject)
-
-
-@contextmanager
-def _collecting(
-    together: Together, record: Callable[[WeightFile], object], shown: Progress
-) -> Iterator[Callable[[], int | None]]:
-    """Receives from the others while the code inside runs, and once more afterwards, also after a failure."""
-    collector, stop = _Collector(together, record, shown), threading.Event()
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            while not stop.wait(COLLECT_EVERY_S):
-                collector.collect()
-        except LostError:
-            pass  # the work has failed, which others find
-        except BaseException as error:
-            failed.append(error)
-            together.report(error)
-
-    thread = threading.Thread(target=run, name="fusion_slerp collector", daemon=True)
-    thread.start()
-    try:
-        yield collector.nbytes_read
-    except BaseException as error:
-        raised = together.fail(failed[0] if failed else error)
-        with suppress(Exception):
-            collector.collect()  # what the others have finished before they stopped
-        if raised is error:
-            raise
-        raise raised from raised.__cause__
-    finally:
-        stop.set()
-        thread.join()

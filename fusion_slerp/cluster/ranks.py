@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fusion_slerp.cluster.messages import Messages
 from fusion_slerp.cluster.together import Together
+from fusion_slerp.settings.merge_settings import available_cpus
 
 T = TypeVar("T")
 
@@ -49,6 +50,12 @@ class Ranks:
     def share_of_threads(self, n: int) -> int:
         """Returns how many of a machine's threads this process takes: it shares them with its neighbours."""
         return max(1, n // self.hosts.count(self.host))
+
+    def with_threads(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the options of a merge in which this process takes its part of the processors."""
+        if self.count == 1 or options.get("threads") is not None:
+            return dict(options)
+        return {**options, "threads": self.share_of_threads(available_cpus())}
 
     def on_first(self, work: Callable[[], T], timeout_s: float | None = None) -> T:
         """Runs work on rank 0 alone and returns its result on every rank; plain data only.
@@ -92,13 +99,9 @@ class Ranks:
         together = Together(self, self._messages, f"{self._n_begun}", within_s)
         self._hosts = together.begin()
         try:
-            yield together
-            together.end()
-        except BaseException as error:
-            raised = together.fail(error)
-            if raised is error:
-                raise
-            raise raised from raised.__cause__
+            with together.reporting():
+                yield together
+                together.end()
         finally:
             together.close()
 

@@ -6,7 +6,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusion_slerp.cluster.failures import (
@@ -64,14 +65,23 @@ class Together:
         self._has_failed = False
 
     def begin(self) -> tuple[str, ...]:
-        """Waits until all processes are here; returns their machines."""
+        """Waits until all processes are here; returns their machines.
+
+        Raises:
+            FusionSlerpError: Another process failed before all were here, or is missing.
+        """
         ranks = self.ranks
         try:
             self._messages.put(f"host {ranks.rank}", ranks.host)
             self._arrive()
             hosts = tuple(self._messages.get_all([f"host {k}" for k in range(ranks.count)]))
         except LostError as error:
-            raise error_of(Failure(0, "an unknown machine", str(error), is_silent=True), False) from error
+            raise error_of(Failure(0, "an unknown machine", str(error), is_silent=True)) from error
+        except BaseException as error:  # those that are here or come later would wait for this one
+            with suppress(LostError):
+                self._messages.put_first("failure", failure_of(error, ranks.rank, ranks.host))
+                self._messages.put(f"stopped {ranks.rank}", True)
+            raise
         silent_s = self.timeout_s * SILENT_SHARE
         self._liveness = Liveness(self._messages, ranks.rank, hosts, silent_s, lambda: self._shown)
         self._liveness.start()
@@ -81,8 +91,10 @@ class Together:
     def _arrive(self) -> None:
         missing, until, look_s = list(range(self.ranks.count)), time.monotonic() + ARRIVAL_S, SHORTEST_LOOK_S
         while missing := [k for k in missing if not self._messages.has(f"host {k}")]:
+            if self._messages.has("failure"):
+                raise error_of(self._messages.get("failure"))
             if time.monotonic() > until:
-                raise error_of(silence(missing[0], "an unknown machine", ARRIVAL_S), False)
+                raise error_of(silence(missing[0], "an unknown machine", ARRIVAL_S))
             time.sleep(look_s)
             look_s = min(2 * look_s, LONGEST_LOOK_S)
 
@@ -94,12 +106,8 @@ class Together:
         """
         self._try(lambda: self._messages.put(name, value))
 
-    def get_if_there(self, name: str) -> Any:
-        """Returns a value that another process leaves; None if it is not there yet."""
-        return self._try(lambda: self._messages.get(name) if self._messages.has(name) else None)
-
     def peek(self, name: str) -> Any:
-        """As `get_if_there`, also after the work has failed.
+        """Returns a value that another process leaves, None if it is not there yet; also after a failure.
 
         Raises:
             LostError: The store cannot be reached.
@@ -112,17 +120,17 @@ class Together:
         Raises:
             FusionSlerpError: The work has failed elsewhere.
         """
-        self.wait_until(lambda: self._try(lambda: self._messages.has(name)))
+        self.wait_until(lambda: self._has(name))
         return self._try(lambda: self._messages.get(name))
 
     def take(self, name: str) -> Any:
         """Does the same as `wait_for`, and removes the value, which nobody else waits for."""
-        self.wait_until(lambda: self._try(lambda: self._messages.has(name)))
+        self.wait_until(lambda: self._has(name))
         return self._try(lambda: self._messages.take(name))
 
     def take_if_there(self, name: str) -> Any:
-        """Does the same as `get_if_there`, and removes the value, which nobody else waits for."""
-        return self._try(lambda: self._messages.take(name) if self._messages.has(name) else None)
+        """Returns a value that another process leaves, and removes it; None if it is not there yet."""
+        return self._try(lambda: self._messages.take(name)) if self._has(name) else None
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Waits until a condition holds.
@@ -189,6 +197,17 @@ class Together:
             time.sleep(SHOWING_S)  # a launcher ends all when the first one ends
         return raised
 
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Reports an error that is raised inside, and raises the one that says most; see `fail`."""
+        try:
+            yield
+        except BaseException as error:
+            raised = self.fail(error)
+            if raised is error:
+                raise
+            raise raised from raised.__cause__
+
     def end(self) -> None:
         """Waits until all processes have ended the work: rank 0 the last, which may keep the store."""
         if not self.ranks.is_first:
@@ -196,7 +215,7 @@ class Together:
             self.wait_for("ended")
             self._messages.put(f"gone {self.ranks.rank}", True)
             return
-        self.wait_until(lambda: all(self.get_if_there(f"ended {k}") for k in range(1, self.ranks.count)))
+        self.wait_until(lambda: all(self._has(f"ended {k}") for k in range(1, self.ranks.count)))
         self.put("ended", True)
         self._wait_for("gone", range(1, self.ranks.count))
 
@@ -231,6 +250,9 @@ class Together:
         except LostError:
             return False
         return True
+
+    def _has(self, name: str) -> bool:
+        return self._try(lambda: self._messages.has(name))
 
     def _try(self, call: Callable[[], T]) -> T:
         try:

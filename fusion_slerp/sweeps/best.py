@@ -70,7 +70,7 @@ def within_noise(record: SweepRecord) -> tuple[int, ...] | None:
 
 
 def _is_worse(difference: Mapping[str, float], sign: int, n_comparisons: int) -> bool:
-    """Whether a score is worse than the best one, as one of so many comparisons; no, if the error is unknown.
+    """Whether a score is worse than the best one, as one of several comparisons; no, if the error is unknown.
 
     Args:
         difference: By how much it exceeds the best one.

@@ -139,17 +139,15 @@ def _lead(keeper: _Keeper, together: Together, is_dealt: bool) -> None:
     others = {rank: missing[rank::count] for rank in range(1, count)} if is_dealt else {}
     collector = _Collector(keeper, together, others)
     try:
-        with _looking(runner, together, collector.collect):
-            for subject in own:
-                keeper.keep(subject, runner.measure(subject))
-        together.wait_until(collector.is_complete)
-    except BaseException as error:
-        raised = together.fail(error)
+        with together.reporting():
+            with _looking(runner, together, collector.collect):
+                for subject in own:
+                    keeper.keep(subject, runner.measure(subject))
+            together.wait_until(collector.is_complete)
+    except BaseException:
         with suppress(Exception):
             collector.collect()  # what the others have finished before they stopped
-        if raised is error:
-            raise
-        raise raised from raised.__cause__
+        raise
 
 
 def _follow(runner: SweepRunner, together: Together, is_dealt: bool) -> None:

@@ -352,3 +352,11 @@ def test_names_that_do_not_print_are_escaped(command, parents, tmp_path, monkeyp
     lines = lines_of(ended)
     assert lines["The merged model:"] == r"red \x1b[31m child"
     assert lines["To verify it:"] == r"fusion_slerp verify $'red \x1b[31m child'"
+
+
+def test_an_environment_that_names_others_in_part_is_an_error(command, parents, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = command("merge", *parents, "-o", tmp_path / "child")
+    assert done.code == 2
+    assert "error: the environment names other processes, but not how to find them" in done.err
+    assert not (tmp_path / "child").exists()

@@ -8,6 +8,7 @@ from torch.distributed import HashStore
 from fusion_slerp.cluster.failures import is_shown_by_rank_0
 from fusion_slerp.cluster.messages import Messages
 from fusion_slerp.cluster.ranks import ALONE
+from fusion_slerp.cluster.together import Together
 from fusion_slerp.errors import CheckpointError, OutputError, Problem
 from tests.cluster.ranks_in_threads import run_ranks
 
@@ -21,6 +22,11 @@ def fail(error: BaseException) -> None:
 
 def fail_on(rank, ranks, error):
     return ranks.on_all(lambda: fail(error) if ranks.rank == rank else ranks.rank)
+
+
+def wait_forever(ranks):
+    with ranks.work() as together:
+        together.wait_until(lambda: False)
 
 
 def test_one_process_works_without_ado():
@@ -107,6 +113,23 @@ def test_the_same_error_of_all_ranks_is_that_of_each():
     ends = run_ranks(3, lambda r: r.on_all(lambda: fail(DAMAGED.error())))
     assert {str(end.error) for end in ends} == {"damaged\n  file: x\nFix: download it again"}
     assert [is_shown_by_rank_0(end.error) for end in ends] == [False, True, True]
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_rank_that_is_interrupted_before_all_are_here_ends_the_others(rank, monkeypatch):
+    arrive = Together._arrive
+
+    def interrupted(self):
+        arrive(self) if self.ranks.rank != rank else fail(KeyboardInterrupt())
+
+    monkeypatch.setattr(Together, "_arrive", interrupted)
+    ends = run_ranks(3, wait_forever, HOSTS)
+    for k, end in enumerate(ends):
+        if k == rank:
+            assert isinstance(end.error, KeyboardInterrupt)
+        else:
+            assert isinstance(end.error, OutputError)
+            assert f"rank: {rank}, on {HOSTS[rank]}\n  found: KeyboardInterrupt\n" in str(end.error)
 
 
 def test_ranks_of_one_machine_share_its_threads():

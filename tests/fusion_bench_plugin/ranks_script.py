@@ -44,9 +44,8 @@ def die(ranks: Ranks) -> object:
 
 
 def wait_to_be_interrupted(ranks: Ranks) -> object:
-    """Rank 0 takes its time, until rank 1 is interrupted."""
-    print("ready", flush=True)
-    return ranks.on_first(lambda: time.sleep(600), TIMEOUT_S)
+    """Rank 0 takes its time, and rank 1 waits for it, until that is interrupted."""
+    return ranks.on_all(lambda: time.sleep(600) if ranks.is_first else print("ready", flush=True), TIMEOUT_S)
 
 
 def result(case: Callable[[Ranks], object], ranks: Ranks) -> dict[str, object]:
