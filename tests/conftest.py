@@ -3,8 +3,10 @@
 import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,12 +14,22 @@ import hypothesis
 import pytest
 import torch
 
+from fusion_slerp.kernels import code_files
 from tests.fusion_bench_commands import HOST_SETTINGS
 from tests.models import save_transformers_model, write_checkpoint
 
 # The same examples in every run; no deadline, as a busy machine is no failure.
 hypothesis.settings.register_profile("repository", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repository")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps compiled kernels in a folder of this run, for all of its processes."""
+    if hasattr(config, "workerinput"):
+        return
+    kernels = tempfile.mkdtemp(prefix="fusion_slerp-kernels-")
+    os.environ[code_files.VARIABLE] = kernels
+    config.add_cleanup(lambda: shutil.rmtree(kernels, ignore_errors=True))
 
 
 def pytest_collection_finish() -> None:

@@ -179,7 +179,7 @@ def test_few_elements_are_done_twice(n, monkeypatch):
     vectors = [ordinary(BF16, size, seed=i) for i in range(n)]
     result = np.empty_like(vectors[0])
     dtypes = ("uint16",) * (n + 1)
-    run = compiler._compile(fast_sum.fast_weighted_sum, dtypes)
+    run = compiler._function(fast_sum.fast_weighted_sum, dtypes)
     table = kernels.table_of("test", (*vectors, result))
     factors, n_bad = np.array([FACTORS["any"][:n]]), np.empty(1, np.int64)
     run(1, *[array.ctypes.data for array in (table.rows, factors, n_bad, np.empty(0))])

@@ -263,8 +263,8 @@ def test_a_sum_has_one_factor_for_each_vector(factors):
 
 @pytest.mark.usefixtures("nothing_compiled")
 def test_many_threads_may_be_the_first_to_need_a_kernel(monkeypatch):
-    compiled, compile_one = [], compiler._compile
-    monkeypatch.setattr(compiler, "_compile", lambda *of: compiled.append(of) or compile_one(*of))
+    compiled, compile_one = [], compiler._function
+    monkeypatch.setattr(compiler, "_function", lambda *of: compiled.append(of) or compile_one(*of))
     a, b = ordinary(F16, 5000, seed=21), ordinary(F32, 5000, seed=22)
     with ThreadPoolExecutor(8) as pool:
         asked = [pool.submit(kernels.gram, (a, b)) for _ in range(32)]
