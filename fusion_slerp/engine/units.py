@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -67,6 +67,7 @@ class UnitAtWork:
         self._counting = threading.Lock()
         self._steps = steps
         self._made: Made | None = None
+        self._count_in: Callable[[Words], Counted | None] | None = None
         self.advance(None)
 
     @property
@@ -94,6 +95,8 @@ class UnitAtWork:
             self.measure = self._steps.send(value)
         except StopIteration as end:
             self.measure, self._made = None, end.value
+            combine = self.made.combine
+            self._count_in = combine.count_in if isinstance(combine, CountingCombine) else None
 
     def counted(self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]) -> Counted | None:
         """Returns the counts of a chunk and of all chunks before it; None if the decision needs none.
@@ -101,11 +104,10 @@ class UnitAtWork:
         It waits for the chunk before, whose task was started earlier, and passes the sum on to the next. It
         computes only in the given context, and does not wait in it.
         """
-        combine = self.made.combine
-        if not isinstance(combine, CountingCombine):
+        if self._count_in is None:
             return None
         with computing:
-            counted = combine.count_in(words)
+            counted = self._count_in(words)
         if counted is None:
             return None
         before = self._before(chunk[0]).result() if chunk[0] else np.zeros_like(counted.counts)

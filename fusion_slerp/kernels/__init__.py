@@ -8,13 +8,15 @@ lanes, so a result does not depend on the processor's vector width or on the num
 serves where it gives the same words (see `fast_sum`).
 
 Each kernel is compiled by LLVM for this processor and the words' types at its first use, in a few
-hundredths of a second; nothing is stored on disk.
+hundredths of a second, and kept in a file (see `code_files`).
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -172,7 +174,7 @@ def run(kernel: Kernel, table: Table, factors: np.ndarray, results: np.ndarray) 
     for array, kind in zip(arrays, (np.int64, np.float64, results.dtype, np.float64), strict=True):
         if array.dtype != kind or not array.flags.c_contiguous:  # the compiled code trusts its pointers
             raise ValueError(f"{kernel.__name__}: {array.dtype}; needed: {np.dtype(kind)}, contiguous")
-    compiled(kernel, table.dtypes)(len(table.rows), *[array.ctypes.data for array in arrays])
+    compiled(kernel, table.dtypes)(len(table.rows), *[_address(array) for array in arrays])
     return results
 
 
@@ -187,9 +189,43 @@ def table_of(kernel: str, words: Words) -> Table:
         if array.size != n or not array.flags.c_contiguous:
             found = f"{array.size} words, contiguous: {array.flags.c_contiguous}"
             raise ValueError(f"{kernel}: {found}; needed: {n}, contiguous")
-    rows = np.array([[n, *(array.ctypes.data for array in words)]], np.int64)
-    return Table(rows, tuple(array.dtype.name for array in words))
+    return table_with(words, types_of(words))
 
+
+def call(
+    kernel: Kernel, arrays: Sequence[np.ndarray], dtypes: Sequence[str], factors: Sequence[float] = ()
+) -> int:
+    """Calls a kernel on one set of arrays, see `table_with`; returns its result."""
+    given = np.array([factors], np.float64).reshape(1, -1)
+    return int(run(kernel, table_with(arrays, dtypes), given, np.empty(1, np.int64))[0])
+
+
+def table_with(arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> Table:
+    """Returns the table of one set, whose number of words is the first array's; others have their own."""
+    for array in arrays:
+        assert array.flags.c_contiguous, "the compiled code trusts its pointers"
+    return Table(np.array([[arrays[0].size, *map(_address, arrays)]], np.int64), tuple(dtypes))
+
+
+def _address(array: np.ndarray) -> int:
+    """Its first byte's, sooner than numpy says it."""
+    if array.flags.writeable:
+        return ctypes.addressof(_NO_BYTES.from_buffer(array.data))
+    return array.ctypes.data
+
+
+def types_of(words: Words) -> tuple[str, ...]:
+    """The names of the arrays' types."""
+    return tuple(_name(each.dtype) for each in words)
+
+
+@cache
+def _name(dtype: np.dtype) -> str:
+    """numpy makes the name anew each time, which takes longer than other steps of a call."""
+    return dtype.name
+
+
+_NO_BYTES = ctypes.c_char * 0
 
 _NONE = np.empty((1, 0))
 """No factors, or no sums."""

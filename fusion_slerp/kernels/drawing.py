@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusion_slerp.kernels import Kernel, Table, run
+from fusion_slerp.kernels import call, types_of
 from fusion_slerp.kernels.elements import MASK
 from fusion_slerp.kernels.packed_masks import HALF_BITS, pack, unpack
 from fusion_slerp.kernels.random_masks import draw_masks
@@ -19,8 +19,6 @@ BITS_OF_BYTE = 8
 
 CERTAIN = 2.0**32
 """The threshold of a probability of 1."""
-
-NO_FACTORS = np.empty((1, 0))
 
 
 def drawn_masks(n: int, start: int, chances: Sequence[tuple[int, int, int]], always: int) -> np.ndarray:
@@ -44,7 +42,7 @@ def drawn_masks(n: int, start: int, chances: Sequence[tuple[int, int, int]], alw
     thresholds = np.array([threshold for *_, threshold in chances], np.uint32)
     bits = np.array([1 << k for k, *_ in chances], np.uint16)
     dtypes = (MASK, "int64", "uint64", "uint32", MASK)
-    _run(draw_masks, [masks, numbers, keys, thresholds, bits], dtypes)
+    call(draw_masks, [masks, numbers, keys, thresholds, bits], dtypes)
     return masks
 
 
@@ -88,7 +86,7 @@ def add_ranked(
         or len(words) != len(drawn) + 1
     ):
         raise ValueError(f"add_ranked: {masks.size} masks, rows of {width}, {[w.size for w in words]} words")
-    types = [each.dtype.name for each in words]
+    types = types_of(words)
     bins = [bins_for(width, is_narrow((kind, types[-1]))) for kind in types[:-1]]
     of_models = [(each.key, 1 << each.model, *of_model) for each, of_model in zip(drawn, bins, strict=True)]
     numbers = np.array([start, width, *(number for each in of_models for number in each)], np.uint64)
@@ -98,7 +96,7 @@ def add_ranked(
     n_bins = max(n for n, _ in bins)
     of_bins = [np.zeros(COUNTERS * n_bins, np.uint32), *(np.empty(n_bins, np.uint32) for _ in range(3))]
     dtypes = (*types, MASK, "int64", "float64", *kinds, *["uint32"] * len(of_bins))
-    _run(rank_masks, [*words, masks, numbers, chances, *of_row, *of_bins], dtypes)
+    call(rank_masks, [*words, masks, numbers, chances, *of_row, *of_bins], dtypes)
 
 
 def _chance(ranked: Ranked, width: int) -> tuple[float, float]:
@@ -114,7 +112,7 @@ def packed(masks: np.ndarray, n_models: int) -> np.ndarray:
     if n_models > HALF_BITS or masks.size % 2:
         return masks.astype(np.uint8)
     halves = np.empty(masks.size // 2, np.uint8)
-    _run(pack, [halves, masks], ("uint8", MASK))
+    call(pack, [halves, masks], ("uint8", MASK))
     return halves
 
 
@@ -123,13 +121,5 @@ def unpacked(packed: np.ndarray, n: int) -> np.ndarray:
     if packed.size == n:
         return packed.astype(np.uint16)
     masks = np.empty(n, np.uint16)
-    _run(unpack, [packed, masks], ("uint8", MASK))
+    call(unpack, [packed, masks], ("uint8", MASK))
     return masks
-
-
-def _run(kernel: Kernel, arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> None:
-    """Calls a kernel on one set of arrays; its number of words is that of the first."""
-    for array in arrays:
-        assert array.flags.c_contiguous, "the compiled code trusts its pointers"
-    rows = np.array([[arrays[0].size, *(array.ctypes.data for array in arrays)]], np.int64)
-    run(kernel, Table(rows, tuple(dtypes)), NO_FACTORS, np.empty(1, np.int64))

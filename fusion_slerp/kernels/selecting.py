@@ -11,12 +11,14 @@ import numpy as np
 from fusion_slerp.kernels import (
     FAST_ELEMENTS,
     Kernel,
-    Table,
     Words,
+    call,
     key_masks,
     keys,
     run,
     selection,
+    table_with,
+    types_of,
     values_of,
 )
 from fusion_slerp.kernels.elements import MASK
@@ -55,7 +57,7 @@ def masks_by_key(words: Words, limits: Limits) -> np.ndarray:
         Fresh uint16 of the words' length.
     """
     masks = np.empty(words[0].size, np.uint16)
-    _run(key_masks.select, [*words, masks], [*_types(words), MASK], _factors(limits))
+    call(key_masks.select, [*words, masks], [*types_of(words), MASK], _factors(limits))
     return masks
 
 
@@ -85,15 +87,15 @@ def flagged_by_key(words: Words, limits: Limits, keys: Sequence[Sequence[int]]) 
     masks, *equal = np.empty((1 + len(keys), words[0].size), np.uint16)
     counts = np.empty((len(keys), len(words) - 1), np.int64)
     factors = [*_factors(limits), *(float(key) for of_models in keys for key in of_models)]
-    dtypes = [*_types(words), MASK, *[MASK] * len(keys), "int64"]
-    _run(key_masks.select_and_flag, [*words, masks, *equal, counts], dtypes, factors)
+    dtypes = [*types_of(words), MASK, *[MASK] * len(keys), "int64"]
+    call(key_masks.select_and_flag, [*words, masks, *equal, counts], dtypes, factors)
     return Flagged(masks, equal, counts)
 
 
 def add_flagged(masks: np.ndarray, flags: np.ndarray, bits: int) -> None:
     """Adds bits to the masks where they are set in the flags: uint16, of equal length."""
     assert masks.size == flags.size, "the compiled code trusts its pointers"
-    _run(key_masks.add_flagged, [masks, flags], [MASK, MASK], [float(bits)])
+    call(key_masks.add_flagged, [masks, flags], [MASK, MASK], [float(bits)])
 
 
 def _factors(limits: Limits) -> list[float]:
@@ -106,11 +108,11 @@ def masks_by_spread(words: Words, first: int) -> np.ndarray:
     Returns:
         Fresh uint16 of the words' length.
     """
-    masks, types = np.empty(words[0].size, np.uint16), _types(words)
+    masks, types = np.empty(words[0].size, np.uint16), types_of(words)
     if masks.size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
-        _run(fast_select_spread, [*words[:-1], masks], [*types[:-1], MASK], [float(first)])
+        call(fast_select_spread, [*words[:-1], masks], [*types[:-1], MASK], [float(first)])
     else:
-        _run(key_masks.select_spread, [*words, masks], [*types, MASK], [float(first)])
+        call(key_masks.select_spread, [*words, masks], [*types, MASK], [float(first)])
     return masks
 
 
@@ -137,17 +139,21 @@ def sum_by_mask(
     n = len(words) - 1
     if table.shape != (1 << n, n + 1) or masks.size != out.size:  # the compiled code trusts its pointers
         raise ValueError(f"sum_by_mask: {table.shape}, {masks.size} masks; needed: {1 << n} rows of {n + 1}")
-    types, factors = [*_types(words), out.dtype.name], list(votes or ())
+    types, factors = types_of([*words, out]), list(votes or ())
     dtypes, arrays = [*types[:-1], MASK, types[-1], "float64"], [*words, masks, out, table]
     fast = factors_of(table) if out.size >= FAST_ELEMENTS and is_fast(types) and can_vote(factors) else None
     if fast is None:
         if votes is not None:
-            _run(selection.elect, [*words, masks], [*types[:-1], MASK], factors)
-        return _run(selection.selected_sum, arrays, dtypes)
+            call(selection.elect, [*words, masks], [*types[:-1], MASK], factors)
+        return call(selection.selected_sum, arrays, dtypes)
     if votes is None:
-        return _run(fast_selected_sum, arrays, dtypes, [*fast.scales, *fast.shares])
+        return call(fast_selected_sum, arrays, dtypes, [*fast.scales, *fast.shares])
     simple = float(are_simple(factors))
-    return _run(fast_elected_sum, arrays, dtypes, [*factors, simple, *fast.scales, *fast.shares])
+    return call(fast_elected_sum, arrays, dtypes, [*factors, simple, *fast.scales, *fast.shares])
+
+
+SPARE_BINS = 256
+"""Those of a power of two."""
 
 
 class Histogram(NamedTuple):
@@ -155,23 +161,36 @@ class Histogram(NamedTuple):
 
     Attributes:
         n_zero: How many are zero: the first bin.
-        first: The first other bin that has any.
-        counts: int64, from this bin to the last that has any.
+        first: The first bin of `counts`; there are none in those before, but for zero, nor after the last.
+        counts: int64, by bin.
     """
 
     n_zero: int
     first: int
     counts: np.ndarray
 
+    @property
+    def end(self) -> int:
+        """The bin after the last that has any."""
+        return self.first + self.counts.size
+
     def join(self, other: Histogram) -> Histogram:
-        """Adds another."""
-        filled = [each for each in (self, other) if each.counts.size] or [self]
-        first = min(each.first for each in filled)
-        end = max(each.first + each.counts.size for each in filled)
-        total = np.zeros(end - first, np.int64)
-        for each in filled:
-            total[each.first - first :][: each.counts.size] += each.counts
-        return Histogram(self.n_zero + other.n_zero, first, total)
+        """Adds another, in place as a rule."""
+        n_zero = self.n_zero + other.n_zero
+        first, counts = self.first, self.counts
+        if not other.counts.size:
+            return Histogram(n_zero, first, counts)
+        if other.first < first or other.end > self.end:
+            first, end = (other.first, other.end) if not counts.size else self._wide_enough_for(other)
+            counts = np.zeros(end - first, np.int64)
+            counts[self.first - first :][: self.counts.size] = self.counts
+        counts[other.first - first :][: other.counts.size] += other.counts
+        return Histogram(n_zero, first, counts)
+
+    def _wide_enough_for(self, other: Histogram) -> tuple[int, int]:
+        """The bins of both, and some more, so that later ones fit in."""
+        first, end = min(self.first, other.first), max(self.end, other.end)
+        return max(1, first - SPARE_BINS), min(keys.COARSE_BINS, end + SPARE_BINS)
 
     def of_all_bins(self) -> np.ndarray:
         """Returns fresh int64 of shape (COARSE_BINS,)."""
@@ -196,15 +215,16 @@ def count_upper(words: Words) -> Histogram:
     """
     if not hasattr(_counters, "of_bins"):
         _counters.of_bins = np.zeros((keys.COUNTERS, keys.COARSE_BINS), np.uint32)
-    numbers, counts = np.empty(3, np.int64), np.empty(keys.COARSE_BINS, np.int64)
-    kernel, types = keys.count_upper, _types(words)
+        _counters.together = np.empty(keys.COARSE_BINS, np.int64)
+    numbers, counts = np.empty(3, np.int64), _counters.together
+    kernel, types = keys.count_upper, types_of(words)
     if len(words) > 2:
         kernel = keys.count_upper_of_spread
         if words[0].size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
             bins = np.empty(words[0].size, np.uint16)
-            _run(fast_bins_of_spread, [*words[:-1], bins], [*types[:-1], MASK])
+            call(fast_bins_of_spread, [*words[:-1], bins], [*types[:-1], MASK])
             kernel, words, types = keys.count_bins, [bins], [MASK]
-    _run(kernel, [*words, _counters.of_bins, numbers, counts], [*types, "uint32", "int64", "int64"])
+    call(kernel, [*words, _counters.of_bins, numbers, counts], [*types, "uint32", "int64", "int64"])
     n_zero, first, end = numbers.tolist()
     return Histogram(n_zero, first, counts[first:end].copy())
 
@@ -221,7 +241,7 @@ def count_lower(words: Words, upper: int) -> np.ndarray:
     """
     counters = np.zeros(keys.FINE_BINS, np.uint32)
     kernel = keys.count_lower if len(words) == 2 else keys.count_lower_of_spread
-    _run(kernel, [*words, counters], [*_types(words), "uint32"], [float(upper)])
+    call(kernel, [*words, counters], [*types_of(words), "uint32"], [float(upper)])
     return counters.astype(np.int64)
 
 
@@ -239,7 +259,7 @@ def count_sets(words: Words, masks: np.ndarray) -> np.ndarray:
         Fresh int64 of shape (models, 2).
     """
     counts = np.empty((len(words) - 1, 2), np.int64)
-    _run(selection.count_sets, [*words, masks, counts], [*_types(words), MASK, "int64"])
+    call(selection.count_sets, [*words, masks, counts], [*types_of(words), MASK, "int64"])
     return counts
 
 
@@ -258,25 +278,5 @@ def sums_of_squares(words: Words, masks: np.ndarray) -> np.ndarray:
 
 
 def _sums(kernel: Kernel, words: Words, masks: np.ndarray, n_sums: int) -> np.ndarray:
-    table = _table([*words, masks], [*_types(words), MASK])
+    table = table_with([*words, masks], [*types_of(words), MASK])
     return run(kernel, table, np.empty((1, 0)), np.empty((1, n_sums)))[0]
-
-
-def _run(
-    kernel: Kernel, arrays: Sequence[np.ndarray], dtypes: Sequence[str], factors: Sequence[float] = ()
-) -> int:
-    """Calls a kernel on one set of arrays; returns its result."""
-    given = np.array([factors], np.float64).reshape(1, -1)
-    return int(run(kernel, _table(arrays, dtypes), given, np.empty(1, np.int64))[0])
-
-
-def _table(arrays: Sequence[np.ndarray], dtypes: Sequence[str]) -> Table:
-    """The table of one set of arrays; those of the kernel itself have lengths of their own."""
-    for array in arrays:
-        assert array.flags.c_contiguous, "the compiled code trusts its pointers"
-    rows = np.array([[arrays[0].size, *(array.ctypes.data for array in arrays)]], np.int64)
-    return Table(rows, tuple(dtypes))
-
-
-def _types(words: Words) -> list[str]:
-    return [each.dtype.name for each in words]
