@@ -25,6 +25,12 @@ def ranks_of(program: Any) -> Ranks:
     return ranks
 
 
+def leave_saving_to_rank_0(ranks: Ranks, program: Any) -> None:
+    """Keeps the other ranks from saving the same model to the same path as rank 0 does."""
+    if not ranks.is_first and getattr(program, "merged_model_save_path", None) is not None:
+        program.merged_model_save_path = None
+
+
 def share_of(ranks: Ranks, settings: MergeSettings) -> MergeSettings:
     """Returns the settings of a process that merges at the same time as the others.
 

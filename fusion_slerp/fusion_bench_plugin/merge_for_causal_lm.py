@@ -17,7 +17,12 @@ from fusion_slerp.errors import OutputError
 from fusion_slerp.evaluation.building import name_origin
 from fusion_slerp.fusion_bench_plugin.compact_errors import compact_errors
 from fusion_slerp.fusion_bench_plugin.fabric_logs import log_to_fabric
-from fusion_slerp.fusion_bench_plugin.fabric_ranks import quiet, ranks_of, share_of
+from fusion_slerp.fusion_bench_plugin.fabric_ranks import (
+    leave_saving_to_rank_0,
+    quiet,
+    ranks_of,
+    share_of,
+)
 from fusion_slerp.fusion_bench_plugin.host_values import plain
 from fusion_slerp.fusion_bench_plugin.last_lines import show_last, show_waiting
 from fusion_slerp.fusion_bench_plugin.loaded_models import merge_loaded
@@ -154,6 +159,7 @@ class MergeForCausalLM(BaseAlgorithm):
             models, settings = ranks.on_all(lambda: self._read(modelpool))
             self._announce(settings, models, special_entries(modelpool, self._how, self._towards_base))
             settings = share_of(ranks, settings)
+            leave_saving_to_rank_0(ranks, self._program)
             if any(model.source is None for model in models.values()):
                 return self._merge_loaded(modelpool, models, settings, ranks)
             options = merge_options(modelpool, models, settings)

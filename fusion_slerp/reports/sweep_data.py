@@ -18,8 +18,9 @@ from fusion_slerp.reports.search_data import search_data
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.sources.opening import open_source
 from fusion_slerp.sweeps.axes import options_at, parse_axes
-from fusion_slerp.sweeps.best import score_at, text_of, verdict, within_noise
+from fusion_slerp.sweeps.best import verdict, within_noise
 from fusion_slerp.sweeps.record import SweepPoint, SweepRecord, read_record
+from fusion_slerp.sweeps.scores import difference_key, score_at, stderr_at, text_of
 
 BEST = "best"
 
@@ -104,11 +105,14 @@ def _sweep(record: SweepRecord) -> dict[str, Any]:
 
 def _point(point: SweepPoint, record: SweepRecord) -> dict[str, Any]:
     scores = scored({"point": point.scores})["models"].get("point", {})
-    text = text_of(record.metric)
-    from_best = point.differences.get(BEST, {}).get(text or "")
+    from_best, path = (
+        point.differences.get(BEST, {}).get(difference_key(record.metric)),
+        record.metric["name"],
+    )
     return {
         "values": {name: plain(without_folders(value)) for name, value in point.values.items()},
-        "metric": finite(score_at(point.scores, record.metric["name"])),
+        "metric": finite(score_at(point.scores, path)),
+        "metric_stderr": finite(stderr_at(point.scores, path)),
         "scores": scores,
         "from_best": None if from_best is None else {k: finite(v) for k, v in from_best.items()},
         "seconds": {key: finite(value) for key, value in point.seconds.items()},

@@ -82,6 +82,15 @@ def test_three_processes_make_the_same_files(alone, tmp_path):
     assert contents(child_in(tmp_path)) == contents(alone)
 
 
+def test_the_program_saves_the_merged_model_once(tmp_path):
+    """To the `merged_model_save_path` of FusionBench, which each process would write to."""
+    options = ("method.model_save_path=null", "merged_model_save_path=child", "~taskpool", "method.t=0.4")
+    code, printed = run_to_the_end(tmp_path, *PROCESSES, *options)
+    assert code == 0, printed[-3000:]
+    assert of_ranks(printed, "Saving the merged model to child") == 1
+    assert_is_merge_of_demo(tmp_path / "child", t=0.4)
+
+
 @pytest.mark.parametrize(("pool", "path"), [("streamed", "null"), ("loaded", "child")])
 def test_two_processes_have_the_merged_model(tmp_path, pool, path):
     """An evaluation of ours saves the model of each process."""

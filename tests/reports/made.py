@@ -158,6 +158,26 @@ def sweep_record(prompt: str = "def main(", answer: str = "self):\n    return No
     )
 
 
+def by_task(record: SweepRecord) -> SweepRecord:
+    """The record of a sweep that was judged by the score of a task as well as losses."""
+
+    def with_task(of: dict[str, Any], value: float) -> dict[str, Any]:
+        metric = {"value": value, "stderr": 0.02, "higher_is_better": True}
+        return {**of, "tasks": {"quiz": {"metrics": {"acc": metric}}}}
+
+    points = [
+        replace(
+            point,
+            scores=with_task(dict(point.scores), 0.5 + i / 100),
+            differences={"best": {"quiz.acc": difference((i - 10) / 100, 0.005)}} if i < 10 else {},
+        )
+        for i, point in enumerate(record.points)
+    ]
+    parents = {label: with_task(dict(each), 0.5) for label, each in record.parents.items()}
+    metric = {"name": "quiz.acc", "better": "higher"}
+    return replace(record, metric=metric, points=tuple(points), parents=parents, best=10)
+
+
 def write_sweep(folder: Path, record: SweepRecord) -> Path:
     """Writes a record as a sweep does."""
     from fusion_slerp.sweeps.record import FILE, as_fields

@@ -18,7 +18,7 @@ from fusion_slerp.reports.page import page
 from fusion_slerp.reports.sweep_data import record_data
 from tests.models import TOKENS, tiny_tensors, write_checkpoint
 from tests.reports.conftest import DEMO
-from tests.reports.made import HOSTILE, grid_record, layer_reports, sweep_record, write_child
+from tests.reports.made import HOSTILE, by_task, grid_record, layer_reports, sweep_record, write_child
 
 VOID = {"meta", "link", "input", "img", "br", "wbr"}
 
@@ -222,6 +222,18 @@ def test_hostile_samples_and_prompts_are_texts():
     structure = parsed(page(data))
     assert "img" not in {tag for tag, _ in structure.elements}
     assert data_of(page(data))["evaluation"]["samples"] == [{"prompt": HOSTILE, "texts": {"best": HOSTILE}}]
+
+
+def test_a_sweep_by_a_task_shows_its_score_with_its_error_and_the_differences_from_the_best():
+    data = completed(record_data(by_task(sweep_record()), "quiz"))
+    points = data["sweep"]["points"]
+    assert [points[i]["metric"] for i in (0, 10)] == [0.5, 0.6]
+    assert {point["metric_stderr"] for point in points} == {0.02}
+    assert points[4]["from_best"] == {"value": -0.06, "stderr": 0.005, "low": -0.0698, "high": -0.0502}
+    text = page(data)
+    assert "quiz.acc over t" in text
+    assert "Bars are 95 % intervals." in text
+    assert text.count("−0.0600 ± 0.0050") == 1
 
 
 def test_a_sweep_of_two_options_is_a_heat_map_with_the_best_marked():

@@ -67,8 +67,8 @@ def _lead(sweep: Mapping[str, Any]) -> str:
 
 
 def _lines(sweep: Mapping[str, Any]) -> list[str]:
-    """The texts that have a line each: those of the metric first."""
-    texts = sweep["texts"]
+    """The texts that have a line each, that of the metric first; none if the metric is no loss of a text."""
+    texts = sweep["texts"] if sweep["text"] is not None else []
     first = [text for text in texts if text == sweep["text"]]
     return [*first, *(text for text in texts if text not in first)][:6]
 
@@ -127,9 +127,11 @@ def curves(data: Data, axis: str) -> tuple[Html, Html]:
         for mark, text in zip(_marks(sweep, lines), lines, strict=True)
     ]
     if not series:
-        series = [
-            Series("child", sweep["metric"]["name"], [Point(p["values"][axis], p["metric"]) for p in points])
+        metric = [
+            _with_error(point["values"][axis], point["metric"], point.get("metric_stderr"))
+            for point in points
         ]
+        series = [Series("child", sweep["metric"]["name"], metric)]
     crosses = search.stopped(sweep, axis)
     series += crosses
     best = None if sweep["best"] is None else sweep["points"][sweep["best"]]
@@ -169,10 +171,13 @@ def _ticks(points: Sequence[Mapping[str, Any]], axis: str, most: int) -> list[tu
 
 def _point(point: Mapping[str, Any], axis: str, text: str) -> Point:
     score = point["scores"].get(text, {})
-    loss, error = score.get("loss"), score.get("loss_stderr")
-    if loss is None or error is None or not isfinite(error):
-        return Point(point["values"][axis], loss)
-    return Point(point["values"][axis], loss, loss - Z * error, loss + Z * error)
+    return _with_error(point["values"][axis], score.get("loss"), score.get("loss_stderr"))
+
+
+def _with_error(x: float, y: float | None, stderr: float | None) -> Point:
+    if y is None or stderr is None or not isfinite(stderr):
+        return Point(x, y)
+    return Point(x, y, y - Z * stderr, y + Z * stderr)
 
 
 def _of_metric(point: Mapping[str, Any], sweep: Mapping[str, Any]) -> float | None:
