@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,13 +16,16 @@ from fusion_slerp.cli.output import Output, console, exit_on_error, warnings_to
 from fusion_slerp.cli.processes import joined, on_all, output_of
 from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.cli.sweep_arguments import named_texts
+from fusion_slerp.engine.progress import INTERVAL_S
 from fusion_slerp.errors import OutputError, Problem
 from fusion_slerp.output.replaceable import EVALUATION
 from fusion_slerp.paths import absolute_text, user_path, utf8
 
 if TYPE_CHECKING:
+    from rich.status import Status
+
     from fusion_slerp.cluster.ranks import Ranks
-    from fusion_slerp.evaluation.comparing import EvaluatedModels, OnModel
+    from fusion_slerp.evaluation.comparing import EvaluatedModels
 
 
 def evaluate_models(models: Sequence[str], given: EvaluateArguments, output: Output) -> None:
@@ -38,8 +42,8 @@ def evaluate_models(models: Sequence[str], given: EvaluateArguments, output: Out
         file = on_all(ranks, lambda: None if given.out is None else _target(given.out))
         texts = named_texts(given.texts)
         settings = {name: value for name, value in given.settings.items() if value not in (None, [])}
-        with interrupts_raise(), _progress(output, len(models)) as on_model:
-            settings |= {"texts": texts, "on_model": on_model}
+        with interrupts_raise(), _progress(output, len(models)) as shown:
+            settings |= {"texts": texts, "on_model": shown.on_model, "on_tokens": shown.on_tokens}
             result = on_all(ranks, lambda: _evaluated(models, settings, ranks))
         if file is not None and not output.rank:
             _write(file, result.as_fields())
@@ -72,28 +76,64 @@ def _show(result: EvaluatedModels, output: Output) -> None:
         print_scores(result.tasks, result.comparison.subject)
 
 
+class _Shown:
+    """The progress of an evaluation: the model, and how far it is in which text. This one shows nothing."""
+
+    def on_model(self, name: str) -> None:
+        """Begins a model."""
+
+    def on_tokens(self, text: str, done: int, total: int) -> None:
+        """Some of a text's tokens are scored."""
+
+
+class _Lines(_Shown):
+    """As JSON lines, at most one every `INTERVAL_S` of a text."""
+
+    def __init__(self, output: Output) -> None:
+        self._output, self._model, self._last = output, "", 0.0
+
+    def on_model(self, name: str) -> None:
+        self._model = name
+        self._output.end("evaluating", model=name)
+
+    def on_tokens(self, text: str, done: int, total: int) -> None:
+        if time.monotonic() - self._last >= INTERVAL_S or done == total:
+            self._last = time.monotonic()
+            fields = {"text": text, "done_tokens": done, "total_tokens": total}
+            self._output.end("evaluating", model=self._model, **fields)
+
+
+class _Line(_Shown):
+    """As a line in a terminal."""
+
+    def __init__(self, status: Status, n_models: int) -> None:
+        self._status, self._n_models, self._n_begun, self._model = status, n_models, 0, ""
+
+    def on_model(self, name: str) -> None:
+        self._n_begun += 1
+        self._model = f"evaluating {name} ({self._n_begun} of {self._n_models})"
+        self._status.update(self._model)
+
+    def on_tokens(self, text: str, done: int, total: int) -> None:
+        self._status.update(f"{self._model}: {text}, {done / total:.0%}")
+
+
 @contextmanager
-def _progress(output: Output, n_models: int) -> Iterator[OnModel]:
-    """Names the model that is being evaluated: in a terminal, or as JSON lines."""
+def _progress(output: Output, n_models: int) -> Iterator[_Shown]:
+    """Shows which model is being evaluated, and how far it is."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # of each model's loading
     if output.progress == "json":
-        yield lambda name: output.end("evaluating", model=name)
+        yield _Lines(output)
         return
     if not output.progress:
-        yield lambda name: None
+        yield _Shown()
         return
     from rich.status import Status
 
     with Status("reading the texts", console=console(stderr=True)) as status:
-        names: list[str] = []
-
-        def show(name: str) -> None:
-            names.append(name)
-            status.update(f"evaluating {name} ({len(names)} of {n_models})")
-
-        yield show
+        yield _Line(status, n_models)
 
 
 def _target(out: str) -> Path:

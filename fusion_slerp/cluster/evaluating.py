@@ -23,7 +23,7 @@ from fusion_slerp.errors import MismatchError, Problem
 from fusion_slerp.evaluation.comparing import Measuring
 from fusion_slerp.evaluation.evaluation import Evaluation, TextEvaluation
 from fusion_slerp.evaluation.evaluator import PreparedEvaluation
-from fusion_slerp.evaluation.losses import Batch, batch_losses, batches, put_losses, ready
+from fusion_slerp.evaluation.losses import Batch, batch_losses, batches, n_scored, put_losses, ready
 from fusion_slerp.evaluation.statistics import Losses
 from fusion_slerp.evaluation.tokens import Tokens
 
@@ -70,7 +70,8 @@ def evaluate_shared(prepared: PreparedEvaluation, name: str, model: nn.Module, r
         _compare({text: tokens.digest for text, tokens in texts.items()} | windows, together)
         for i, (text, each) in enumerate(by_text.items()):
             own = [batch for batch, owner in zip(each, owners[text], strict=True) if owner == ranks.rank]
-            together.put(f"losses {i} {ranks.rank}", _measured(model, texts[text], own, together))
+            on_scored = prepared.following(text, sum(map(n_scored, own)))
+            together.put(f"losses {i} {ranks.rank}", _measured(model, texts[text], own, together, on_scored))
         joined = {}
         for i, (text, tokens) in enumerate(texts.items()):
             parts = [together.wait_for(f"losses {i} {k}") for k in range(ranks.count)]
@@ -128,12 +129,19 @@ def _cost(batch: Batch) -> int:
     return sum(window.stop - window.start for _, window in batch)
 
 
-def _measured(model: nn.Module, tokens: Tokens, own: Sequence[Batch], together: Together) -> Part:
+def _measured(
+    model: nn.Module,
+    tokens: Tokens,
+    own: Sequence[Batch],
+    together: Together,
+    on_scored: Callable[[int], object],
+) -> Part:
     began = time.perf_counter()
     losses = [np.empty(0)]
     for batch in own:
         together.check()
         losses.append(batch_losses(model, tokens.ids, batch).numpy().ravel())
+        on_scored(n_scored(batch))
     return Part(np.concatenate(losses), time.perf_counter() - began)
 
 

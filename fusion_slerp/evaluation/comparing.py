@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from fusion_slerp._version import __version__
 from fusion_slerp.errors import CheckpointError, FusionSlerpError, Problem, SettingsError, raise_all, setting
 from fusion_slerp.evaluation.comparison import Comparison
 from fusion_slerp.evaluation.evaluation import Evaluation, difference_fields
-from fusion_slerp.evaluation.evaluator import Candidate, Evaluator, PreparedEvaluation
+from fusion_slerp.evaluation.evaluator import Candidate, Evaluator, OnTokens, PreparedEvaluation
 from fusion_slerp.evaluation.models import load_config, load_model, own_tokenizer, weights_dtype
 from fusion_slerp.evaluation.samples import DEFAULT_NEW_TOKENS
 from fusion_slerp.evaluation.settings import DIFFERENCES, SAMPLES, SO, TASKS
@@ -134,6 +134,7 @@ def evaluate(
     max_tokens: int | None = None,
     device: str = "auto",
     on_model: OnModel = lambda name: None,
+    on_tokens: OnTokens = lambda text, done, total: None,
     measuring: Measuring = ALONE,
 ) -> EvaluatedModels:
     """Measures models on texts and tasks, lets them continue prompts, and compares the first with the others.
@@ -156,6 +157,8 @@ def evaluate(
         max_tokens: Read at most this many tokens of each text; None reads all.
         device: A torch device, or `"auto"`: CUDA if available, else the CPU.
         on_model: Called with a model's name before it is loaded.
+        on_tokens: Called as it goes through a text, with the text's name, how many tokens this process has
+            scored, and how many it is to score.
         measuring: How each model is measured; by default, by this process alone.
 
     Raises:
@@ -174,7 +177,7 @@ def evaluate(
             settings = {"context_length": context_length, "stride": stride, "batch_size": batch_size}
             settings |= {"max_tokens": max_tokens, "device": device, "prompts": prompts}
             evaluator = Evaluator(texts or {}, **settings, max_new_tokens=max_new_tokens, chat=chat)
-            prepared = None if problems else evaluator.prepare(candidates)
+            prepared = None if problems else replace(evaluator.prepare(candidates), on_tokens=on_tokens)
     except FusionSlerpError as error:
         problems.append(error)
     try:

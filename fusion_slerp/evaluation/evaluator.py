@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -185,6 +185,10 @@ class Evaluator:
         return context_length, stride
 
 
+OnTokens = Callable[[str, int, int], object]
+"""Called with a text, how many of its tokens this process has scored, and how many it is to score."""
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedEvaluation:
     """Texts in the tokens of each model; nothing more can be wrong with the settings.
@@ -195,6 +199,7 @@ class PreparedEvaluation:
         windows: The same for all models.
         prompts: What models are to continue.
         device: As given to the evaluator.
+        on_tokens: Called as a model goes through a text.
     """
 
     tokens: Mapping[str, Mapping[str, Tokens]]
@@ -202,6 +207,7 @@ class PreparedEvaluation:
     windows: WindowSettings
     prompts: Prompts
     device: str
+    on_tokens: OnTokens = lambda text, done, total: None
 
     def evaluate(self, name: str, model: nn.Module) -> Evaluation:
         """Returns the losses of a model; may be called again, for instance with other weights.
@@ -211,7 +217,8 @@ class PreparedEvaluation:
             model: Runs in its own type and in evaluation mode; then left unchanged.
         """
         with ready(model, self.device):
-            return Evaluation({text: self._score(model, each) for text, each in self.tokens[name].items()})
+            of_texts = self.tokens[name].items()
+            return Evaluation({text: self._score(model, text, each) for text, each in of_texts})
 
     def samples(self, name: str, model: nn.Module) -> list[dict[str, str]]:
         """Returns what a model writes after each prompt: `{"prompt", "text"}`; none without prompts.
@@ -226,8 +233,20 @@ class PreparedEvaluation:
             given = self.prompts
             return generate(model, self.tokenizers[name], given.texts, given.max_new_tokens, given.chat)
 
-    def _score(self, model: nn.Module, tokens: Tokens) -> TextEvaluation:
+    def following(self, text: str, total: int) -> Callable[[int], None]:
+        """Returns what is to be called with the number of tokens just scored, of a total."""
+        done = 0
+
+        def on_scored(n: int) -> None:
+            nonlocal done
+            done += n
+            self.on_tokens(text, done, total)
+
+        return on_scored
+
+    def _score(self, model: nn.Module, text: str, tokens: Tokens) -> TextEvaluation:
         began = time.perf_counter()
-        losses = token_losses(model, tokens.ids, **asdict(self.windows))
+        on_scored = self.following(text, sum(max(len(ids) - 1, 0) for ids in tokens.ids))
+        losses = token_losses(model, tokens.ids, **asdict(self.windows), on_scored=on_scored)
         seconds = time.perf_counter() - began
         return TextEvaluation(tuple(each.numpy() for each in losses), tokens.digest, tokens.n_bytes, seconds)

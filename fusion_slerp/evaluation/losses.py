@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +82,7 @@ def token_losses(
     stride: int,
     batch_size: int,
     only: Container[tuple[int, int]] | None = None,
+    on_scored: Callable[[int], object] = lambda n: None,
 ) -> list[Tensor]:
     """Returns the loss of every token but the first, for each document.
 
@@ -96,6 +97,7 @@ def token_losses(
         batch_size: Maximum windows in one forward pass.
         only: Score only these windows, each by its document's index and its first scored position; None
             scores all.
+        on_scored: Called after each forward pass with the number of tokens that it scored.
 
     Returns:
         Nats, one fresh float64 tensor on the CPU per document, shape [max(tokens - 1, 0)]; NaN for tokens
@@ -104,6 +106,7 @@ def token_losses(
     losses = [torch.full((max(len(ids) - 1, 0),), math.nan, dtype=torch.float64) for ids in documents]
     for batch in batches(documents, context_length, stride, batch_size, only):
         put_losses(losses, batch, batch_losses(model, documents, batch))
+        on_scored(n_scored(batch))
     return losses
 
 
@@ -127,6 +130,11 @@ def batches(
             yield group[first : first + batch_size]
 
 
+def n_scored(batch: Batch) -> int:
+    """The tokens that a batch scores."""
+    return sum(window.stop - window.first_scored for _, window in batch)
+
+
 def batch_losses(model: nn.Module, documents: Sequence[Tensor], batch: Batch) -> Tensor:
     """Returns the losses of a batch's scored tokens in one forward pass.
 
@@ -134,10 +142,10 @@ def batch_losses(model: nn.Module, documents: Sequence[Tensor], batch: Batch) ->
         Nats, fresh, on the CPU: float64, shape [windows, scored tokens of each].
     """
     ids = torch.stack([documents[index][window.start : window.stop] for index, window in batch])
-    n_scored = batch[0][1].stop - batch[0][1].first_scored
+    n_last = batch[0][1].stop - batch[0][1].first_scored
     # no_grad, not inference_mode: tensors that the model caches meanwhile must stay usable in training.
     with torch.no_grad():
-        scored = _scored_losses(model, ids.to(next(model.parameters()).device), n_scored)
+        scored = _scored_losses(model, ids.to(next(model.parameters()).device), n_last)
     return scored.cpu().double()
 
 

@@ -7,6 +7,7 @@ import json
 import numpy as np
 from safetensors.numpy import save_file
 
+from tests.cli.conftest import DEMO
 from tests.models import tiny_tensors
 
 
@@ -26,6 +27,16 @@ def test_merge(command, parents, tmp_path):
     assert (found[0], found[-1]) == ("start", "done")
     assert found.count("file") == 1
     assert events(ended)[-1]["out"] == str(tmp_path / "child")
+
+
+def test_an_evaluation_says_how_far_it_is(command):
+    text = f"t={DEMO / 'texts' / 'plays.txt'}"
+    ended = command("evaluate", DEMO / "plays", "--text", text, "--max-tokens", 300, "--json-progress")
+    found = [line for line in events(ended) if line["event"] == "evaluating"]
+    assert found[0] == {"format": 1, "event": "evaluating", "model": "plays"}
+    fields = {"text": "t", "done_tokens": 299, "total_tokens": 299}
+    assert found[-1] == {**found[0], **fields}
+    assert kinds(ended)[-1] == "done"
 
 
 def test_warnings_and_failures_are_lines(command, parents, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fusion_slerp import slerp
+from tests.cli.conftest import DEMO
 from tests.every_method import write_family
 from tests.models import CONFIG, names_in, write_checkpoint, write_json
 
@@ -27,6 +28,8 @@ pytestmark = [
 ]
 
 COLOUR = "\x1b[1;31m"
+
+COLUMNS = 160
 
 HANG_S = 300
 """No answer takes that long; a command that does stands still."""
@@ -46,7 +49,7 @@ def terminal(tmp_path):
             cwd=tmp_path,
             env=env,
             encoding="utf-8",
-            dimensions=(50, 160),
+            dimensions=(50, COLUMNS),
             timeout=HANG_S,
             # what a shell has started in the background ignores Ctrl-C, and so would its children
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -378,6 +381,33 @@ def test_finished_files_are_kept_and_the_line_that_is_shown_goes_on(terminal, he
     assert code == 0
     assert " files from an interrupted run" in without_styles(output)
     assert names_in(tmp_path / "out") == ["child"]
+
+
+# --- pictures and progress ------------------------------------------------------------------------------
+
+
+def test_the_map_is_in_colour_in_a_terminal_and_in_numbers_without(terminal):
+    models = (DEMO / "plays", DEMO / "code")
+    in_colour, code = ended(terminal("inspect", *models, COLORTERM="truecolor"))
+    assert code == 0
+    assert re.search("\x1b\\[38;2;[0-9;]*;48;2;[0-9;]*m▀", in_colour)
+    in_numbers, _ = ended(terminal("inspect", *models, NO_COLOR="1"))
+    assert "▀" not in in_numbers
+    for text in map(without_styles, (in_colour, in_numbers)):
+        assert "q_proj" in text
+        assert max(map(len, text.splitlines())) <= COLUMNS
+
+
+def test_an_evaluation_says_how_far_it_is(terminal):
+    text = DEMO / "texts" / "plays.txt"
+    words = ("--text", f"t={text}", "--max-tokens", 3000, "--context-length", 64, "--batch-size", 1)
+    output, code = ended(terminal("evaluate", DEMO / "plays", DEMO / "code", *words))
+    assert code == 0
+    shown = {
+        name: re.findall(rf"evaluating {name} \({i} of 2\): t, (\d+)%", without_styles(output))
+        for i, name in ((1, "plays"), (2, "code"))
+    }
+    assert all(each for each in shown.values())
 
 
 # --- colours --------------------------------------------------------------------------------------------
