@@ -112,6 +112,8 @@ def _fetch(*found: Path | HubModel) -> None:
 
 def _found(source: Source, weights: bool) -> Path | HubModel:
     """The folder, or else the model of the Hub, without its weights."""
+    if not isinstance(source, (str, os.PathLike)):
+        raise _no_name(source).error()
     name = os.fspath(source)
     folder = user_path(name, CheckpointError)
     if os.path.isdir(folder):  # pathlib's own raises where a folder on the way is closed to us
@@ -129,6 +131,12 @@ def _found(source: Source, weights: bool) -> Path | HubModel:
     from fusion_slerp.sources.hub.models import find  # rarely needed
 
     return find(name, weights)
+
+
+def _no_name(source: object) -> Problem:
+    fields = (("found", f"{type(source).__name__}: {source!r:.100}"), ("needed", "a folder or a Hub id"))
+    fix = "name the models one by one: merge('folder/a', 'owner/b', out='folder/child')"
+    return Problem(CheckpointError, "no name of a model", fields, fix)
 
 
 def is_hub_id(name: str) -> bool:

@@ -97,6 +97,14 @@ def test_a_path_that_does_not_exist_is_not_asked_of_the_hub(hub, tmp_path, monke
     assert hub.downloads == []
 
 
+@pytest.mark.parametrize("source", [None, 3, b"a", ["a", "b"]], ids=str)
+def test_what_is_no_path_is_refused(source):
+    """As a list of models would be in place of the models."""
+    lines = message_of(source).splitlines()
+    assert lines[:2] == ["no name of a model", f"  found: {type(source).__name__}: {source!r}"]
+    assert lines[-1].startswith("Fix: name the models one by one: merge('folder/a', 'owner/b', ")
+
+
 def test_a_file_is_not_a_folder(tmp_path):
     folder = write_checkpoint(tmp_path / "a")
     lines = message_of(folder / "model.safetensors").splitlines()
