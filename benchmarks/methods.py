@@ -56,7 +56,16 @@ def mergekits(environment: Path) -> dict[str, Command]:
     return {f"mergekit {name}": contenders.mergekit_method(environment, _recipe(name)) for name in names}
 
 
-def _recipe(name: str) -> Callable[[Path], Mapping[str, object]]:
+def ties_of_two(environment: Path | None) -> dict[str, Command]:
+    """TIES of two fine-tunes: ours, and mergekit's if it is there."""
+    options = {"density": 0.5, "weight": dict(list(WEIGHTS.items())[:2])}
+    commands = {"ties": contenders.of_method("ties", options, 2, True)}
+    if environment:
+        commands["mergekit ties"] = contenders.mergekit_method(environment, _recipe("ties", 2))
+    return commands
+
+
+def _recipe(name: str, n_models: int = 3) -> Callable[[Path], Mapping[str, object]]:
     method = METHODS[name]
     known = declared(method.options)
     per_model = {"density": 0.5} if "density" in known else {}
@@ -68,7 +77,7 @@ def _recipe(name: str) -> Callable[[Path], Mapping[str, object]]:
                 "model": str(folder / label),
                 "parameters": {**per_model, **({"weight": weight} if "weight" in known else {})},
             }
-            for label, weight in list(WEIGHTS.items())[: min(3, most)]
+            for label, weight in list(WEIGHTS.items())[: min(n_models, most)]
         ]
         base = {"base_model": str(folder / "base")} if method.base == "needed" else {}
         return {

@@ -163,6 +163,11 @@ def methods_of_mergekit(bench: Bench) -> list[dict[str, object]]:
     return [bench.compare("small-family", own | peers)]
 
 
+def ties_of_two(bench: Bench) -> list[dict[str, object]]:
+    """TIES of two fine-tunes of 1.1 billion parameters and their base, warm, beside mergekit's."""
+    return [bench.compare("family", families.ties_of_two(bench.environment))]
+
+
 def commits(bench: Bench) -> list[dict[str, object]]:
     """This checkout beside the commit of `--before`, on four shapes."""
     with bench.before() as before:
@@ -178,14 +183,14 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
     return json.loads(done.stdout)
 
 
-ON_REQUEST = ("commits", "methods_of_mergekit")
+ON_REQUEST = ("commits", "methods_of_mergekit", "ties_of_two")
 """Experiments that run only if they are named."""
 
 EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
     run.__name__: run
     for run in (
         *(peers, sizes, cold, shapes, vocabularies, safety, threads, kernels, linear),
-        *(methods, methods_of_mergekit, commits),
+        *(methods, methods_of_mergekit, ties_of_two, commits),
     )
 }
 
