@@ -26,15 +26,15 @@ MOST_FILES = 1000
 
 
 def folder() -> Path | None:
-    """The folder that holds them; None if none is to be used, or there is no home folder."""
+    """The folder that holds them; None if none can be used."""
     given, cache = os.environ.get(VARIABLE, ""), os.environ.get("XDG_CACHE_HOME", "")
     if given.lower() == OFF or not hasattr(os, "geteuid"):
         return None
-    if given:
-        return Path(given).expanduser()
     try:
+        if given:
+            return Path(given).expanduser()
         base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    except RuntimeError:
+    except RuntimeError:  # there is no home folder
         return None
     return base / "fusion_slerp" / "kernels"
 

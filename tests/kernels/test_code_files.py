@@ -135,6 +135,11 @@ def test_it_can_be_turned_off(folder, monkeypatch):
     assert code_files.read(NAME) is None
 
 
+def test_without_a_home_folder_nothing_is_kept(folder, monkeypatch):
+    monkeypatch.setenv(code_files.VARIABLE, "~nobody-of-this-name/kernels")
+    assert code_files.folder() is None
+
+
 def test_it_is_in_the_folder_for_caches(monkeypatch, tmp_path):
     monkeypatch.delenv(code_files.VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -1,4 +1,6 @@
-"""A merge writes to its staging folder and its target alone, and notices what others write meanwhile."""
+"""A merge writes to its staging folder and its target alone, except for the kernels that it compiles; and it
+notices what others write meanwhile.
+"""
 
 import json
 import os
@@ -8,6 +10,7 @@ import sys
 import pytest
 
 from fusion_slerp import CheckpointError, OutputError, merge
+from fusion_slerp.kernels import code_files
 from fusion_slerp.output import side_files
 from fusion_slerp.sources.open_files import OpenFiles
 from tests.models import contents, names_in
@@ -31,16 +34,20 @@ print(json.dumps(sorted(events)))
 
 
 def test_nothing_is_written_elsewhere_and_nothing_is_started(tmp_path, parents):
-    before = contents(tmp_path / "models")
+    before, kernels = contents(tmp_path / "models"), str(tmp_path / "kernels")
     words = [sys.executable, "-B", "-c", AUDITED, *map(str, parents), str(tmp_path / "place/child")]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    env = {**os.environ, code_files.VARIABLE: kernels}
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=env)
     events = [event for event in json.loads(done.stdout) if event != os.devnull]
     # The removal of a folder names what is in it by the name alone.
     whole = [event for event in events if "/" in event and not event.startswith("shutil.copyfile")]
     copied = [event for event in events if event.startswith("shutil.copyfile") and "/models/" not in event]
     allowed = (str(tmp_path / "place/.child.partial"), str(tmp_path / "place/child"))
     outside = [event for event in [*whole, *copied] if not event.rpartition(" ")[2].startswith(allowed)]
-    assert outside == [f"os.mkdir {tmp_path / 'place'}"]
+    kept = [event for event in outside if event.rpartition(" ")[2].startswith(kernels)]
+    assert {os.path.splitext(event)[1] for event in kept} == {"", ".o", code_files.UNFINISHED}
+    assert [event for event in outside if event not in kept] == [f"os.mkdir {tmp_path / 'place'}"]
+    assert all(name.endswith(".o") for name in os.listdir(kernels))
     assert {event for event in events if "/" not in event} <= {
         *(f"os.remove {name}" for name in ("lock", "journal.jsonl")),
         *(f"os.rmdir {name}" for name in ("files",)),
