@@ -12,6 +12,20 @@ Named = str | os.PathLike[str]
 """A path as the user names it; `~` and `~user` stand for home folders."""
 
 
+def xdg_folder(variable: str, default: str) -> Path:
+    """Returns our folder below that of an XDG variable: where it is unset or relative, below a home folder's.
+
+    Args:
+        variable: Such as `XDG_CACHE_HOME`.
+        default: The path from the home folder.
+
+    Raises:
+        RuntimeError: There is no home folder.
+    """
+    given = os.environ.get(variable, "")
+    return (Path(given) if os.path.isabs(given) else Path.home() / default) / "fusion_slerp"
+
+
 def user_path(path: Named, kind: type[FusionSlerpError] = SettingsError) -> Path:
     """Returns a path with the home folder in place of `~`.
 

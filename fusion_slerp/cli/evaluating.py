@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 from fusion_slerp.cli.amounts import path_text
 from fusion_slerp.cli.evaluate_arguments import EvaluateArguments
 from fusion_slerp.cli.output import Output, console, exit_on_error, warnings_to
-from fusion_slerp.cli.processes import joined, on_all, output_of
+from fusion_slerp.cli.processes import joined, on_all
 from fusion_slerp.cli.stopping import interrupts_raise
 from fusion_slerp.cli.sweep_arguments import named_texts
+from fusion_slerp.engine.event_lines import write_event
 from fusion_slerp.engine.progress import INTERVAL_S
 from fusion_slerp.errors import OutputError, Problem
 from fusion_slerp.output.replaceable import EVALUATION
@@ -36,8 +37,7 @@ def evaluate_models(models: Sequence[str], given: EvaluateArguments, output: Out
         given: What was typed after them.
         output: Where to print.
     """
-    ranks = joined()
-    output = output_of(ranks, output)
+    ranks, output = joined(output)
     with warnings_to(output), exit_on_error(output):
         file = on_all(ranks, lambda: None if given.out is None else _target(given.out))
         texts = named_texts(given.texts)
@@ -89,18 +89,17 @@ class _Shown:
 class _Lines(_Shown):
     """As JSON lines, at most one every `INTERVAL_S` of a text."""
 
-    def __init__(self, output: Output) -> None:
-        self._output, self._model, self._last = output, "", 0.0
+    def __init__(self) -> None:
+        self._model, self._last = "", 0.0
 
     def on_model(self, name: str) -> None:
         self._model = name
-        self._output.end("evaluating", model=name)
+        write_event("evaluating", model=name)
 
     def on_tokens(self, text: str, done: int, total: int) -> None:
         if time.monotonic() - self._last >= INTERVAL_S or done == total:
             self._last = time.monotonic()
-            fields = {"text": text, "done_tokens": done, "total_tokens": total}
-            self._output.end("evaluating", model=self._model, **fields)
+            write_event("evaluating", model=self._model, text=text, done_tokens=done, total_tokens=total)
 
 
 class _Line(_Shown):
@@ -125,7 +124,7 @@ def _progress(output: Output, n_models: int) -> Iterator[_Shown]:
 
     logging.disable_progress_bar()  # of each model's loading
     if output.progress == "json":
-        yield _Lines(output)
+        yield _Lines()
         return
     if not output.progress:
         yield _Shown()

@@ -51,8 +51,7 @@ def merge(
     from fusion_slerp.cli.request import read_request
     from fusion_slerp.run_logs import read_target
 
-    ranks = processes.joined()
-    output = processes.output_of(ranks, Output(json, quiet, json_progress))
+    ranks, output = processes.joined(Output(json, quiet, json_progress))
     if intermediate_dir is not None or chaining.is_chain(models):
         chaining.merge_documents(
             models, base, options, out, intermediate_dir, output, show_config, log_to, ranks

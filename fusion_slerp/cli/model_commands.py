@@ -158,8 +158,7 @@ def sweep(
     }
     evaluated = sweep_arguments.Evaluated(text or (), task or (), include_path, limit, metric, mode, settings)
     given = sweep_arguments.SweepArguments(vary or (), evaluated, out, children, save_best, max_points)
-    ranks = processes.joined()
-    output = processes.output_of(ranks, Output(json, quiet, json_progress))
+    ranks, output = processes.joined(Output(json, quiet, json_progress))
     sweep_models(models, base, options, given, output, only_plan, ranks)
 
 
@@ -223,8 +222,7 @@ def search(
     }
     evaluated = sweep_arguments.Evaluated(text or (), task or (), include_path, limit, metric, mode, settings)
     given = search_arguments.SearchArguments(vary or (), evaluated, holdout or (), out, save_best, chosen)
-    ranks = processes.joined()
-    output = processes.output_of(ranks, Output(json, quiet, json_progress))
+    ranks, output = processes.joined(Output(json, quiet, json_progress))
     search_models(models, base, options, given, output, ranks)
 
 

@@ -17,18 +17,22 @@ LAUNCHERS = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 """Variables that a launcher sets: without them, nothing of what follows is imported."""
 
 
-def joined() -> Ranks | None:
-    """Returns the processes that a launcher has started; None if this one is alone.
+def joined(output: Output) -> tuple[Ranks | None, Output]:
+    """Returns the processes that a launcher has started, None if this one is alone, and where it prints.
 
     It ends the command if they cannot find each other.
+
+    Args:
+        output: Where a process that is alone would print.
     """
     if not any(name in os.environ for name in LAUNCHERS):
-        return None
+        return None, output
     from fusion_slerp.cluster.joining import ranks_of_launcher
 
-    with exit_on_error(Output()):
-        ranks = ranks_of_launcher()
-    return ranks if ranks.count > 1 else None
+    with exit_on_error(output):
+        found = ranks_of_launcher()
+    ranks = found if found.count > 1 else None
+    return ranks, output_of(ranks, output)
 
 
 def output_of(ranks: Ranks | None, output: Output) -> Output:

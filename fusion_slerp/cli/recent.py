@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fusion_slerp.paths import xdg_folder
+
 MOST = 9
 """The number of models that are remembered: one digit chooses one."""
 
@@ -22,9 +24,7 @@ TIMED_NBYTES = 100_000_000
 
 def state_file() -> Path:
     """The file that holds it."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(given) if os.path.isabs(given) else Path.home() / ".local" / "state"
-    return base / "fusion_slerp" / "recent.json"
+    return xdg_folder("XDG_STATE_HOME", ".local/state") / "recent.json"
 
 
 def recent_models() -> list[str]:

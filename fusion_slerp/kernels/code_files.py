@@ -15,6 +15,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from fusion_slerp.paths import xdg_folder
+
 VARIABLE, OFF = "FUSION_SLERP_KERNELS", "off"
 
 DIGEST_NBYTES = 32
@@ -27,16 +29,13 @@ MOST_FILES = 1000
 
 def folder() -> Path | None:
     """The folder that holds them; None if none can be used."""
-    given, cache = os.environ.get(VARIABLE, ""), os.environ.get("XDG_CACHE_HOME", "")
+    given = os.environ.get(VARIABLE, "")
     if given.lower() == OFF or not hasattr(os, "geteuid"):
         return None
     try:
-        if given:
-            return Path(given).expanduser()
-        base = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
+        return Path(given).expanduser() if given else xdg_folder("XDG_CACHE_HOME", ".cache") / "kernels"
     except RuntimeError:  # there is no home folder
         return None
-    return base / "fusion_slerp" / "kernels"
 
 
 def name_of(*parts: str) -> str:

@@ -360,3 +360,5 @@ def test_an_environment_that_names_others_in_part_is_an_error(command, parents, 
     assert done.code == 2
     assert "error: the environment names other processes, but not how to find them" in done.err
     assert not (tmp_path / "child").exists()
+    done = command("merge", *parents, "-o", tmp_path / "child", "--json")
+    assert done.json["error"]["message"].startswith("the environment names other processes")

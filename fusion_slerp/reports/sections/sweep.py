@@ -128,8 +128,7 @@ def curves(data: Data, axis: str) -> tuple[Html, Html]:
     ]
     if not series:
         metric = [
-            _with_error(point["values"][axis], point["metric"], point.get("metric_stderr"))
-            for point in points
+            _with_error(point["values"][axis], point["metric"], point["metric_stderr"]) for point in points
         ]
         series = [Series("child", sweep["metric"]["name"], metric)]
     crosses = search.stopped(sweep, axis)
