@@ -91,7 +91,7 @@ def add_ranked(
     of_models = [(each.key, 1 << each.model, *of_model) for each, of_model in zip(drawn, bins, strict=True)]
     numbers = np.array([start, width, *(number for each in of_models for number in each)], np.uint64)
     chances = np.array([_chance(each, width) for each in drawn])
-    kinds = [MASK, "uint32", "uint32", "uint64", "uint8"]
+    kinds = [MASK, MASK, "uint32", "uint64", "uint8"]
     of_row = [np.empty(width + PADDING, "uint16" if kind == MASK else kind) for kind in kinds]
     n_bins = max(n for n, _ in bins)
     of_bins = [np.zeros(COUNTERS * n_bins, np.uint32), *(np.empty(n_bins, np.uint32) for _ in range(3))]

@@ -1,7 +1,8 @@
 """Kernel that draws masks: bit k of an element's mask is set with a probability of model k.
 
 The word of an element is that of its index (see `random_words`). The bit is set if the word is less than a
-threshold: the probability times 2^32, rounded.
+threshold: the probability times 2^32, rounded. The words' upper halves decide, unless one is that of the
+threshold.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I16, I32, I64
-from fusion_slerp.kernels.random_words import MOST_MORE_WORDS, store_words
+from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.random_words import HALF_BITS, LOWER, MOST_MORE_HALVES, UPPER, store_halves
 
 SPAN = 4096
-"""Words that are made before they are compared: they stay in the first cache."""
+"""Halves that are made before they are compared: they stay in the first cache."""
 
 
 def draw_masks(dtypes: Sequence[str]) -> ir.Module:
@@ -27,8 +28,14 @@ def draw_masks(dtypes: Sequence[str]) -> ir.Module:
     """
     module = ir.Module("draw_masks")
     made, b, size, (masks, numbers, keys, thresholds, bits), _ = of_one(module, "draw_masks_one", I64, 5, 0)
-    words = b.alloca(I32, SPAN + MOST_MORE_WORDS)
+    memory = [b.alloca(I16, SPAN + MOST_MORE_HALVES) for _ in (UPPER, LOWER)]
+    has_equal = b.alloca(I16)
     start, n_drawn, always = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(3))
+
+    def add_bit(i: Value, condition: Value, bit: Value) -> None:
+        address = element(b, masks, i, I16)
+        b.store(b.or_(b.load(address, typ=I16), b.select(condition, bit, I16(0))), address)
+
     with loop(b, size, step=SPAN) as done:
         left = b.sub(size, done)
         n = b.select(b.icmp_unsigned("<", left, I64(SPAN)), left, I64(SPAN))
@@ -37,13 +44,28 @@ def draw_masks(dtypes: Sequence[str]) -> ir.Module:
         with loop(b, n_drawn) as k:
             key = b.load(element(b, keys, k, I64), typ=I64)
             threshold = b.load(element(b, thresholds, k, I32), typ=I32)
+            above, below = b.trunc(b.lshr(threshold, I32(HALF_BITS)), I16), b.trunc(threshold, I16)
             bit = b.load(element(b, bits, k, I16), typ=I16)
-            first = store_words(b, words, b.add(start, done), n, key)
+            drawn = b.add(start, done), n, key
+            uppers = store_halves(b, memory[UPPER], *drawn)
+            b.store(I16(0), has_equal)
             with loop(b, n) as i:
-                word = b.load(element(b, first, i, I32), typ=I32)
-                drawn = b.select(b.icmp_unsigned("<", word, threshold), bit, I16(0))
-                address = element(b, masks, b.add(done, i), I16)
-                b.store(b.or_(b.load(address, typ=I16), drawn), address)
+                upper = b.load(element(b, uppers, i, I16), typ=I16)
+                is_equal = b.zext(b.icmp_unsigned("==", upper, above), I16)
+                b.store(b.or_(b.load(has_equal, typ=I16), is_equal), has_equal)
+                add_bit(b.add(done, i), b.icmp_unsigned("<", upper, above), bit)
+            is_open = b.and_(b.icmp_unsigned("!=", b.load(has_equal, typ=I16), I16(0)), _is_set(b, below))
+            with b.if_then(is_open, likely=False):
+                lowers = store_halves(b, memory[LOWER], *drawn, LOWER)
+                with loop(b, n) as i:
+                    upper, lower = (b.load(element(b, half, i, I16), typ=I16) for half in (uppers, lowers))
+                    is_equal = b.icmp_unsigned("==", upper, above)
+                    add_bit(b.add(done, i), b.and_(is_equal, b.icmp_unsigned("<", lower, below)), bit)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
+
+
+def _is_set(b: Builder, half: Value) -> Value:
+    """Whether a half is not zero: else no lower half is below it."""
+    return b.icmp_unsigned("!=", half, I16(0))

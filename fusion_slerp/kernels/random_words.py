@@ -1,12 +1,14 @@
-"""Random words by counting: Philox4x32-10 computes the four words of any counter from a key.
+"""Random words by counting: Philox4x32-10 computes 128 random bits of any counter from a key.
 
 No state passes from one word to the next. So an element's word depends on its index and the key alone, and
-threads may compute any part in any order. The counter of an element is its index divided by four, and its
-word the one with the number of the remainder.
+threads may compute any part in any order. A word has two halves of 16 bits. The upper ones of eight elements
+are the bits of one counter, the lowest first: their index divided by eight. The lower ones are those of
+another counter, in the same way: UPPER and LOWER are its third word. A comparison needs the lower half only
+if the upper ones are equal, once in 65,536 times.
 
 Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
 https://doi.org/10.1145/2063384.2063405; the words are those of its reference implementation, Random123. Of
-the counter's 128 bits the lower 64 are used.
+the counter's 128 bits the lower 64 are the index.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import element, loop
-from fusion_slerp.kernels.elements import I32, I64, Builder, Value
+from fusion_slerp.kernels.building import element, function, loop
+from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
 
 ROUNDS = 10
 
@@ -25,28 +27,33 @@ MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 """Added to the two halves of the key after each round."""
 
-WORDS_PER_COUNTER = 4
+HALVES_PER_COUNTER = 8
+
+HALF_BITS = 16
+
+UPPER, LOWER = 0, 1
+"""The halves of a word, and the third words of their counters."""
 
 COUNTERS = 8
 """Counters that are processed at a time: i64 in a vector of AVX-512; LLVM splits it for other processors."""
 
-GROUP = COUNTERS * WORDS_PER_COUNTER
-"""Words of these."""
+GROUP = COUNTERS * HALVES_PER_COUNTER
+"""Halves of these."""
 
-MOST_MORE_WORDS = WORDS_PER_COUNTER - 1 + GROUP - 1
-"""Words that are stored besides those of the elements: the first counter's others, and the rest of the last
+MOST_MORE_HALVES = HALVES_PER_COUNTER - 1 + GROUP - 1
+"""Halves that are stored besides those of the elements: the first counter's others, and the rest of the last
 group.
 """
 
 LOW = (1 << 32) - 1
 
 Meanwhile = Callable[[Value, int], None]
-"""Adds instructions to the loop over words. The processor executes them along with those for the words, which
-leave most of its units idle. For each GROUP of words it is called with the index of the group's first word,
-and with 0, WORDS_PER_COUNTER, 2 * WORDS_PER_COUNTER, ... below GROUP: after one round each.
+"""Adds instructions to the loop over halves. The processor executes them along with those for the halves,
+which leave most of its units idle. For each GROUP of halves it is called with the index of the group's first
+one, and with 0, HALVES_PER_COUNTER, 2 * HALVES_PER_COUNTER, ... below GROUP: after one round each.
 """
 
-I64s, I32s = ir.VectorType(I64, COUNTERS), ir.VectorType(I32, GROUP // 2)
+I64s, I32s = ir.VectorType(I64, COUNTERS), ir.VectorType(I32, 2 * COUNTERS)
 
 INTERLEAVED = [lane + COUNTERS * half for lane in range(COUNTERS) for half in range(2)]
 """Lanes of two vectors, in turn."""
@@ -58,50 +65,68 @@ ODD = [2 * lane + 1 for lane in range(COUNTERS) for _ in range(2)]
 """Upper halves of i64, twice each."""
 
 
-def store_words(
-    b: Builder, memory: Value, start: Value, n: Value, key: Value, meanwhile: Meanwhile | None = None
+def store_halves(
+    b: Builder,
+    memory: Value,
+    start: Value,
+    n: Value,
+    key: Value,
+    which: int = UPPER,
+    meanwhile: Meanwhile | None = None,
 ) -> Value:
-    """Stores the words of n elements; returns the address of the first one's.
+    """Stores halves of the words of n elements; returns the address of the first one's.
 
     Args:
         b: The builder.
-        memory: For n i32 and MOST_MORE_WORDS more; overwritten.
+        memory: For n i16 and MOST_MORE_HALVES more; overwritten.
         start: The index of the first element, i64.
         n: How many, i64.
         key: i64; its lower half is the first.
+        which: UPPER or LOWER.
         meanwhile: Adds instructions of its own between the rounds.
     """
-    skipped = b.and_(start, I64(WORDS_PER_COUNTER - 1))
-    first = b.udiv(start, I64(WORDS_PER_COUNTER))
+    skipped = b.and_(start, I64(HALVES_PER_COUNTER - 1))
+    first = b.udiv(start, I64(HALVES_PER_COUNTER))
     keys = _round_keys(b, key)
     with loop(b, n_stored(b, start, n), step=GROUP) as i:
 
         def between_rounds(k: int) -> None:
-            if meanwhile and k < GROUP // WORDS_PER_COUNTER:
-                meanwhile(i, k * WORDS_PER_COUNTER)
+            if meanwhile and k < GROUP // HALVES_PER_COUNTER:
+                meanwhile(i, k * HALVES_PER_COUNTER)
 
-        halves = _words_of(b, b.add(first, b.udiv(i, I64(WORDS_PER_COUNTER))), keys, between_rounds)
-        for k, half in enumerate(halves):
-            address = element(b, memory, b.add(i, I64(k * GROUP // 2)), I32)
-            b.store(half, b.bitcast(address, ir.PointerType(I32s)), align=4)
-    return element(b, memory, skipped, I32)
+        counter = b.add(first, b.udiv(i, I64(HALVES_PER_COUNTER)))
+        for k, part in enumerate(_words_of(b, counter, which, keys, between_rounds)):
+            address = element(b, memory, b.add(i, I64(k * GROUP // 2)), I16)
+            b.store(part, b.bitcast(address, ir.PointerType(I32s)), align=2)
+    return element(b, memory, skipped, I16)
+
+
+def lower_half(module: ir.Module, name: str) -> ir.Function:
+    """Adds a function that returns the lower half, i16, of the word of an index, i64, with a key, i64."""
+    made, b = function(module, name, I16, [I64, I64])
+    made.linkage = "internal"
+    made.attributes.add("noinline")
+    index, key = made.args
+    memory = b.alloca(I16, 1 + MOST_MORE_HALVES)
+    b.ret(b.load(store_halves(b, memory, index, I64(1), key, LOWER), typ=I16))
+    return made
 
 
 def n_stored(b: Builder, start: Value, n: Value) -> Value:
-    """The number of words that are stored for n elements, of which the first has the index `start`."""
-    skipped = b.and_(start, I64(WORDS_PER_COUNTER - 1))
+    """The number of halves that are stored for n elements, of which the first has the index `start`."""
+    skipped = b.and_(start, I64(HALVES_PER_COUNTER - 1))
     return b.and_(b.add(b.add(skipped, n), I64(GROUP - 1)), I64(-GROUP))
 
 
 def _words_of(
-    b: Builder, first: Value, keys: list[tuple[Value, Value]], between: Callable[[int], None]
+    b: Builder, first: Value, which: int, keys: list[tuple[Value, Value]], between: Callable[[int], None]
 ) -> list[Value]:
-    """The words of COUNTERS counters in the order of elements: two vectors of i32.
+    """The bits of COUNTERS counters in the order of elements: two vectors of i32.
 
     After each round, counted from 0, instructions may be added.
     """
     counters = b.add(_of_all(b, first), I64s(list(range(COUNTERS))))
-    state = [counters, b.lshr(counters, _longs(32)), _longs(0), _longs(0)]
+    state = [counters, b.lshr(counters, _longs(32)), _longs(which), _longs(0)]
     for k, of_round in enumerate(keys):
         state = _after_round(b, state, of_round)
         between(k)

@@ -10,12 +10,13 @@ from llvmlite import ir
 from fusion_slerp.kernels.building import POINTER, VOID, element, load, loop
 from fusion_slerp.kernels.elements import F64, I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import key_of_difference
+from fusion_slerp.kernels.random_words import HALF_BITS
 from fusion_slerp.kernels.ranked_limits import NOTHING_OPEN, may_vary, threshold_of
-from fusion_slerp.kernels.ranked_rows import PADDING, add_bit, step
+from fusion_slerp.kernels.ranked_rows import add_bit, step
 from fusion_slerp.kernels.sorting import repeat_while, sorting
 
-SCANNED = PADDING
-"""Elements whose flags or bins are compared at a time."""
+SCANNED = 64
+"""Elements, PADDING at most, whose flags or bins are compared at a time."""
 
 INDEX = (1 << 32) - 1
 """The lower half of a pair; the upper half is the key."""
@@ -23,16 +24,20 @@ INDEX = (1 << 32) - 1
 I8, Found = ir.IntType(8), ir.IntType(SCANNED)
 
 
-def decide_flagged(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Function:
+def decide_flagged(
+    module: ir.Module, name: str, dtypes: Sequence[str], lower_half: ir.Function
+) -> ir.Function:
     """Adds the bit to the masks of flagged elements whose words are below the threshold of their rank sums.
 
-    Arguments: n, flags, model, base, bins, firsts, lasts, limits, words, masks; memory for the row: sums
-    (i32), pairs (i64); the code minus the bin (i32), bit, chances (two f64).
+    Arguments: n, flags, model, base, bins, firsts, lasts, limits, upper halves of the words, masks; memory
+    for the row: sums (i32), pairs (i64); the code minus the bin (i32), bit, chances (two f64), the index of
+    the first element, the key of the words.
     """
     settle = _settle_bin(module, f"{name}_settle", dtypes)
-    made, b = step(module, name, VOID, [I64, *[POINTER] * 11, I32, I16, F64, F64])
-    n, flags, model, base, bins, firsts, lasts, limits, words, masks, sums, pairs, *rest = made.args
-    shift, bit, *chance = rest
+    made, b = step(module, name, VOID, [I64, *[POINTER] * 11, I32, I16, F64, F64, I64, I64])
+    n, flags, model, base, bins, firsts, lasts, limits, uppers, masks, sums, pairs, *rest = made.args
+    shift, bit, *chance, start, key = rest
+    drawn_at = b.alloca(ir.IntType(1))
     with _each(b, flags, I8, n, I8(1)) as i:
         bin_of = b.zext(b.load(element(b, bins, i, I16), typ=I16), I64)
         first, last, limit = (
@@ -44,8 +49,13 @@ def decide_flagged(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Fu
             b.store(I32(NOTHING_OPEN), element(b, limits, bin_of, I32))
         own = b.load(element(b, sums, i, I32), typ=I32)
         threshold = threshold_of(b, b.select(has_more, own, b.add(first, last)), chance)
-        is_drawn = b.icmp_unsigned("<", b.load(element(b, words, i, I32), typ=I32), threshold)
-        add_bit(b, element(b, masks, i, I16), is_drawn, bit)
+        upper = b.zext(b.load(element(b, uppers, i, I16), typ=I16), I32)
+        above = b.lshr(threshold, I32(HALF_BITS))
+        b.store(b.icmp_unsigned("<", upper, above), drawn_at)
+        with b.if_then(b.icmp_unsigned("==", upper, above), likely=False):
+            lower = b.call(lower_half, [b.add(start, i), key])
+            b.store(b.icmp_unsigned("<", lower, b.trunc(threshold, I16)), drawn_at)
+        add_bit(b, element(b, masks, i, I16), b.load(drawn_at, typ=ir.IntType(1)), bit)
     b.ret_void()
     return made
 

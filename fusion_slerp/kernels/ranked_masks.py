@@ -23,7 +23,7 @@ from llvmlite import ir
 from fusion_slerp.kernels.building import POINTER, VOID, element, function, loop, of_each, of_one
 from fusion_slerp.kernels.doubts import WIDTH
 from fusion_slerp.kernels.elements import F64, I16, I32, I64, LLVM_TYPES, MASK, Builder, Value
-from fusion_slerp.kernels.random_words import WORDS_PER_COUNTER, n_stored, store_words
+from fusion_slerp.kernels.random_words import HALVES_PER_COUNTER, UPPER, lower_half, n_stored, store_halves
 from fusion_slerp.kernels.ranked_doubts import decide_flagged
 from fusion_slerp.kernels.ranked_limits import limits_of_bins
 from fusion_slerp.kernels.ranked_rows import (
@@ -73,8 +73,9 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, and for
     each model its key, bit, number of bins, and undistinguished bits of a key; chances (float64): for each
     model the threshold, not rounded, of the rank sum 0, and how much it rises for each further one.
-    Memory for a row and PADDING: bins (uint16), words, sums (uint32), pairs (uint64), flags (uint8). Memory
-    for the bins: COUNTERS counters for each, zeros before and after; firsts, lasts, limits (uint32).
+    Memory for a row and PADDING: bins, upper halves of words (uint16), sums (uint32), pairs (uint64), flags
+    (uint8). Memory for the bins: COUNTERS counters for each, zeros before and after; firsts, lasts, limits
+    (uint32).
     """
     n_models = dtypes.index(MASK) - 1
     module = ir.Module("rank_masks")
@@ -82,7 +83,8 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     *models, base, masks = arrays[: n_models + 2]
     numbers, chances, *memory = arrays[n_models + 2 :]
     pairs = [(dtypes[k], dtypes[n_models]) for k in range(n_models)]
-    rows = {pair: _row(module, pair, f"mask_row_{i}") for i, pair in enumerate(dict.fromkeys(pairs))}
+    lower = lower_half(module, "lower_half")
+    rows = {pair: _row(module, pair, f"mask_row_{i}", lower) for i, pair in enumerate(dict.fromkeys(pairs))}
     start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(2))
     with loop(b, b.udiv(size, width)) as k:
         first = b.mul(k, width)
@@ -96,12 +98,13 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     return module
 
 
-def _row(module: ir.Module, dtypes: tuple[str, str], name: str) -> ir.Function:
+def _row(module: ir.Module, dtypes: tuple[str, str], name: str, lower: ir.Function) -> ir.Function:
     """Adds the function for one row of one model."""
     steps = {
         step: step(module, f"{name}_{step.__name__}", dtypes)
-        for step in (codes_of_row, bins_of_row, limits_of_bins, compare_row, decide_flagged)
+        for step in (codes_of_row, bins_of_row, limits_of_bins, compare_row)
     }
+    decide = decide_flagged(module, f"{name}_decide_flagged", dtypes, lower)
     made, b = function(module, name, VOID, [I64, I64, *[POINTER] * 14])
     made.linkage = "internal"
     start, n, model, base, masks, numbers, chances, *memory = made.args
@@ -118,11 +121,10 @@ def _row(module: ir.Module, dtypes: tuple[str, str], name: str) -> ir.Function:
     words = _count_and_draw(b, dtypes, (bins, counters, n_bins), (model, base), (words, start, n, key))
     surplus = b.trunc(b.sub(n_stored(b, start, n), n), I32)
     b.call(steps[limits_of_bins], [n_bins, surplus, counters, firsts, lasts, limits, shift, *chance])
-    b.call(steps[compare_row], [n, bins, words, limits, masks, flags, bit])
+    b.call(steps[compare_row], [n, bins, words, limits, masks, flags, sums, bit])
     in_bins = [bins, firsts, lasts, limits]
     b.call(
-        steps[decide_flagged],
-        [n, flags, model, base, *in_bins, words, masks, sums, pairs, shift, bit, *chance],
+        decide, [n, flags, model, base, *in_bins, words, masks, sums, pairs, shift, bit, *chance, start, key]
     )
     b.ret_void()
     return made
@@ -135,25 +137,25 @@ def _count_and_draw(
     read: Sequence[Value],
     drawn: tuple[Value, Value, Value, Value],
 ) -> Value:
-    """Stores words as `store_words` does, and meanwhile counts bins and requests the next row.
+    """Stores upper halves as `store_halves` does, and meanwhile counts bins and requests the next row.
 
     Args:
         b: The builder.
         dtypes: Of model and base.
         counted: The bins of the row and PADDING, counters, and the number of bins.
         read: Model and base.
-        drawn: Arguments of `store_words`.
+        drawn: Arguments of `store_halves`.
     """
     bins, counters, n_bins = counted
     in_turn = [element(b, counters, b.mul(n_bins, I64(k)), I32) for k in range(COUNTERS)]
 
     def meanwhile(group: Value, k: int) -> None:
-        count_bins(b, bins, in_turn, b.add(group, I64(k)), WORDS_PER_COUNTER)
+        count_bins(b, bins, in_turn, b.add(group, I64(k)), HALVES_PER_COUNTER)
         for array, dtype in zip(read, dtypes, strict=True):
             _prefetch(b, array, b.add(n, group), dtype, k)
 
     _, _, n, _ = drawn
-    return store_words(b, *drawn, meanwhile)
+    return store_halves(b, *drawn, UPPER, meanwhile)
 
 
 def _prefetch(b: Builder, array: Value, first: Value, dtype: str, k: int) -> None:

@@ -15,11 +15,12 @@ from llvmlite import ir
 from fusion_slerp.kernels.building import POINTER, VOID, element, function, load, loop
 from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import key_of_difference
+from fusion_slerp.kernels.random_words import HALF_BITS
 
 COUNTERS = 2
 """Counters per bin, used in turn: neighbours often fall into one bin, and would wait for each other."""
 
-PADDING = 64
+PADDING = 128
 """Elements after a row that the steps may read or write."""
 
 NO_DIFFERENCE, LOWEST_BIN = 0, 1
@@ -101,14 +102,19 @@ def count_bins(b: Builder, bins: Value, counters: Sequence[Value], first: Value,
 def compare_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Function:
     """Adds the bit to the masks of elements whose words are below the lower limit of their bins.
 
-    It flags those whose words are between the limits. Arguments: n, bins, words, limits, masks, flags, bit.
+    It flags those whose words are between the limits. Arguments: n, bins, upper halves of the words, limits,
+    masks, flags, bit.
     """
-    made, b = step(module, name, VOID, [I64, *[POINTER] * 5, I16])
-    n, bins, words, limits, masks, flags, bit = made.args
-    with loop(b, n) as i:
+    made, b = step(module, name, VOID, [I64, *[POINTER] * 6, I16])
+    n, bins, words, limits, masks, flags, found, bit = made.args
+    with loop(b, n) as i:  # atomic, so that LLVM does not vectorise it: gathering takes longer
         bin_of = b.zext(b.load(element(b, bins, i, I16), typ=I16), I64)
-        word = b.lshr(b.load(element(b, words, i, I32), typ=I32), I32(WORD_BITS))
-        both = b.load(element(b, limits, bin_of, I32), typ=I32)
+        own = b.load_atomic(element(b, limits, bin_of, I32), "monotonic", 4, typ=I32)
+        b.store(own, element(b, found, i, I32))
+    with loop(b, n) as i:
+        upper = b.zext(b.load(element(b, words, i, I16), typ=I16), I32)
+        word = b.lshr(upper, I32(WORD_BITS - HALF_BITS))
+        both = b.load(element(b, found, i, I32), typ=I32)
         is_drawn = b.icmp_unsigned("<", word, b.lshr(both, I32(16)))
         is_open = b.and_(b.not_(is_drawn), b.icmp_unsigned("<", word, b.and_(both, I32(0xFFFF))))
         add_bit(b, element(b, masks, i, I16), is_drawn, bit)

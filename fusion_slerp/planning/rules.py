@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RULES = 4
+RULES = 5
 """The rules of this version; every manifest states its model's, and two merges by different rules are not the
 same merge.
 
@@ -13,10 +13,12 @@ same merge.
         bytes as rules 2.
     4   Methods that draw elements by rank give equal magnitudes one probability. Everything else gives the
         same bytes as rules 3.
+    5   The random words of methods that draw elements are taken from the generator in halves. Everything else
+        gives the same bytes as rules 4.
 """
 
 EXPERTS_APART = 3
 """From these rules on, the report of a merge lists a tensor of all experts matrix by matrix."""
 
-MEAN_RANKS = 4
-"""From these rules on, the rank of an element is the mean of those of all elements of equal magnitude."""
+WORDS_IN_HALVES = 5
+"""From these rules on, the halves of a random word come from two counters."""

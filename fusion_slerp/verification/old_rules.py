@@ -9,7 +9,7 @@ from fusion_slerp.errors import CheckpointError, Problem, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.output.manifest import version_in
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
-from fusion_slerp.planning.rules import EXPERTS_APART, MEAN_RANKS, RULES
+from fusion_slerp.planning.rules import EXPERTS_APART, RULES, WORDS_IN_HALVES
 
 ANY_ORDER = 2
 """From these rules on, the sums of columns and the means of rows do not depend on an order."""
@@ -73,9 +73,9 @@ def check_same_bytes(plan: MergePlan, rules: int) -> None:
 
 def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
     """Returns what may differ in a tensor under these rules; empty if nothing does."""
-    is_ranked = isinstance(tensor.work, Merge) and METHODS[plan.settings.method].needs_rows
-    if is_ranked and rules < MEAN_RANKS:
-        return "elements that are drawn by rank, where magnitudes are equal"
+    is_drawn = isinstance(tensor.work, Merge) and METHODS[plan.settings.method].is_indexed
+    if is_drawn and rules < WORDS_IN_HALVES:
+        return "elements that are drawn at random"
     if rules >= ANY_ORDER:
         return ""
     if isinstance(tensor.work, Merge) and tensor.work.granularity == "column":

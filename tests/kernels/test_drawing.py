@@ -29,10 +29,22 @@ def test_bits_are_those_of_words_below_the_threshold(n, start):
     np.testing.assert_array_equal(masks, expected)
 
 
-def test_a_word_is_below_the_threshold_after_it():
-    word = reference.words(KEY, 9, 1)[0]
-    assert drawn_masks(1, 9, [(0, KEY, word)], 0).tolist() == [0]
-    assert drawn_masks(1, 9, [(0, KEY, word + 1)], 0).tolist() == [1]
+@named("start", [0, 9, 2**33 + 5])
+def test_a_word_is_below_the_threshold_after_it(start):
+    word = reference.words(KEY, start, 1)[0]
+    assert drawn_masks(1, start, [(0, KEY, word)], 0).tolist() == [0]
+    assert drawn_masks(1, start, [(0, KEY, word + 1)], 0).tolist() == [1]
+
+
+@named("lower", [0, 1, 1 << 15, (1 << 16) - 1])
+def test_where_upper_halves_are_equal_the_lower_ones_decide(lower):
+    """Thresholds with the upper half of some word, in each span of elements."""
+    n = 2 * SPAN + 100
+    words = np.array(reference.words(KEY, 5, n))
+    for index in (0, 77, SPAN - 1, SPAN, 2 * SPAN + 99):
+        threshold = max(1, int(words[index]) >> 16 << 16 | lower)
+        masks = drawn_masks(n, 5, [(3, KEY, threshold), (1, 1, 1 << 31)], 0) >> 3
+        np.testing.assert_array_equal(masks, words < threshold)
 
 
 def test_without_chance_nothing_is_drawn():
@@ -204,6 +216,19 @@ def test_sizes_that_do_not_fit_are_refused():
         add_ranked(masks, [words[0][:8], words[1]], (0, 4), drawn)
     with pytest.raises(ValueError, match="add_ranked"):
         add_ranked(masks, [*words, words[0]], (0, 4), drawn)
+
+
+@named("width", [2, 300])
+def test_where_upper_halves_are_equal_the_lower_ones_decide_by_rank(width):
+    """A density for which the threshold of an element is its word, and the one after it."""
+    for start in range(0, 4000, 400):
+        words = fine_tunes(BF16, 1, width)
+        words[0][:] = words[0][0]  # one magnitude, and so one threshold
+        random = reference.words(KEY, start, width)
+        for threshold in (random[1], random[1] + 1):
+            found = ranked(words, width, (threshold / 2**32, 1e-13), start)
+            assert reference.limit_of(width - 1, width, threshold / 2**32, 1e-13) == threshold
+            assert found[1] == (random[1] < threshold and words[0][1] != words[-1][1])
 
 
 # In less memory.

@@ -25,13 +25,20 @@ def philox(key: Sequence[int], counter: Sequence[int]) -> list[int]:
 
 
 def words(key: int, start: int, n: int) -> list[int]:
-    """The words of n elements, of which the first has the index `start`."""
-    return [_four(key, i // 4)[i % 4] for i in range(start, start + n)]
+    """The words of n elements, of which the first has the index `start`: upper halves, then lower ones."""
+    return [half(key, i) << 16 | half(key, i, which=1) for i in range(start, start + n)]
+
+
+def half(key: int, i: int, which: int = 0) -> int:
+    """16 bits of the element with an index: the upper half of its word, or the lower one."""
+    return _bits(key, i // 8, which) >> 16 * (i % 8) & 0xFFFF
 
 
 @lru_cache(maxsize=1 << 16)
-def _four(key: int, counter: int) -> list[int]:
-    return philox((key & LOW, key >> 32), (counter & LOW, counter >> 32, 0, 0))
+def _bits(key: int, counter: int, which: int) -> int:
+    """128 bits; the first word of Philox has the lowest."""
+    found = philox((key & LOW, key >> 32), (counter & LOW, counter >> 32, which, 0))
+    return sum(word << 32 * k for k, word in enumerate(found))
 
 
 def key_of(seed: int, tensor: str, model: str) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from fusion_slerp import CheckpointError, SettingsError, merge, verify
 from fusion_slerp.output.manifest import manifest_text, read_manifest
-from fusion_slerp.planning.rules import MEAN_RANKS, RULES
+from fusion_slerp.planning.rules import RULES, WORDS_IN_HALVES
 from fusion_slerp.settings.merge_settings import make_settings
 from tests.expert_layouts import LAYOUTS, write_experts
 from tests.samples.merges import FORMAT1
@@ -78,18 +78,18 @@ def test_others_are(tmp_path, parents, monkeypatch, granularity):
     assert verify(child, inputs=True, recompute="all").ok
 
 
-@pytest.mark.parametrize("method", ["della", "dare_ties"])
-def test_elements_drawn_by_rank_are_not_drawn_again_by_other_rules(tmp_path, parents, monkeypatch, method):
+@pytest.mark.parametrize("method", ["della", "dare_ties", "ties"])
+def test_elements_drawn_at_random_are_not_drawn_again_by_other_rules(tmp_path, parents, monkeypatch, method):
     a, b = parents
     merge(b, base=a, out=tmp_path / "models/child", method=method, density=0.5)
-    child = with_rules(tmp_path / "models/child", monkeypatch, MEAN_RANKS - 1)
+    child = with_rules(tmp_path / "models/child", monkeypatch, WORDS_IN_HALVES - 1)
     assert verify(child, inputs=True).ok
-    if method == "dare_ties":
+    if method == "ties":
         assert verify(child, recompute="all").ok
         return
     with pytest.raises(CheckpointError, match="merged by other rules") as caught:
         verify(child, recompute="all")
-    assert "differs in: elements that are drawn by rank" in str(caught.value)
+    assert "differs in: elements that are drawn at random" in str(caught.value)
 
 
 @pytest.mark.parametrize("rules", [0, RULES + 1])
