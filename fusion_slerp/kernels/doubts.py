@@ -1,8 +1,8 @@
 """A loop over 16-bit words in vectors of float32, which leaves doubtful elements to a loop in float64.
 
-The fast part marks the elements whose words it cannot prove. Span by span these are collected, computed by
-the loop in float64, and put back. If there are too many, a stretch is computed in float64 before the fast
-part is tried again.
+The fast part marks the elements whose words it cannot prove. Span by span these are listed; when there are
+enough, they are collected, computed by the loop in float64, and put back. If a span has too many, a stretch
+is computed in float64 before the fast part is tried again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ BLOCK = 64
 """Elements whose doubt bits fit into one word."""
 
 SPAN = 1024
-"""Elements whose doubtful ones are collected together."""
+"""Elements whose doubtful ones are listed together."""
 
 MOST_DOUBTFUL = SPAN // 8
 """Limit in a span; with more, float64 is faster for all."""
+
+ENOUGH = 128
+"""Elements that are collected together, at least: a few would not fill the vectors of float64."""
 
 STRETCH = 16 * SPAN
 """Elements computed in float64 after such a span."""
@@ -61,11 +64,13 @@ def with_doubts(
         fast: Builds the fast part.
         do_exactly: Builds the call of the loop in float64.
     """
-    doubtful = b.alloca(I32, SPAN + AT_ONCE)
-    collected = [b.alloca(I16, SPAN) for _ in arrays]
+    doubtful, n_listed_at = b.alloca(I32, ENOUGH + SPAN + AT_ONCE), b.alloca(I64)
+    collected = [b.alloca(I16, ENOUGH + MOST_DOUBTFUL + WIDTH) for _ in arrays]
+    b.store(I64(0), n_listed_at)
     n_fast = b.select(is_safe, n, I64(0))
     entry = b.block
-    head, span, settle, stretch, end = map(b.append_basic_block, ("head", "span", "settle", "stretch", "end"))
+    names = "head", "span", "keep", "settle", "stretch", "end"
+    head, span, keep, settle, stretch, end = map(b.append_basic_block, names)
     b.branch(head)
 
     b.position_at_end(head)
@@ -76,12 +81,20 @@ def with_doubts(
     b.cbranch(has_span, span, stretch)
 
     b.position_at_end(span)
-    n_doubtful = _span(b, here, fast, doubtful)
-    b.cbranch(b.icmp_unsigned(">", n_doubtful, I64(MOST_DOUBTFUL)), stretch, settle)
+    n_before = b.load(n_listed_at, typ=I64)
+    n_listed = _span(b, here, start, fast, doubtful, n_before)
+    after_span = b.add(start, I64(SPAN))
+    b.cbranch(b.icmp_unsigned(">", b.sub(n_listed, n_before), I64(MOST_DOUBTFUL)), stretch, keep)
+
+    b.position_at_end(keep)
+    b.store(n_listed, n_listed_at)
+    start.add_incoming(after_span, keep)
+    b.cbranch(b.icmp_unsigned(">=", n_listed, I64(ENOUGH)), settle, head)
 
     b.position_at_end(settle)
-    _settle(b, here, collected, doubtful, n_doubtful, do_exactly)
-    start.add_incoming(b.add(start, I64(SPAN)), b.block)
+    _settle(b, arrays, collected, doubtful, n_listed, do_exactly)
+    b.store(I64(0), n_listed_at)
+    start.add_incoming(after_span, b.block)
     b.branch(head)
 
     b.position_at_end(stretch)
@@ -93,21 +106,33 @@ def with_doubts(
     b.cbranch(b.icmp_unsigned("<", following, n), head, end)
 
     b.position_at_end(end)
+    _settle(b, arrays, collected, doubtful, b.load(n_listed_at, typ=I64), do_exactly)
 
 
-def _span(b: Builder, arrays: Sequence[Value], fast: Fast, doubtful: Value) -> Value:
-    """Stores the words of a span, lists the indexes of the doubtful ones, and returns their number."""
+def _span(
+    b: Builder, here: Sequence[Value], start: Value, fast: Fast, doubtful: Value, n_before: Value
+) -> Value:
+    """Stores the words of a span, appends the indexes of the doubtful ones to a list, and returns its length.
+
+    Args:
+        b: The builder.
+        here: The arrays, from the span's first element.
+        start: The index of that element.
+        fast: Builds the fast part.
+        doubtful: The list.
+        n_before: Its length.
+    """
     with b.goto_entry_block():
         marks, n_at = b.alloca(Mask, SPAN // WIDTH), b.alloca(I64)
     with loop(b, I64(SPAN), step=WIDTH) as i:
-        bits = fast([element(b, array, i, I16) for array in arrays])
+        bits = fast([element(b, array, i, I16) for array in here])
         b.store(bits, element(b, marks, b.udiv(i, I64(WIDTH)), Mask))
-    b.store(I64(0), n_at)
+    b.store(n_before, n_at)
     with loop(b, I64(SPAN), step=BLOCK) as first:
         doubts = b.load(element(b, marks, b.udiv(first, I64(WIDTH)), Mask), typ=I64, align=2)
         with b.if_then(b.icmp_unsigned("!=", doubts, I64(0))):
             n = b.load(n_at, typ=I64)
-            _list(b, first, doubts, doubtful, n)
+            _list(b, b.add(start, first), doubts, doubtful, n)
             b.store(b.add(n, b.ctpop(doubts)), n_at)
     return b.load(n_at, typ=I64)
 
@@ -140,14 +165,17 @@ def _settle(
     n_doubtful: Value,
     do_exactly: Exact,
 ) -> None:
-    """Collects the doubtful elements of a span, sums them in float64, and puts the words back."""
+    """Collects the doubtful elements of a list, sums them in float64, and puts the words back."""
     *sources, out = arrays
     *copies, result = collected
     with loop(b, n_doubtful) as k:
         i = _listed(b, doubtful, k)
         for source, copy in zip(sources, copies, strict=True):
             _move(b, source, i, copy, k)
-    do_exactly(collected, n_doubtful)
+    for copy in copies:  # zeros, so that the loop in float64 has whole vectors
+        address = b.bitcast(element(b, copy, n_doubtful, I16), ir.PointerType(I16s))
+        b.store(I16s([0] * WIDTH), address, align=2)
+    do_exactly(collected, b.and_(b.add(n_doubtful, I64(WIDTH - 1)), I64(-WIDTH)))
     with loop(b, n_doubtful) as k:
         _move(b, result, k, out, _listed(b, doubtful, k))
 

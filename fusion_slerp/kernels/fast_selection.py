@@ -208,10 +208,7 @@ class _Sixteen:
         total = b.fadd(b.fadd(base, b.fmul(share, reduce(b.fadd, terms))), floats(0.0))  # no -0.0
         of_terms = b.fmul(magnitude(b, share), self._sizes(terms))
         error = b.fadd(
-            b.fadd(
-                b.fmul(of_terms, floats((n + 8) * 2.0**-24)), b.fmul(magnitude(b, total), floats(2.0**-23))
-            ),
-            b.fmul(size, floats(2.0**-30)),
+            b.fmul(of_terms, floats((n + 10) * 2.0**-24)), b.fmul(size, floats(2.0**-23 + 2.0**-29))
         )
         low, high = (encoded(b, end, out) for end in (b.fsub(total, error), b.fadd(total, error)))
         is_simple = b.icmp_unsigned("==", b.and_(b.bitcast(share, I32s), ints(1)), ints(0))
@@ -246,10 +243,9 @@ class _Sixteen:
         b = self.b
         terms = self._of_chosen(chosen, self.votes, differences)
         total, size = reduce(b.fadd, terms), self._sizes(terms)
-        is_up = b.fcmp_ordered(">=", total, floats(0.0))
+        sign = b.and_(b.bitcast(total, I32s), ints(-(1 << 31)))  # of a sum of no terms, any
         agree = [
-            b.select(is_up, b.fcmp_ordered(">", t, floats(0.0)), b.fcmp_ordered("<", t, floats(0.0)))
-            for t in terms
+            b.fcmp_ordered(">", b.bitcast(b.xor(b.bitcast(t, I32s), sign), F32s), floats(0.0)) for t in terms
         ]
         bound = b.fmul(size, floats((len(terms) + 5) * 2.0**-24))
         is_near = b.and_(
