@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,7 +15,7 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.kernels import Words
 from fusion_slerp.methods import Method
 from fusion_slerp.methods.method import Unit
-from fusion_slerp.passes.protocols import Counted, CountingCombine, Made, Measure, Steps
+from fusion_slerp.passes.protocols import Counted, Counter, CountingCombine, Made, Measure, Steps
 from fusion_slerp.planning.plan import BOX, Merge, TensorPlan
 from fusion_slerp.sources.parts import Block
 from fusion_slerp.sources.source import Source
@@ -67,7 +67,7 @@ class UnitAtWork:
         self._counting = threading.Lock()
         self._steps = steps
         self._made: Made | None = None
-        self._count_in: Callable[[Words], Counted | None] | None = None
+        self._counter: Counter | None = None
         self.advance(None)
 
     @property
@@ -96,7 +96,7 @@ class UnitAtWork:
         except StopIteration as end:
             self.measure, self._made = None, end.value
             combine = self.made.combine
-            self._count_in = combine.count_in if isinstance(combine, CountingCombine) else None
+            self._counter = combine.counter() if isinstance(combine, CountingCombine) else None
 
     def counted(self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]) -> Counted | None:
         """Returns the counts of a chunk and of all chunks before it; None if the decision needs none.
@@ -104,15 +104,13 @@ class UnitAtWork:
         It waits for the chunk before, whose task was started earlier, and passes the sum on to the next. It
         computes only in the given context, and does not wait in it.
         """
-        if self._count_in is None:
+        if self._counter is None:
             return None
+        before = self._before(chunk[0]).result() if chunk[0] else None
         with computing:
-            counted = self._count_in(words)
-        if counted is None:
-            return None
-        before = self._before(chunk[0]).result() if chunk[0] else np.zeros_like(counted.counts)
-        self._before(chunk[0] + chunk[1]).set_result(before + counted.counts)
-        return counted.after(before)
+            counted = self._counter(words, before)
+        self._before(chunk[0] + chunk[1]).set_result(counted.before + counted.counts)
+        return counted
 
     def abort(self, chunk: Chunk, error: BaseException) -> None:
         """Releases the tasks that wait for the counts of a chunk, which will never come."""

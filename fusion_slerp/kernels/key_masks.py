@@ -11,8 +11,17 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I16, I32, I64, MASK, Builder, Value
-from fusion_slerp.kernels.keys import add, integer, key_of_difference, key_of_spread, values_at
+from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.keys import (
+    SPAN,
+    add,
+    integer,
+    key_of_difference,
+    key_of_spread,
+    least,
+    values_at,
+)
+from fusion_slerp.kernels.sorting import repeat_while
 
 
 def select(dtypes: Sequence[str]) -> ir.Module:
@@ -37,53 +46,61 @@ def select(dtypes: Sequence[str]) -> ir.Module:
     return module
 
 
-def select_and_flag(dtypes: Sequence[str]) -> ir.Module:
-    """Stores masks as `select` does, and flags what has certain keys: bit i is set where model i has its key.
+def count_equal(dtypes: Sequence[str]) -> ir.Module:
+    """Counts the elements of each model that have its key: once, or for two lists of keys.
 
-    Arrays: models, base, masks; flags, once or twice; counts (int64 of shape (flags, models)) of the bits set
-    in the flags, overwritten. Factors: those of `select`; for each of the flags, the key of each model.
+    Arrays: models, base; for each list counts (int64, by model), which are overwritten. Factors: the lists.
     """
-    n = dtypes.index(MASK) - 1
-    n_flags = dtypes.count(MASK) - 1
-    n_factors = (2 + n_flags) * n
-    module = ir.Module("select_and_flag")
-    made, b, size, arrays, factors = of_one(module, "select_and_flag_one", I64, len(dtypes), n_factors)
-    words, (masks, *flags, counts) = arrays[: n + 1], arrays[n + 1 :]
-    keys = [integer(b, each) for each in factors]
-    totals = [b.alloca(I32) for _ in range(n_flags * n)]
+    n_lists = dtypes.count("int64")
+    n = len(dtypes) - n_lists - 1
+    module = ir.Module("count_equal")
+    made, b, size, arrays, factors = of_one(module, "count_equal_one", I64, len(dtypes), n * n_lists)
+    wanted = [integer(b, each) for each in factors]
+    totals = [b.alloca(I32) for _ in wanted]
     for total in totals:
         b.store(I32(0), total)
     with loop(b, size) as i:
-        *values, base = values_at(b, words, dtypes, i)
+        *values, base = values_at(b, arrays, dtypes[: n + 1], i)
         found = [key_of_difference(b, [value, base]) for value in values]
-        inside = [
-            b.icmp_unsigned("<", b.sub(key, first), b.sub(end, first))
-            for key, first, end in zip(found, keys[::2], keys[1::2], strict=False)
-        ]
-        equal = [b.icmp_unsigned("==", *pair) for pair in zip(found * n_flags, keys[2 * n :], strict=True)]
-        for total, flag in zip(totals, equal, strict=True):
-            add(b, total, b.zext(flag, I32))
-        by_array = [inside, *(equal[k * n : (k + 1) * n] for k in range(n_flags))]
-        for array, bits in zip((masks, *flags), by_array, strict=True):
-            b.store(_mask_of(b, bits), element(b, array, i, I16))
+        for key, each, total in zip(found * n_lists, wanted, totals, strict=True):
+            add(b, total, b.zext(b.icmp_unsigned("==", key, each), I32))
     for k, total in enumerate(totals):
-        b.store(b.zext(b.load(total, typ=I32), I64), element(b, counts, I64(k), I64))
+        number = b.zext(b.load(total, typ=I32), I64)
+        b.store(number, element(b, arrays[n + 1 + k // n], I64(k % n), I64))
     b.ret(I64(0))
-    of_each(module, made, len(dtypes), n_factors)
+    of_each(module, made, len(dtypes), n * n_lists)
     return module
 
 
-def add_flagged(dtypes: Sequence[str]) -> ir.Module:
-    """Adds bits to masks where they are set in flags. Arrays: masks, flags. Factor: the bits."""
-    module = ir.Module("add_flagged")
-    made, b, size, (masks, flags), (factor,) = of_one(module, "add_flagged_one", I64, len(dtypes), 1)
-    bits = b.trunc(integer(b, factor), I16)
-    with loop(b, size) as i:
-        address = element(b, masks, i, I16)
-        added = b.and_(b.load(element(b, flags, i, I16), typ=I16), bits)
-        b.store(b.or_(b.load(address, typ=I16), added), address)
+def find_equal(dtypes: Sequence[str]) -> ir.Module:
+    """Finds the span of elements that has the n-th one with a key; there is one.
+
+    Arrays: a model, base, numbers (int64, overwritten): the span's first element, and how many before it have
+    the key. Factors: the key, n.
+    """
+    module = ir.Module("find_equal")
+    made, b, size, (*arrays, numbers), (wanted, n) = of_one(module, "find_equal_one", I64, len(dtypes), 2)
+    key, n = integer(b, wanted), integer(b, n)
+    start_at, n_before_at, n_at = b.alloca(I64), b.alloca(I32), b.alloca(I32)
+    b.store(I64(-SPAN), start_at)
+    b.store(I32(0), n_at)
+
+    def is_later() -> Value:
+        has_more = b.icmp_signed("<", b.add(b.load(start_at, typ=I64), I64(SPAN)), size)
+        return b.and_(has_more, b.icmp_unsigned("<", b.load(n_at, typ=I32), n))
+
+    with repeat_while(b, is_later):
+        start = b.add(b.load(start_at, typ=I64), I64(SPAN))
+        b.store(start, start_at)
+        b.store(b.load(n_at, typ=I32), n_before_at)
+        with loop(b, least(b, b.sub(size, start), SPAN)) as i:
+            found = key_of_difference(b, values_at(b, arrays, dtypes, b.add(start, i)))
+            add(b, n_at, b.zext(b.icmp_unsigned("==", found, key), I32))
+    n_before = b.zext(b.load(n_before_at, typ=I32), I64)
+    for k, number in enumerate((b.load(start_at, typ=I64), n_before)):
+        b.store(number, element(b, numbers, I64(k), I64))
     b.ret(I64(0))
-    of_each(module, made, len(dtypes), 1)
+    of_each(module, made, len(dtypes), 2)
     return module
 
 

@@ -31,7 +31,7 @@ COARSE_BINS = 1 << (KEY_BITS - LOWER_BITS + 1)
 FINE_BINS = 1 << LOWER_BITS
 """Bins of the second stage: the lower bits."""
 
-SPAN = 4096
+SPAN = 512
 """Keys that are computed, with vectors, before they are counted one by one."""
 
 COUNTERS = 4

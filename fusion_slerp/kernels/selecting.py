@@ -46,56 +46,47 @@ Limits = Sequence[tuple[int, int]]
 """For each model the first key that is taken, and the end; none if the end is not above the first."""
 
 
-def masks_by_key(words: Words, limits: Limits) -> np.ndarray:
-    """Returns masks: bit i is set where the key of model i is inside its limits.
+def store_masks(words: Words, limits: Limits, masks: np.ndarray) -> None:
+    """Stores masks: bit i is set where the key of model i is inside its limits.
 
     Args:
         words: The models' words, then the base's.
         limits: For each model.
+        masks: uint16 of the words' length; overwritten.
+    """
+    assert masks.size == words[0].size, "the compiled code trusts its pointers"
+    call(key_masks.select, [*words, masks], [*types_of(words), MASK], _factors(limits))
+
+
+def count_keys(words: Words, lists: Sequence[Sequence[int]]) -> np.ndarray:
+    """Returns how many elements of each model have its key.
+
+    Args:
+        words: The models' words, then the base's.
+        lists: One or two lists of a key for each model; `KEY_END` for none.
 
     Returns:
-        Fresh uint16 of the words' length.
+        Fresh int64 of shape (lists, models).
     """
-    masks = np.empty(words[0].size, np.uint16)
-    call(key_masks.select, [*words, masks], [*types_of(words), MASK], _factors(limits))
-    return masks
+    counts = np.empty((len(lists), len(words) - 1), np.int64)
+    dtypes = [*types_of(words), *["int64"] * len(lists)]
+    call(key_masks.count_equal, [*words, *counts], dtypes, [float(key) for each in lists for key in each])
+    return counts
 
 
-class Flagged(NamedTuple):
-    """Masks, and what may be added to them.
-
-    Attributes:
-        masks: uint16.
-        equal: For each list of keys, uint16: bit i is set where model i has its key.
-        counts: int64 of shape (lists, models): how many bits are set in these.
-    """
-
-    masks: np.ndarray
-    equal: list[np.ndarray]
-    counts: np.ndarray
-
-
-def flagged_by_key(words: Words, limits: Limits, keys: Sequence[Sequence[int]]) -> Flagged:
-    """Returns masks as `masks_by_key` does, and where models have certain keys; all of it fresh.
+def index_after(words: Words, key: int, n: int) -> int:
+    """Returns the index after the n-th element that has a key; there are as many.
 
     Args:
-        words: The models' words, then the base's.
-        limits: For each model.
-        keys: One or two lists with a key for each model; `KEY_END` for none.
+        words: A model's words and the base's.
+        key: The key.
+        n: At least 1.
     """
-    # One piece of memory: several, once freed, would be returned to the system, and cost as much as counting.
-    masks, *equal = np.empty((1 + len(keys), words[0].size), np.uint16)
-    counts = np.empty((len(keys), len(words) - 1), np.int64)
-    factors = [*_factors(limits), *(float(key) for of_models in keys for key in of_models)]
-    dtypes = [*types_of(words), MASK, *[MASK] * len(keys), "int64"]
-    call(key_masks.select_and_flag, [*words, masks, *equal, counts], dtypes, factors)
-    return Flagged(masks, equal, counts)
-
-
-def add_flagged(masks: np.ndarray, flags: np.ndarray, bits: int) -> None:
-    """Adds bits to the masks where they are set in the flags: uint16, of equal length."""
-    assert masks.size == flags.size, "the compiled code trusts its pointers"
-    call(key_masks.add_flagged, [masks, flags], [MASK, MASK], [float(bits)])
+    numbers = np.empty(2, np.int64)
+    call(key_masks.find_equal, [*words, numbers], [*types_of(words), "int64"], [float(key), float(n)])
+    start, n_before = numbers.tolist()
+    has_key = keys_of(*(each[start : start + keys.SPAN] for each in words)) == key
+    return start + int(np.flatnonzero(has_key)[n - n_before - 1]) + 1
 
 
 def _factors(limits: Limits) -> list[float]:

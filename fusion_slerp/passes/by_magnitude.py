@@ -9,12 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from fusion_slerp.kernels import Words, selecting
-from fusion_slerp.kernels.selecting import Flagged
-from fusion_slerp.passes.protocols import Counted
+from fusion_slerp.passes.protocols import Counted, Counter
 from fusion_slerp.passes.ranks import NOTHING, Cut
-
-SHORT = 1 << 15
-"""Elements among which one is searched for."""
 
 Band = tuple[Cut, Cut]
 """A model's elements from the first cut, which are left out, to the second, which are taken: the k largest
@@ -44,37 +40,36 @@ class ByMagnitude:
         """For each model, the sum of the selected magnitudes minus that of `between`."""
         return tuple(end.magnitude_of_quota - out.magnitude_of_quota for out, end in self.bands)
 
-    def count_in(self, words: Words) -> Counted | None:
-        """Counts, for both cuts of each model, the elements with the key of the cut, where it separates equal
-        magnitudes; None if no cut does.
+    def counter(self) -> Counter | None:
+        """Returns what counts, for both cuts of each model, the elements with the key of the cut, where it
+        separates equal magnitudes; None if no cut does.
         """
-        cuts = self._between_equals
-        if not cuts:
-            return None
-        keys = [
-            [band[j].key if (i, j) in cuts else selecting.KEY_END for i, band in enumerate(self.bands)]
-            for j in ((1, 0) if any(j == 0 for _, j in cuts) else (1,))
-        ]
-        limits = [
-            (end.first_key, out.key if out.is_between_equals else out.first_key) for out, end in self.bands
-        ]
-        flagged = selecting.flagged_by_key(words, limits, keys)
-        return Counted(flagged.counts, flagged, np.zeros_like(flagged.counts))
+        return self._count if self._between_equals else None
+
+    def _count(self, words: Words, before: np.ndarray | None) -> Counted:
+        """Returns counts of shape (2, models); of a cut that is in an earlier chunk, none."""
+        n, cuts = len(self.bands), self._between_equals
+        before = np.zeros((2, n), np.int64) if before is None else before
+        counts = np.zeros_like(before)
+        open_cuts = {(i, j): cut for (i, j), cut in cuts.items() if before[j, i] < cut.quota}
+        positions = sorted({j for _, j in open_cuts})
+        if positions:
+            keys = [
+                [open_cuts[i, j].key if (i, j) in open_cuts else selecting.KEY_END for i in range(n)]
+                for j in positions
+            ]
+            counts[positions] = selecting.count_keys(words, keys)
+        return Counted(counts, before)
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
         """Returns the masks of one chunk."""
-        if counted is None:
-            assert not self._between_equals, "equal magnitudes are counted"
-            limits = [(end.first_key, out.first_key) for out, end in self.bands]
-            return selecting.masks_by_key(words, limits)
-        flagged: Flagged = counted.found
-        borders = self._borders(counted)
-        for first, end in pairwise(sorted({0, flagged.masks.size, *borders.values()})):
+        assert counted is not None or not self._between_equals, "equal magnitudes are counted"
+        borders = {} if counted is None else self._borders(words, counted)
+        masks = np.empty(words[0].size, np.uint16)
+        for first, end in pairwise(sorted({0, masks.size, *borders.values()})):
             part = slice(first, end)
-            for flags, bits in zip(flagged.equal, self._added(first, borders), strict=False):
-                if bits:
-                    selecting.add_flagged(flagged.masks[part], flags[part], bits)
-        return flagged.masks
+            selecting.store_masks([each[part] for each in words], self._limits(first, borders), masks[part])
+        return masks
 
     @property
     def _between_equals(self) -> dict[tuple[int, int], Cut]:
@@ -86,40 +81,26 @@ class ByMagnitude:
             if cut.is_between_equals
         }
 
-    def _borders(self, counted: Counted) -> dict[tuple[int, int], int]:
+    def _borders(self, words: Words, counted: Counted) -> dict[tuple[int, int], int]:
         """The index in the chunk, by model and cut, from which on elements with its key are not among the
         largest.
         """
-        borders, flagged = {}, counted.found
+        borders = {}
         for (i, j), cut in self._between_equals.items():
-            left = cut.quota - int(counted.before[1 - j, i])
-            if 0 < left < counted.counts[1 - j, i]:
-                borders[i, j] = _index_after(flagged.equal[1 - j], 1 << i, left)
+            left = cut.quota - int(counted.before[j, i])
+            if 0 < left < counted.counts[j, i]:
+                borders[i, j] = selecting.index_after((words[i], words[-1]), cut.key, left)
             else:
-                borders[i, j] = flagged.masks.size if left > 0 else 0
+                borders[i, j] = words[0].size if left > 0 else 0
         return borders
 
-    def _added(self, index: int, borders: Mapping[tuple[int, int], int]) -> tuple[int, int]:
-        """The models whose elements with the second cut's key are taken at an index, and the first's."""
-        of_second = of_first = 0
-        for i, (out, end) in enumerate(self.bands):
-            is_within = index < borders.get((i, 1), 0)
-            is_beyond = (i, 0) in borders and index >= borders[i, 0]
-            is_one_key = (i, 0) in borders and (i, 1) in borders and out.key == end.key
-            of_second |= (is_within and (is_beyond or not is_one_key)) << i
-            of_first |= (is_beyond and not is_one_key) << i
-        return of_second, of_first
+    def _limits(self, index: int, borders: Mapping[tuple[int, int], int]) -> list[tuple[int, int]]:
+        """The keys that are taken of each model, from an index to the next border."""
 
+        def first_key(i: int, j: int, cut: Cut) -> int:
+            return cut.key if index < borders.get((i, j), 0) else cut.first_key
 
-def _index_after(flags: np.ndarray, bit: int, n: int) -> int:
-    """The index after the n-th element in whose flags a bit is set."""
-    for start in range(0, flags.size, SHORT):
-        is_set = flags[start : start + SHORT] & np.uint16(bit)
-        n_here = int(np.count_nonzero(is_set))
-        if n <= n_here:
-            return start + int(np.flatnonzero(is_set)[n - 1]) + 1
-        n -= n_here
-    raise AssertionError("fewer are set")
+        return [(first_key(i, 1, end), first_key(i, 0, out)) for i, (out, end) in enumerate(self.bands)]
 
 
 def above(threshold: float, n: int) -> ByMagnitude:

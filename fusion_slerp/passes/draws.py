@@ -41,7 +41,7 @@ class Drawn:
         """Whether any probability depends on ranks."""
         return self.width > 1 and any(draw.is_ranked for draw in self.draws)
 
-    def count_in(self, words: Words) -> None:
+    def counter(self) -> None:
         """Returns None: nothing depends on earlier chunks."""
 
     def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
@@ -112,7 +112,7 @@ class Kept:
         """Returns what makes it again in another process, without the masks."""
         return Kept, (self._selection, self._n_models)
 
-    def count_in(self, words: Words) -> None:
+    def counter(self) -> None:
         """Returns None: nothing depends on earlier chunks."""
 
     def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -54,23 +53,20 @@ class Measure(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
+class Counted(NamedTuple):
     """What a combine counted in a chunk.
 
     Attributes:
         counts: int64.
-        found: What else it found on the way, and needs to write the chunk.
         before: The counts of all earlier chunks, added up.
     """
 
     counts: np.ndarray
-    found: Any
     before: np.ndarray
 
-    def after(self, before: np.ndarray) -> Counted:
-        """Returns it with the counts of the earlier chunks."""
-        return replace(self, before=before)
+
+Counter = Callable[[Words, np.ndarray | None], Counted]
+"""Counts in one chunk. Takes its words, and the counts of all earlier chunks; None for the first chunk."""
 
 
 class Combine(Protocol):
@@ -92,8 +88,8 @@ class Combine(Protocol):
 class CountingCombine(Combine, Protocol):
     """A combine that needs to know something about the elements of all earlier chunks."""
 
-    def count_in(self, words: Words) -> Counted | None:
-        """Returns the counts of one chunk; None if nothing needs to be counted in this unit."""
+    def counter(self) -> Counter | None:
+        """Returns what counts in each chunk; None if nothing needs to be counted in this unit."""
         ...
 
 
@@ -141,8 +137,8 @@ def drive(steps: Steps, chunks: Callable[[], Iterable[Words]], first: Measure | 
 
 def write(combine: Combine, words: Words, out: np.ndarray) -> int:
     """Writes a unit whose words are in memory; returns how many elements are infinite or NaN."""
-    counted = combine.count_in(words) if isinstance(combine, CountingCombine) else None
-    return combine.into(words, out, 0, counted)
+    counter = combine.counter() if isinstance(combine, CountingCombine) else None
+    return combine.into(words, out, 0, counter(words, None) if counter else None)
 
 
 def with_starts(chunks: Iterable[Words]) -> Iterator[tuple[Words, int]]:

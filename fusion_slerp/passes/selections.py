@@ -11,14 +11,14 @@ import numpy as np
 
 from fusion_slerp.kernels import Words, selecting
 from fusion_slerp.passes.exact_sums import ExactSums
-from fusion_slerp.passes.protocols import Counted, NotFiniteError
+from fusion_slerp.passes.protocols import Counted, Counter, NotFiniteError
 
 
 class Selection(Protocol):
     """Chooses models element by element."""
 
-    def count_in(self, words: Words) -> Counted | None:
-        """As `CountingCombine.count_in`: what masks of later chunks depend on."""
+    def counter(self) -> Counter | None:
+        """As `CountingCombine.counter`: of what masks of later chunks depend on."""
         ...
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
@@ -36,7 +36,7 @@ class BySpread:
 
     first_key: int
 
-    def count_in(self, words: Words) -> None:
+    def counter(self) -> None:
         """Returns None: elements of equal spread are all taken."""
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
@@ -152,9 +152,9 @@ class SelectedSum:
         self.table = np.array(table, np.float64)
         self.votes = None if votes is None else _scaled(votes)
 
-    def count_in(self, words: Words) -> Counted | None:
-        """Counts as its selection does."""
-        return self.selection.count_in(words)
+    def counter(self) -> Counter | None:
+        """Returns that of its selection."""
+        return self.selection.counter()
 
     def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk; returns how many elements are infinite or NaN."""

@@ -42,10 +42,11 @@ def test_counts_of_any_length(format, size):
         expected = np.bincount(of[of >> 16 == upper] & 0xFFFF, minlength=FINE_BINS)
         np.testing.assert_array_equal(selecting.count_lower([model, base], upper), expected)
     for key in {*of[:3].tolist(), 0}:
-        found = selecting.flagged_by_key([model, base], [(key + 1, selecting.KEY_END)], [[key]])
-        np.testing.assert_array_equal(found.masks, of > key)
-        np.testing.assert_array_equal(found.equal, [of == key])
-        assert found.counts.tolist() == [[int((of == key).sum())]]
+        n = int((of == key).sum())
+        assert selecting.count_keys([model, base], [[key]]).tolist() == [[n]]
+        for k in {1, (n + 1) // 2, n} if n else ():
+            index = selecting.index_after([model, base], key, k)
+            assert (of[index - 1], (of[:index] == key).sum()) == (key, k)
 
 
 @named("formats", [(f, g) for f in ALL for g in (BF16, F64)], ids=lambda pair: "-".join(f.name for f in pair))
@@ -88,23 +89,13 @@ def test_spreads(format, n):
     np.testing.assert_array_equal(masks, np.where(of >= first, (1 << n) - 1, 0))
 
 
-def test_equal_keys_are_flagged_for_each_model():
+def test_equal_keys_are_counted_for_each_model():
     base = np.zeros(100, np.float32)
     models = [np.repeat(np.float32([1, 2, 3]), [50, 30, 20]), np.repeat(np.float32([2, 5]), [90, 10])]
-    one, two, five = (int(np.float32(x).view(np.uint32)) for x in (1, 2, 5))
-    found = selecting.flagged_by_key(
-        [*models, base], [(two, five)] * 2, [[two, two], [one, selecting.KEY_END]]
-    )
-    assert found.counts.tolist() == [[30, 90], [50, 0]]
-    assert found.masks.tolist() == [2] * 50 + [3] * 40 + [1] * 10
-    assert found.equal[0].tolist() == [2] * 50 + [3] * 30 + [2] * 10 + [0] * 10
-    assert found.equal[1].tolist() == [1] * 50 + [0] * 50
-
-
-def test_bits_are_added_where_flags_have_them():
-    masks, flags = np.array([1, 0, 2, 4], np.uint16), np.array([3, 3, 1, 6], np.uint16)
-    selecting.add_flagged(masks, flags, 0b10)
-    assert masks.tolist() == [3, 2, 2, 6]
+    one, two = (int(np.float32(x).view(np.uint32)) for x in (1, 2))
+    assert selecting.count_keys([*models, base], [[two, two]]).tolist() == [[30, 90]]
+    lists = [[two, two], [one, selecting.KEY_END]]
+    assert selecting.count_keys([*models, base], lists).tolist() == [[30, 90], [50, 0]]
 
 
 def test_histograms_add_up():
@@ -127,7 +118,9 @@ def test_limits_of_keys():
     two = int(np.float32(2).view(np.uint32))
 
     def found(first: int, end: int) -> list[int]:
-        return selecting.masks_by_key([model, base], [(first, end)]).tolist()
+        masks = np.empty(base.size, np.uint16)
+        selecting.store_masks([model, base], [(first, end)], masks)
+        return masks.tolist()
 
     assert found(0, selecting.KEY_END) == [1] * 6  # NaN is above everything
     assert found(two, two + 1) == [0, 0, 1, 0, 0, 0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import Words
-from fusion_slerp.passes.protocols import Counted, CountingCombine, Made, Steps, drive
+from fusion_slerp.passes.protocols import CountingCombine, Made, Steps, drive
 from tests.reference import F64, Format, decode, encode, nearest, round_to
 
 Sets = list[list[int]]
@@ -134,31 +134,23 @@ def decided(steps: Steps, words: Words, size: int) -> Made:
 def made_masks(made: Made, words: Words, size: int) -> list[int]:
     """The masks of a selection, chunk by chunk, as the engine counts."""
     selection = made.combine.selection  # pyright: ignore[reportAttributeAccessIssue]
-    masks, before, start = [], None, 0
+    masks, before, start, counter = [], None, 0, selection.counter()
     for chunk in chunks_of(words, size):
-        counted, before = counted_after(selection.count_in(chunk), before)
+        counted = counter(chunk, before) if counter else None
+        before = counted and counted.before + counted.counts
         masks += selection.masks(chunk, start, counted).tolist()
         start += chunk[0].size
     return masks
-
-
-def counted_after(
-    counted: Counted | None, before: np.ndarray | None
-) -> tuple[Counted | None, np.ndarray | None]:
-    """The counts of a chunk with those before it, and what is before the next, as the engine has them."""
-    if counted is None:
-        return None, None
-    counted = counted if before is None else counted.after(before)
-    return counted, counted.before + counted.counts
 
 
 def written(made: Made, words: Words, size: int, out: Format) -> tuple[np.ndarray, int]:
     """The words that a combine writes chunk by chunk, as the engine counts; and how many are not finite."""
     result = np.empty(words[0].size, BY_NAME[out.name].word)
     combine, before, start, n_bad = made.combine, None, 0, 0
+    counter = combine.counter() if isinstance(combine, CountingCombine) else None
     for chunk in chunks_of(words, size):
-        counted = combine.count_in(chunk) if isinstance(combine, CountingCombine) else None
-        counted, before = counted_after(counted, before)
+        counted = counter(chunk, before) if counter else None
+        before = counted and counted.before + counted.counts
         n_bad += combine.into(chunk, result[start : start + chunk[0].size], start, counted)
         start += chunk[0].size
     return result, n_bad

@@ -114,7 +114,7 @@ def test_masks_of_models_with_chances_of_each_kind(width, start):
     drawn = Drawn(DRAWS, width)
     assert drawn.is_random
     assert drawn.is_ranked == (width > 1)
-    assert drawn.count_in(of) is None
+    assert drawn.counter() is None
     expected = expected_masks(of, width, start)
     for size in (1500, 750, 500):
         np.testing.assert_array_equal(masks_in_pieces(drawn, of, size, start), expected)
@@ -166,7 +166,7 @@ def counting():
 def test_what_was_kept_is_not_made_again(counting, limit, n_made):
     of = words(1200)
     kept = Kept(counting, len(DRAWS), limit)
-    assert kept.count_in(of) is None
+    assert kept.counter() is None
     expected = expected_masks(of, 30)
     for _ in range(2):
         np.testing.assert_array_equal(masks_in_pieces(kept, of, 300), expected)
