@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -45,16 +45,23 @@ class Run:
 
 
 def in_turn(
-    commands: Mapping[str, Command], a: Path, b: Path, n_runs: int, cold: bool = False
+    commands: Mapping[str, Command],
+    a: Path,
+    b: Path,
+    n_runs: int,
+    cold: bool = False,
+    warm_up: Container[str] | None = None,
 ) -> dict[str, list[Run]]:
     """Runs the commands A B C, A B C, ..., so that a machine that drifts drifts for all.
 
     Before each run the disk comes to rest. One uncounted round goes first, unless the inputs are
-    dropped from the page cache each time.
+    dropped from the page cache each time; of the commands in `warm_up` alone, if it is given.
     """
     runs: dict[str, list[Run]] = {name: [] for name in commands}
     for round_number in range(0 if not cold else 1, n_runs + 1):
         for name, command in commands.items():
+            if not round_number and warm_up is not None and name not in warm_up:
+                continue
             out = a.parent / "out"
             if cold:
                 drop_from_page_cache(a, b)

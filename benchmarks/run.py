@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -39,10 +39,13 @@ LAYERS = ("3", "11", "22", "65")
 class Bench:
     """What every experiment needs: a folder for checkpoints, the number of runs, the peers."""
 
-    def __init__(self, folder: Path, n_runs: int, mergekit: Path | None, commit: str) -> None:
+    def __init__(
+        self, folder: Path, n_runs: int, mergekit: Path | None, commit: str, only: Sequence[str]
+    ) -> None:
         self._folder = folder
         self._n_runs = n_runs
         self._commit = commit
+        self.only = only
         self.environment = mergekit
         self.ours: dict[str, Command] = {OURS: contenders.fusion_slerp()}
         self.floor: dict[str, Command] = {FLOOR: contenders.io_floor}
@@ -73,11 +76,17 @@ class Bench:
         nbytes = sum(file.stat().st_size for file in folder.glob("[abc]/*.safetensors"))
         return folder / "a", folder / "b", nbytes
 
-    def compare(self, shape: str, commands: dict[str, Command], cold: bool = False) -> dict[str, object]:
-        """Runs the commands on one shape."""
+    def compare(
+        self,
+        shape: str,
+        commands: dict[str, Command],
+        cold: bool = False,
+        warm_up: Container[str] | None = None,
+    ) -> dict[str, object]:
+        """Runs the commands on one shape; those of `warm_up` (default: all) once before, uncounted."""
         a, b, nbytes = self.parents(shape)
         print(f"{shape}, {'cold' if cold else 'warm'}:", file=sys.stderr)
-        runs = in_turn(commands, a, b, self._n_runs, cold)
+        runs = in_turn(commands, a, b, self._n_runs, cold, warm_up)
         return {
             "shape": shape,
             "in_nbytes": nbytes,
@@ -155,12 +164,14 @@ def methods(bench: Bench) -> list[dict[str, object]]:
     return [bench.compare("family", families.ours())]
 
 
-def methods_of_mergekit(bench: Bench) -> list[dict[str, object]]:
-    """Every method of mergekit on a smaller family (0.26 billion parameters), warm, and ours on it."""
+def methods_of_mergekit(bench: Bench) -> Iterator[dict[str, object]]:
+    """Each method on three fine-tunes of 1.1 billion parameters and their base, warm: ours, mergekit's."""
     assert bench.environment, "name mergekit's environment: --mergekit VENV"
     peers = families.mergekits(bench.environment)
-    own = {name: command for name, command in families.ours().items() if f"mergekit {name}" in peers}
-    return [bench.compare("small-family", own | peers)]
+    for name, command in families.ours().items():
+        peer = f"{MERGEKIT} {name}"
+        if peer in peers and (not bench.only or name in bench.only):
+            yield bench.compare("family", {name: command, peer: peers[peer]}, warm_up=[name])
 
 
 def ties_of_two(bench: Bench) -> list[dict[str, object]]:
@@ -186,7 +197,7 @@ def kernels(bench: Bench) -> list[dict[str, object]]:
 ON_REQUEST = ("commits", "methods_of_mergekit", "ties_of_two")
 """Experiments that run only if they are named."""
 
-EXPERIMENTS: dict[str, Callable[[Bench], list[dict[str, object]]]] = {
+EXPERIMENTS: dict[str, Callable[[Bench], Iterable[dict[str, object]]]] = {
     run.__name__: run
     for run in (
         *(peers, sizes, cold, shapes, vocabularies, safety, threads, kernels, linear),
@@ -207,23 +218,47 @@ def arguments() -> argparse.Namespace:
         "--before", default="HEAD~1", help="commit that `commits` compares with (default HEAD~1)"
     )
     parser.add_argument("--runs", type=int, default=5, help="counted runs of each (default 5)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="METHOD",
+        help="methods that `methods_of_mergekit` runs; what is found is added to the file of the day",
+    )
+    parser.add_argument(
+        "--models", type=Path, help="folder for the models, kept afterwards; default: temporary"
+    )
     args = parser.parse_args()
     if unknown := [name for name in args.experiments if name not in EXPERIMENTS]:
         parser.error(f"no such experiment: {', '.join(unknown)} (there are {', '.join(EXPERIMENTS)})")
     return args
 
 
+@contextmanager
+def folder_for_models(kept: Path | None) -> Iterator[Path]:
+    """The folder of `--models`, or one that is removed afterwards."""
+    if kept:
+        kept.mkdir(parents=True, exist_ok=True)
+        yield kept.absolute()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+
+
 def main() -> None:
-    """Runs the experiments and writes one JSON file for each."""
+    """Runs the experiments and writes one JSON file for each, after each of its results."""
     args = arguments()
     mergekit = args.mergekit.absolute() if args.mergekit else None
+    command = " ".join(["python", "benchmarks/run.py", *(Path(arg).name for arg in sys.argv[1:])])
     for name in args.experiments or [name for name in EXPERIMENTS if name not in ON_REQUEST]:
-        with tempfile.TemporaryDirectory() as folder:
-            found = EXPERIMENTS[name](Bench(Path(folder), args.runs, mergekit, args.before))
-        command = " ".join(["python", "benchmarks/run.py", *(Path(arg).name for arg in sys.argv[1:])])
-        result = about_this_machine(mergekit) | {"command": command, "experiment": name, "results": found}
         file = RESULTS / f"{name}-{time.strftime('%Y-%m-%d')}.json"
-        write_json(file, result)
+        results = json.loads(file.read_text())["results"] if args.only and file.exists() else []
+        with folder_for_models(args.models) as folder:
+            bench = Bench(folder, args.runs, mergekit, args.before, args.only)
+            for found in EXPERIMENTS[name](bench):
+                results.append(found)
+                about = about_this_machine(mergekit) | {"command": command, "experiment": name}
+                write_json(file, about | {"results": results})
         print(f"written: results/{file.name}", file=sys.stderr)
 
 
