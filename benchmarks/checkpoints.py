@@ -5,8 +5,8 @@
 SHAPE is a number of layers of TinyLlama's shape (22 are 1.1B parameters, 2.2 GB each, in shards of
 500 MB), `one-tensor` (a single one of 1.1 GB), `small-tensors` (20,000 of 4 KB), `tiny` (a whole
 model of 11 MB), `three` (22 layers, and a third model c), `vocabularies` (22 layers; beside `b` a parent
-`b-...` for each way in which its tokens differ from a's), `family` or `small-family` (22 layers or 3: three
-fine-tunes a, b, c of the model `base`, whose differences are as small as those of real ones).
+`b-...` for each way in which its tokens differ from a's), `family` (22 layers: three fine-tunes a, b, c of
+the model `base`, whose differences are as small as those of real ones).
 
 The weights are noise of a real model's size (0.02), and b is a plus a quarter of it, as two
 fine-tunes of one ancestor are. One block of noise is written again and again at other offsets: no
@@ -69,7 +69,7 @@ VOCABULARIES = {
 }
 """The tokens of further parents b."""
 
-FAMILIES = {"family": Llama(22), "small-family": Llama(3)}
+FAMILY = "family"
 
 TINY = Llama(6, hidden=256, intermediate=704, key_value=64, vocabulary=2048)
 
@@ -82,7 +82,7 @@ def make_parents(folder: Path, shape: str, shard_nbytes: int = 500_000_000) -> N
     models = {"a": ancestor, "b": ancestor + noise}
     if shape == "three":
         models["c"] = ancestor - noise
-    if shape in FAMILIES:
+    if shape == FAMILY:
         tuned = (rng.standard_normal(BLOCK_ELEMENTS, dtype=np.float32) for _ in "abc")
         models = {name: ancestor + np.float32(0.0005) * each for name, each in zip("abc", tuned, strict=True)}
         models["base"] = ancestor
@@ -108,7 +108,7 @@ def _add_vocabularies(folder: Path, words: np.ndarray, shard_nbytes: int) -> Non
 
 
 def _sizes(shape: str) -> Llama:
-    named = {"tiny": TINY, "vocabularies": Llama(22), "three": Llama(22), **FAMILIES}
+    named = {"tiny": TINY, "vocabularies": Llama(22), "three": Llama(22), FAMILY: Llama(22)}
     return named.get(shape) or Llama(int(shape) if shape.isdigit() else 1)
 
 

@@ -5,8 +5,9 @@
 Two models of 1.1 billion parameters (`--quick`: 0.26) are merged by the command alone, by one rank under
 torchrun and by two: from the page cache and from the disk to weight files of 500 MB (100 MB), and from the
 page cache to one file. The model is calibrated with single rates (`cluster_rates.py`), with a model of 11 MB,
-whose merge is all start-up, and with one process without a launcher on 0.26 billion parameters: none of these
-is predicted. Writes `results/cluster-DATE.json`; prints predicted and measured times.
+whose merge is all start-up, and with what one process without a launcher takes longer for 0.26 billion
+parameters: none of these is predicted. All merges are run in turn, so that a machine that drifts drifts for
+all. Writes `results/cluster-DATE.json`; prints predicted and measured times.
 """
 
 from __future__ import annotations
@@ -30,9 +31,6 @@ from processes import Command, Run, about_this_machine, in_turn, make_parents, w
 RESULTS = Path(__file__).with_name("results")
 ALONE, ONE, TWO = "no launcher", "torchrun, 1 rank", "torchrun, 2 ranks"
 RANKS = {ALONE: 1, ONE: 1, TWO: 2}
-SMALL = "3"
-"""The shape with which the model is calibrated."""
-
 TASK_US = range(0, 10_000, 20)
 """Values that are tried for the time per chunk."""
 
@@ -56,6 +54,10 @@ class Case(NamedTuple):
         return f"{'cold' if self.is_cold else 'warm'}, files of {self.max_shard_size}"
 
 
+START, SMALL = Case("tiny", "5GB", False), Case("3", "100MB", False)
+"""With which the model is calibrated: start-up, and the time per chunk."""
+
+
 def command(folder: Path, case: Case, n_ranks: int | None) -> Command:
     """The merge of a case by N ranks under torchrun; None is the command alone."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_ranks)]
@@ -67,15 +69,15 @@ def command(folder: Path, case: Case, n_ranks: int | None) -> Command:
 
 def measured(folder: Path, cases: Sequence[Case], n_runs: int) -> dict[Case, dict[str, list[Run]]]:
     """Runs all cases, whose models are all cold or all warm, in turn, as machines drift."""
-    ways = {ALONE: None, ONE: 1, TWO: 2}
+    ways = {case: {ALONE: None} if case == SMALL else {ALONE: None, ONE: 1, TWO: 2} for case in cases}
     commands = {
         f"{case.shape}, {case.name}, {way}": command(folder, case, n)
         for case in cases
-        for way, n in ways.items()
+        for way, n in ways[case].items()
     }
     models = [folder / cases[-1].shape / label for label in "ab"]
     runs = iter(in_turn(commands, models[0], models[1], n_runs, cases[-1].is_cold).values())
-    return {case: {way: next(runs) for way in ways} for case in cases}
+    return {case: {way: next(runs) for way in ways[case]} for case in cases}
 
 
 def wall(runs: Sequence[Run]) -> float:
@@ -90,8 +92,14 @@ def rates(folder: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def calibrated(folder: Path, found: dict[str, float], n_runs: int) -> Any:
-    """The machine for merges from the page cache; the time per chunk is fitted to a small shape."""
+def calibrated(folder: Path, found: dict[str, float], merging_s: float) -> Any:
+    """The machine for merges from the page cache.
+
+    Args:
+        folder: With the models.
+        found: The single rates.
+        merging_s: What the small shape takes beyond the start-up; the time per chunk is fitted to it.
+    """
     from cluster_model import predict
     from cluster_running import Machine
 
@@ -116,12 +124,9 @@ def calibrated(folder: Path, found: dict[str, float], n_runs: int) -> Any:
         measure_ns=found["measure_ns"],
         combine_ns=found["combine_ns"],
     )
-    a, b = folder / SMALL / "a", folder / SMALL / "b"
-    options = {"max_shard_size": "100MB"}
-    runs = in_turn({ALONE: contenders.fusion_slerp(**options)}, a, b, n_runs)[ALONE]
-    engine_s = median(run.engine_s or run.wall_s for run in runs)
-    plan = plan_merge(a, b, t=contenders.T, max_shard_size="100MB")
-    fits = {us: abs(predict(plan, replace(machine, task_us=us)).seconds - engine_s) for us in TASK_US}
+    models = [folder / SMALL.shape / label for label in "ab"]
+    plan = plan_merge(*models, t=contenders.T, max_shard_size=SMALL.max_shard_size)
+    fits = {us: abs(predict(plan, replace(machine, task_us=us)).seconds - merging_s) for us in TASK_US}
     return replace(machine, task_us=min(fits, key=fits.__getitem__))
 
 
@@ -153,18 +158,20 @@ def predictions(
 
 def compared(folder: Path, cases: Sequence[Case], n_runs: int) -> dict[str, Any]:
     """Measures all cases and predicts them; returns what is written."""
-    start, shape = Case("tiny", "5GB", False), cases[0].shape
-    for each in sorted({start.shape, SMALL, shape}):
+    shape = cases[0].shape
+    for each in sorted({START.shape, SMALL.shape, shape}):
         make_parents(folder / each, each)
-    runs = measured(folder, [start, *(case for case in cases if not case.is_cold)], n_runs)
+    runs = measured(folder, [START, SMALL, *(case for case in cases if not case.is_cold)], n_runs)
     runs |= measured(folder, [case for case in cases if case.is_cold], n_runs)
-    starts = {name: wall(each) for name, each in runs[start].items()}
+    starts = {name: wall(each) for name, each in runs[START].items()}
     found = rates(folder / shape)
-    machine = calibrated(folder, found, n_runs)
+    small_s = wall(runs[SMALL][ALONE])
+    machine = calibrated(folder, found, small_s - starts[ALONE])
     return {
         "rates": found,
         "machine": {key: value for key, value in asdict(machine).items() if value != float("inf")},
-        "starts": row(start, runs[start], starts, starts),
+        "starts": row(START, runs[START], starts, starts),
+        "small": row(SMALL, runs[SMALL], {ALONE: starts[ALONE]}, {ALONE: small_s}),
         "results": [
             row(case, runs[case], starts, predictions(folder, case, machine, starts, found)) for case in cases
         ],
@@ -174,7 +181,7 @@ def compared(folder: Path, cases: Sequence[Case], n_runs: int) -> dict[str, Any]
 def main() -> None:
     """Measures, predicts, writes a JSON file and prints a table."""
     args = _arguments()
-    shape, size = (SMALL, "100MB") if args.quick else ("22", "500MB")
+    shape, size = (SMALL.shape, "100MB") if args.quick else ("22", "500MB")
     cases = [Case(shape, size, False), Case(shape, size, True), Case(shape, "5GB", False)]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         os.environ["TMPDIR"] = folder  # torchrun leaves its logs there

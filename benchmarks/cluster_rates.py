@@ -3,7 +3,8 @@
     python benchmarks/cluster_rates.py FOLDER
 
 FOLDER has the models `a` and `b` of `checkpoints.py`. Prints JSON: bandwidths in GB/s, processor seconds per
-GB, nanoseconds per element. As many threads as a merge has read and write, pieces of the same size.
+GB, nanoseconds per element; and where reading and writing at once lies between both at full speed, 0, and one
+after the other, 1. As many threads as a merge has read and write, pieces of the same size.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from statistics import median
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from kernel_rates import best_rate, words
-from processes import drop_from_page_cache
+from processes import REST_S, drop_from_page_cache
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
@@ -32,6 +34,12 @@ from fusion_slerp.settings.merge_settings import available_cpus
 from fusion_slerp.sources.positioned_io import open_for_reading, read_at
 
 CHUNK_NBYTES = 2 * CHUNK_ELEMENTS
+
+T = TypeVar("T")
+
+
+REPETITIONS = 3
+"""Of everything that uses the disk: virtual disks grant bursts, and others use them."""
 
 
 class Cost(NamedTuple):
@@ -96,28 +104,41 @@ def _cost(work: Callable[[], object], nbytes: int) -> Cost:
     return Cost(nbytes / 1e9 / wall_s, cpu_s / (nbytes / 1e9))
 
 
-def slowdown(models: list[Path], file: Path, nbytes: int, alone_s: tuple[float, float]) -> float:
-    """Where reading and writing at once lies between both at full speed, 0, and one after the other, 1."""
-    drop_from_page_cache(*models)
+def together(models: list[Path], file: Path, nbytes: int) -> float:
+    """Seconds that reading and writing at once take."""
     started = time.perf_counter()
     with ThreadPoolExecutor(1) as thread:
         written = thread.submit(writing, file, nbytes)
         reading(models)
         written.result()
-    together_s = time.perf_counter() - started
-    return (together_s - max(alone_s)) / min(alone_s)
+    return time.perf_counter() - started
+
+
+def rested(work: Callable[[], T], *dropped: Path) -> list[T]:
+    """What some work returns each time, after the disk came to rest; some folders are not in the cache."""
+    found = []
+    for _ in range(REPETITIONS):
+        drop_from_page_cache(*dropped)
+        os.sync()
+        time.sleep(REST_S)
+        found.append(work())
+    return found
+
+
+def median_of(costs: list[Cost]) -> Cost:
+    """The medians of both."""
+    return Cost(median(cost.rate for cost in costs), median(cost.cpu for cost in costs))
 
 
 def rates(folder: Path) -> dict[str, float]:
     """The rates, most by their names in `cluster_running.Machine`."""
-    models = [folder / "a", folder / "b"]
-    nbytes = sum(file.stat().st_size for file in models[0].glob("*.safetensors"))
-    drop_from_page_cache(*models)
-    cold, cached = reading(models), reading(models)
-    os.sync()
-    written = writing(folder / "written", nbytes)
-    alone_s = 2 * nbytes / 1e9 / cold.rate, nbytes / 1e9 / written.rate
-    both = slowdown(models, folder / "written", nbytes, alone_s)
+    models, file = [folder / "a", folder / "b"], folder / "written"
+    nbytes = sum(each.stat().st_size for each in models[0].glob("*.safetensors"))
+    cold = median_of(rested(lambda: reading(models), *models))
+    cached = reading(models)
+    written = median_of(rested(lambda: writing(file, nbytes)))
+    read_s, write_s = 2 * nbytes / 1e9 / cold.rate, nbytes / 1e9 / written.rate
+    both_s = median(rested(lambda: together(models, file, nbytes), *models))
     a, b = words(BF16, 1), words(BF16, 2)
     out = np.empty_like(a)
     gram = best_rate(lambda: kernels.gram((a, b)), CHUNK_ELEMENTS)
@@ -129,7 +150,7 @@ def rates(folder: Path) -> dict[str, float]:
         "cached_cpu": cached.cpu,
         "write": written.rate,
         "write_cpu": written.cpu,
-        "one_after_the_other": both,
+        "one_after_the_other": (both_s - max(read_s, write_s)) / min(read_s, write_s),
         "measure_ns": 1 / gram,
         "combine_ns": 1 / total,
     }

@@ -32,6 +32,11 @@ VOCABULARIES = ("b", "b-32-more", "b-own", "b-permuted")
 
 CHECKSUMS = ("xxh3_128", "blake3", "sha256")
 
+SHAPES = ("one-tensor", "small-tensors", "tiny", "vocabularies", "three", "family", "3", "11", "22", "65")
+"""Names of folders that `--models` may have: shapes of `checkpoints.py`."""
+
+UNFINISHED = "unfinished"
+
 LAYERS = ("3", "11", "22", "65")
 """Of TinyLlama's shape: 0.26, 0.6, 1.1 and 3.0 billion parameters."""
 
@@ -70,9 +75,11 @@ class Bench:
         """Checkpoints of a shape, and the bytes of all weight files of a, b and c; one shape at a time."""
         folder = self._folder / shape
         if not folder.exists():
-            for other in self._folder.iterdir():
+            for other in self._folder.iterdir():  # `folder_for_models` has let in nothing of others
                 shutil.rmtree(other)
-            make_parents(folder, shape)
+            make_parents(self._folder / UNFINISHED, shape)
+            (self._folder / UNFINISHED).rename(folder)
+        shutil.rmtree(folder / "out", ignore_errors=True)  # of a run that was killed
         nbytes = sum(file.stat().st_size for file in folder.glob("[abc]/*.safetensors"))
         return folder / "a", folder / "b", nbytes
 
@@ -223,12 +230,15 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="METHOD",
-        help="methods that `methods_of_mergekit` runs; what is found is added to the file of the day",
+        choices=families.ours(),
+        help="with `methods_of_mergekit`: these methods, added to the file of the day",
     )
     parser.add_argument(
-        "--models", type=Path, help="folder for the models, kept afterwards; default: temporary"
+        "--models", type=Path, help="new folder, in which the last models are kept; default: temporary"
     )
     args = parser.parse_args()
+    if args.only and args.experiments != ["methods_of_mergekit"]:
+        parser.error("--only goes with methods_of_mergekit")
     if unknown := [name for name in args.experiments if name not in EXPERIMENTS]:
         parser.error(f"no such experiment: {', '.join(unknown)} (there are {', '.join(EXPERIMENTS)})")
     return args
@@ -236,9 +246,11 @@ def arguments() -> argparse.Namespace:
 
 @contextmanager
 def folder_for_models(kept: Path | None) -> Iterator[Path]:
-    """The folder of `--models`, or one that is removed afterwards."""
+    """The folder of `--models`, which has nothing else in it, or one that is removed afterwards."""
     if kept:
         kept.mkdir(parents=True, exist_ok=True)
+        if foreign := sorted({file.name for file in kept.iterdir()} - {*SHAPES, UNFINISHED}):
+            sys.exit(f"{kept} has other files: {', '.join(foreign)}\nFix: name a new folder")
         yield kept.absolute()
     else:
         with tempfile.TemporaryDirectory() as folder:

@@ -101,16 +101,18 @@ class UnitAtWork:
     def counted(self, words: Words, chunk: Chunk, computing: AbstractContextManager[Any]) -> Counted | None:
         """Returns the counts of a chunk and of all chunks before it; None if the decision needs none.
 
-        It waits for the chunk before, whose task was started earlier, and passes the sum on to the next. It
-        computes only in the given context, and does not wait in it.
+        It waits for the chunk before, whose task was started earlier, and passes the sum on to the next:
+        after counting, unless the sum is there already and may save some of it. It computes only in the given
+        context, and does not wait in it.
         """
         if self._counter is None:
             return None
-        before = self._before(chunk[0]).result() if chunk[0] else None
+        earlier = self._before(chunk[0]) if chunk[0] else None
         with computing:
-            counted = self._counter(words, before)
-        self._before(chunk[0] + chunk[1]).set_result(counted.before + counted.counts)
-        return counted
+            counts = self._counter(words, earlier.result() if earlier and earlier.done() else None)
+        before = earlier.result() if earlier else np.zeros_like(counts)
+        self._before(chunk[0] + chunk[1]).set_result(before + counts)
+        return Counted(counts, before)
 
     def abort(self, chunk: Chunk, error: BaseException) -> None:
         """Releases the tasks that wait for the counts of a chunk, which will never come."""

@@ -22,13 +22,13 @@ BLOCK = 64
 """Elements whose doubt bits fit into one word."""
 
 SPAN = 1024
-"""Elements whose doubtful ones are listed together."""
+"""Elements after which the doubtful ones are listed, and counted: many make float64 faster."""
 
 MOST_DOUBTFUL = SPAN // 8
 """Limit in a span; with more, float64 is faster for all."""
 
 ENOUGH = 128
-"""Elements that are collected together, at least: a few would not fill the vectors of float64."""
+"""Listed elements from which on they are computed: a few would not fill the vectors of float64."""
 
 STRETCH = 16 * SPAN
 """Elements computed in float64 after such a span."""
@@ -64,7 +64,7 @@ def with_doubts(
         fast: Builds the fast part.
         do_exactly: Builds the call of the loop in float64.
     """
-    doubtful, n_listed_at = b.alloca(I32, ENOUGH + SPAN + AT_ONCE), b.alloca(I64)
+    doubtful, n_listed_at = b.alloca(I64, ENOUGH + SPAN + AT_ONCE), b.alloca(I64)
     collected = [b.alloca(I16, ENOUGH + MOST_DOUBTFUL + WIDTH) for _ in arrays]
     b.store(I64(0), n_listed_at)
     n_fast = b.select(is_safe, n, I64(0))
@@ -148,8 +148,8 @@ def _list(b: Builder, first: Value, doubts: Value, doubtful: Value, n: Value) ->
     at.add_incoming(n, before)
     bits = left
     for k in range(AT_ONCE):
-        index = b.trunc(b.add(first, b.cttz(bits, I1(0))), I32)
-        b.store(index, element(b, doubtful, b.add(at, I64(k)), I32))
+        index = b.add(first, b.cttz(bits, I1(0)))
+        b.store(index, element(b, doubtful, b.add(at, I64(k)), I64))
         bits = b.and_(bits, b.sub(bits, I64(1)))
     left.add_incoming(bits, some)
     at.add_incoming(b.add(at, I64(AT_ONCE)), some)
@@ -165,7 +165,7 @@ def _settle(
     n_doubtful: Value,
     do_exactly: Exact,
 ) -> None:
-    """Collects the doubtful elements of a list, sums them in float64, and puts the words back."""
+    """Collects the doubtful elements of a list, computes them in float64, and puts the words back."""
     *sources, out = arrays
     *copies, result = collected
     with loop(b, n_doubtful) as k:
@@ -222,7 +222,7 @@ def bits_of(value: float) -> int:
 
 def _listed(b: Builder, indexes: Value, k: Value) -> Value:
     """Loads an index of a list; atomically, which costs nothing, so that LLVM does not vectorise the loop."""
-    return b.zext(b.load_atomic(element(b, indexes, k, I32), "monotonic", 4, typ=I32), I64)
+    return b.load_atomic(element(b, indexes, k, I64), "monotonic", 8, typ=I64)
 
 
 def _move(b: Builder, source: Value, i: Value, target: Value, k: Value) -> None:

@@ -1,9 +1,10 @@
 """Sums by mask of 16-bit types in float32, where that is proven to change no bit of the result.
 
 A table of coefficients that belongs to sets of models has factors: each model's scale, and each set's share.
-With these the sum is base + share * sum of scale * difference. Its error bound is relative to the
-differences, which are small, except for two roundings of the result. As in `fast_sum`, elements for which the
-bound does not decide the word, or the sign of an election, are left to the loop in float64 (see `doubts`).
+With these the sum is base + share * sum of scale * difference. Its error bound is relative to the terms,
+which are small, except for the last two roundings, which are relative to the largest word and the terms. As
+in `fast_sum`, elements for which the bound does not decide the word, or the sign of an election, are left to
+the loop in float64 (see `doubts`).
 
 Two cases are frequent and would be doubtful for any bound: a mean of two models halfway between two words,
 and an election that ends in exactly zero. Both are decided in float32 where its arithmetic is exact: if all
@@ -207,6 +208,10 @@ class _Sixteen:
         terms = self._of_chosen(chosen, self.scales, differences)
         total = b.fadd(b.fadd(base, b.fmul(share, reduce(b.fadd, terms))), floats(0.0))  # no -0.0
         of_terms = b.fmul(magnitude(b, share), self._sizes(terms))
+        # With u = 2^-24, n + 6 roundings make the sum of the terms: of scale, difference, product, n - 1
+        # additions, 3 of the share, product. Two more, of the result and of an end of the interval, are each
+        # below u * (size + of_terms). The rest, 2u and 2^-29, is for what is of second order, and for the
+        # base's factor.
         error = b.fadd(
             b.fmul(of_terms, floats((n + 10) * 2.0**-24)), b.fmul(size, floats(2.0**-23 + 2.0**-29))
         )
@@ -243,7 +248,7 @@ class _Sixteen:
         b = self.b
         terms = self._of_chosen(chosen, self.votes, differences)
         total, size = reduce(b.fadd, terms), self._sizes(terms)
-        sign = b.and_(b.bitcast(total, I32s), ints(-(1 << 31)))  # of a sum of no terms, any
+        sign = b.and_(b.bitcast(total, I32s), ints(-(1 << 31)))  # if no term is chosen, either will do
         agree = [
             b.fcmp_ordered(">", b.bitcast(b.xor(b.bitcast(t, I32s), sign), F32s), floats(0.0)) for t in terms
         ]

@@ -14,7 +14,6 @@ from fusion_slerp.kernels.building import element, loop, of_each, of_one
 from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import (
     SPAN,
-    add,
     integer,
     key_of_difference,
     key_of_spread,
@@ -56,17 +55,16 @@ def count_equal(dtypes: Sequence[str]) -> ir.Module:
     module = ir.Module("count_equal")
     made, b, size, arrays, factors = of_one(module, "count_equal_one", I64, len(dtypes), n * n_lists)
     wanted = [integer(b, each) for each in factors]
-    totals = [b.alloca(I32) for _ in wanted]
+    totals = [b.alloca(I64) for _ in wanted]
     for total in totals:
-        b.store(I32(0), total)
+        b.store(I64(0), total)
     with loop(b, size) as i:
         *values, base = values_at(b, arrays, dtypes[: n + 1], i)
         found = [key_of_difference(b, [value, base]) for value in values]
         for key, each, total in zip(found * n_lists, wanted, totals, strict=True):
-            add(b, total, b.zext(b.icmp_unsigned("==", key, each), I32))
+            _count_if(b, b.icmp_unsigned("==", key, each), total)
     for k, total in enumerate(totals):
-        number = b.zext(b.load(total, typ=I32), I64)
-        b.store(number, element(b, arrays[n + 1 + k // n], I64(k % n), I64))
+        b.store(b.load(total, typ=I64), element(b, arrays[n + 1 + k // n], I64(k % n), I64))
     b.ret(I64(0))
     of_each(module, made, len(dtypes), n * n_lists)
     return module
@@ -80,28 +78,33 @@ def find_equal(dtypes: Sequence[str]) -> ir.Module:
     """
     module = ir.Module("find_equal")
     made, b, size, (*arrays, numbers), (wanted, n) = of_one(module, "find_equal_one", I64, len(dtypes), 2)
-    key, n = integer(b, wanted), integer(b, n)
-    start_at, n_before_at, n_at = b.alloca(I64), b.alloca(I32), b.alloca(I32)
+    key, n = integer(b, wanted), b.fptosi(n, I64)
+    start_at, n_before_at, n_at = (b.alloca(I64) for _ in range(3))
     b.store(I64(-SPAN), start_at)
-    b.store(I32(0), n_at)
+    b.store(I64(0), n_at)
 
     def is_later() -> Value:
         has_more = b.icmp_signed("<", b.add(b.load(start_at, typ=I64), I64(SPAN)), size)
-        return b.and_(has_more, b.icmp_unsigned("<", b.load(n_at, typ=I32), n))
+        return b.and_(has_more, b.icmp_unsigned("<", b.load(n_at, typ=I64), n))
 
     with repeat_while(b, is_later):
         start = b.add(b.load(start_at, typ=I64), I64(SPAN))
         b.store(start, start_at)
-        b.store(b.load(n_at, typ=I32), n_before_at)
+        b.store(b.load(n_at, typ=I64), n_before_at)
         with loop(b, least(b, b.sub(size, start), SPAN)) as i:
             found = key_of_difference(b, values_at(b, arrays, dtypes, b.add(start, i)))
-            add(b, n_at, b.zext(b.icmp_unsigned("==", found, key), I32))
-    n_before = b.zext(b.load(n_before_at, typ=I32), I64)
+            _count_if(b, b.icmp_unsigned("==", found, key), n_at)
+    n_before = b.load(n_before_at, typ=I64)
     for k, number in enumerate((b.load(start_at, typ=I64), n_before)):
         b.store(number, element(b, numbers, I64(k), I64))
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 2)
     return module
+
+
+def _count_if(b: Builder, condition: Value, address: Value) -> None:
+    """Adds 1 to the i64 at an address if a condition holds."""
+    b.store(b.add(b.load(address, typ=I64), b.zext(condition, I64)), address)
 
 
 def _mask_of(b: Builder, bits: Sequence[Value]) -> Value:

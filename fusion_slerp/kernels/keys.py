@@ -32,7 +32,7 @@ FINE_BINS = 1 << LOWER_BITS
 """Bins of the second stage: the lower bits."""
 
 SPAN = 512
-"""Keys that are computed, with vectors, before they are counted one by one."""
+"""Keys that are computed, with vectors, before they are counted or compared one by one."""
 
 COUNTERS = 4
 """Counters per bin, used in turn: neighbours often fall into one bin, and would wait for each other."""

@@ -3,12 +3,12 @@
 No state passes from one word to the next. So an element's word depends on its index and the key alone, and
 threads may compute any part in any order. A word has two halves of 16 bits. The upper ones of eight elements
 are the bits of one counter, the lowest first: their index divided by eight. The lower ones are those of
-another counter, in the same way: UPPER and LOWER are its third word. A comparison needs the lower half only
-if the upper ones are equal, once in 65,536 times.
+another counter, in the same way: UPPER and LOWER are its third word. A comparison with a threshold needs
+the lower half only if the upper one is that of the threshold, once in 65,536 times.
 
 Source: J. Salmon, M. Moraes, R. Dror, D. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011,
 https://doi.org/10.1145/2063384.2063405; the words are those of its reference implementation, Random123. Of
-the counter's 128 bits the lower 64 are the index.
+the counter's 128 bits the lower 64 are the index divided by eight, and the next 32 are UPPER or LOWER.
 """
 
 from __future__ import annotations

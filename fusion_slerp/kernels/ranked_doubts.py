@@ -16,7 +16,7 @@ from fusion_slerp.kernels.ranked_rows import add_bit, step
 from fusion_slerp.kernels.sorting import repeat_while, sorting
 
 SCANNED = 64
-"""Elements, PADDING at most, whose flags or bins are compared at a time."""
+"""Elements whose flags or bins are compared at a time."""
 
 INDEX = (1 << 32) - 1
 """The lower half of a pair; the upper half is the key."""

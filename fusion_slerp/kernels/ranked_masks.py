@@ -73,9 +73,9 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, and for
     each model its key, bit, number of bins, and undistinguished bits of a key; chances (float64): for each
     model the threshold, not rounded, of the rank sum 0, and how much it rises for each further one.
-    Memory for a row and PADDING: bins, upper halves of words (uint16), sums (uint32), pairs (uint64), flags
-    (uint8). Memory for the bins: COUNTERS counters for each, zeros before and after; firsts, lasts, limits
-    (uint32).
+    Memory for a row and PADDING: bins, upper halves of words (uint16), limits and then sums (uint32), pairs
+    (uint64), flags (uint8). Memory for the bins: COUNTERS counters for each, zeros before and after; firsts,
+    lasts, limits (uint32).
     """
     n_models = dtypes.index(MASK) - 1
     module = ir.Module("rank_masks")

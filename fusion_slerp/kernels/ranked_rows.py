@@ -15,13 +15,15 @@ from llvmlite import ir
 from fusion_slerp.kernels.building import POINTER, VOID, element, function, load, loop
 from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import key_of_difference
-from fusion_slerp.kernels.random_words import HALF_BITS
+from fusion_slerp.kernels.random_words import HALF_BITS, MOST_MORE_HALVES
 
 COUNTERS = 2
 """Counters per bin, used in turn: neighbours often fall into one bin, and would wait for each other."""
 
 PADDING = 128
-"""Elements after a row that the steps may read or write."""
+"""Elements after a row that the steps may read or write: MOST_MORE_HALVES at most."""
+
+assert PADDING >= MOST_MORE_HALVES
 
 NO_DIFFERENCE, LOWEST_BIN = 0, 1
 """The bin of the elements without a difference, and that of the smallest differences."""
@@ -103,7 +105,7 @@ def compare_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Funct
     """Adds the bit to the masks of elements whose words are below the lower limit of their bins.
 
     It flags those whose words are between the limits. Arguments: n, bins, upper halves of the words, limits,
-    masks, flags, bit.
+    masks, flags, memory for the limits of each element (i32), bit.
     """
     made, b = step(module, name, VOID, [I64, *[POINTER] * 6, I16])
     n, bins, words, limits, masks, flags, found, bit = made.args

@@ -46,8 +46,8 @@ class ByMagnitude:
         """
         return self._count if self._between_equals else None
 
-    def _count(self, words: Words, before: np.ndarray | None) -> Counted:
-        """Returns counts of shape (2, models); of a cut that is in an earlier chunk, none."""
+    def _count(self, words: Words, before: np.ndarray | None) -> np.ndarray:
+        """Returns counts of shape (2, models); zero for a cut that is known to be in an earlier chunk."""
         n, cuts = len(self.bands), self._between_equals
         before = np.zeros((2, n), np.int64) if before is None else before
         counts = np.zeros_like(before)
@@ -59,7 +59,7 @@ class ByMagnitude:
                 for j in positions
             ]
             counts[positions] = selecting.count_keys(words, keys)
-        return Counted(counts, before)
+        return counts
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
         """Returns the masks of one chunk."""

@@ -54,19 +54,22 @@ class Measure(Protocol):
 
 
 class Counted(NamedTuple):
-    """What a combine counted in a chunk.
+    """What a combine counted.
 
     Attributes:
-        counts: int64.
-        before: The counts of all earlier chunks, added up.
+        counts: In a chunk, int64.
+        before: In all earlier chunks, added up. What these did not count because it no longer mattered is
+            missing from both.
     """
 
     counts: np.ndarray
     before: np.ndarray
 
 
-Counter = Callable[[Words, np.ndarray | None], Counted]
-"""Counts in one chunk. Takes its words, and the counts of all earlier chunks; None for the first chunk."""
+Counter = Callable[[Words, np.ndarray | None], np.ndarray]
+"""Counts in one chunk, int64. Takes its words, and the counts of all earlier chunks; None if these are not
+known yet.
+"""
 
 
 class Combine(Protocol):
@@ -138,7 +141,8 @@ def drive(steps: Steps, chunks: Callable[[], Iterable[Words]], first: Measure | 
 def write(combine: Combine, words: Words, out: np.ndarray) -> int:
     """Writes a unit whose words are in memory; returns how many elements are infinite or NaN."""
     counter = combine.counter() if isinstance(combine, CountingCombine) else None
-    return combine.into(words, out, 0, counter(words, None) if counter else None)
+    counts = counter(words, None) if counter else None
+    return combine.into(words, out, 0, None if counts is None else Counted(counts, np.zeros_like(counts)))
 
 
 def with_starts(chunks: Iterable[Words]) -> Iterator[tuple[Words, int]]:

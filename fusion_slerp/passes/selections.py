@@ -18,7 +18,7 @@ class Selection(Protocol):
     """Chooses models element by element."""
 
     def counter(self) -> Counter | None:
-        """As `CountingCombine.counter`: of what masks of later chunks depend on."""
+        """As `CountingCombine.counter`: counts what the masks of later chunks depend on."""
         ...
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:

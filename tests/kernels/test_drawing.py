@@ -219,16 +219,17 @@ def test_sizes_that_do_not_fit_are_refused():
 
 
 @named("width", [2, 300])
-def test_where_upper_halves_are_equal_the_lower_ones_decide_by_rank(width):
-    """A density for which the threshold of an element is its word, and the one after it."""
-    for start in range(0, 4000, 400):
-        words = fine_tunes(BF16, 1, width)
-        words[0][:] = words[0][0]  # one magnitude, and so one threshold
-        random = reference.words(KEY, start, width)
-        for threshold in (random[1], random[1] + 1):
-            found = ranked(words, width, (threshold / 2**32, 1e-13), start)
-            assert reference.limit_of(width - 1, width, threshold / 2**32, 1e-13) == threshold
-            assert found[1] == (random[1] < threshold and words[0][1] != words[-1][1])
+@named("format", [BF16, F32], ids=lambda format: format.name)
+def test_where_upper_halves_are_equal_the_lower_ones_decide_by_rank(format: Format, width):
+    """All magnitudes are equal, so all thresholds: the word of some element, and the one after it."""
+    n, start = 5 * width, 4 * width
+    words = [words_of(np.full(n, value), format) for value in (1.0, 0.0)]
+    random = np.array(reference.words(KEY, start, n))
+    for index in (0, 1, width - 1, width, 3 * width + 1, n - 1):
+        for threshold in (random[index], random[index] + 1):
+            chance = float(threshold) / 2**32, 1e-13
+            assert reference.limit_of(width - 1, width, *chance) == threshold
+            np.testing.assert_array_equal(ranked(words, width, chance, start), random < threshold)
 
 
 # In less memory.

@@ -9,7 +9,7 @@ import pytest
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.kernels import FAST_ELEMENTS, compiler, doubts, elements, fast_sum, loops
-from fusion_slerp.kernels.doubts import MOST_DOUBTFUL, SPAN, STRETCH
+from fusion_slerp.kernels.doubts import ENOUGH, MOST_DOUBTFUL, SPAN, STRETCH
 from fusion_slerp.kernels.fast_sum import LEAST_WEIGHT
 from tests.kernels.test_kernels import (
     HALVES,
@@ -132,6 +132,20 @@ def test_any_number_of_doubtful_elements_in_a_span(n_doubtful):
     vectors = [words_for_kernels(encode(x, BF16), BF16) for x in (a, b)]
     assert_same(vectors, [1.0, 1.0], BF16)
     assert_same(vectors, [-1.0, 1.0], BF16)
+
+
+@named(
+    "in_spans",
+    [(ENOUGH - 1, MOST_DOUBTFUL), (ENOUGH - 1, 1, 1), (3, MOST_DOUBTFUL + 1, 3), (MOST_DOUBTFUL, 1, SPAN)],
+    ids=str,
+)
+def test_doubtful_elements_of_several_spans(in_spans):
+    """As many as are computed at once, fewer, more; and some that wait while a stretch is computed."""
+    a, b = np.full(3 * STRETCH, 1.0), np.zeros(3 * STRETCH)
+    for k, n in enumerate(in_spans):
+        b[k * SPAN + np.random.default_rng(k).permutation(SPAN)[:n]] = 2.0**-8
+    vectors = [words_for_kernels(encode(x, BF16), BF16) for x in (a, b)]
+    assert_same(vectors, [1.0, 1.0], BF16)
 
 
 @named("format", HALVES, **by_name)

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_slerp.dtypes import BY_NAME
 from fusion_slerp.kernels import Words
-from fusion_slerp.passes.protocols import CountingCombine, Made, Steps, drive
+from fusion_slerp.passes.protocols import Counted, Counter, CountingCombine, Made, Steps, drive
 from tests.reference import F64, Format, decode, encode, nearest, round_to
 
 Sets = list[list[int]]
@@ -136,11 +136,21 @@ def made_masks(made: Made, words: Words, size: int) -> list[int]:
     selection = made.combine.selection  # pyright: ignore[reportAttributeAccessIssue]
     masks, before, start, counter = [], None, 0, selection.counter()
     for chunk in chunks_of(words, size):
-        counted = counter(chunk, before) if counter else None
-        before = counted and counted.before + counted.counts
+        counted, before = counted_in(counter, chunk, before)
         masks += selection.masks(chunk, start, counted).tolist()
         start += chunk[0].size
     return masks
+
+
+def counted_in(
+    counter: Counter | None, chunk: Words, before: np.ndarray | None
+) -> tuple[Counted | None, np.ndarray | None]:
+    """What is counted in a chunk, and the counts before the next chunk, as the engine has them."""
+    if counter is None:
+        return None, None
+    counts = counter(chunk, before)
+    counted = Counted(counts, np.zeros_like(counts) if before is None else before)
+    return counted, counted.before + counts
 
 
 def written(made: Made, words: Words, size: int, out: Format) -> tuple[np.ndarray, int]:
@@ -149,8 +159,7 @@ def written(made: Made, words: Words, size: int, out: Format) -> tuple[np.ndarra
     combine, before, start, n_bad = made.combine, None, 0, 0
     counter = combine.counter() if isinstance(combine, CountingCombine) else None
     for chunk in chunks_of(words, size):
-        counted = counter(chunk, before) if counter else None
-        before = counted and counted.before + counted.counts
+        counted, before = counted_in(counter, chunk, before)
         n_bad += combine.into(chunk, result[start : start + chunk[0].size], start, counted)
         start += chunk[0].size
     return result, n_bad
