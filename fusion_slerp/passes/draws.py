@@ -15,7 +15,7 @@ from fusion_slerp.passes.chances import CERTAIN, Draw, threshold
 from fusion_slerp.passes.protocols import Counted
 
 KEPT_NBYTES = 32 << 20
-"""Masks of a unit that are kept from measuring to writing, at most: drawing takes longer than reading."""
+"""Masks of a unit that are kept from measuring to writing, at most: drawing them again takes longer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from fusion_slerp.sources.elements import read_elements, read_pieces
 from fusion_slerp.sources.file_state import FileState, state_of
 from fusion_slerp.sources.header import TensorEntry
 from fusion_slerp.sources.positioned_io import open_for_reading
+from fusion_slerp.sources.read_ahead import ReadAhead
 from fusion_slerp.sources.source import Extent, Piece, Source
 
 
@@ -29,6 +30,7 @@ class OpenFiles:
     def __init__(self, states: Mapping[Path, FileState]) -> None:
         self._states = dict(sorted(states.items()))
         self._descriptors: dict[Path, int] = {}
+        self._ahead = ReadAhead()
         self._counting = threading.Lock()
         self.nbytes_read = 0
 
@@ -94,6 +96,7 @@ class OpenFiles:
             if isinstance(first, TensorEntry):
                 nbytes = last.offset + last.nbytes - first.offset
                 # and its neighbours after it
+                self._ahead.before(self._descriptors[first.file], first.offset, nbytes)
                 read_elements(self._descriptors[first.file], first, 0, buffer[start : start + nbytes])
                 self._count(nbytes)
                 offsets += [start + entry.offset - first.offset for entry in run]
@@ -117,6 +120,7 @@ class OpenFiles:
         for run in _neighbours(sources):
             nbytes = sum(entry.nbytes for entry in run)
             part, out = out[:nbytes], out[nbytes:]
+            self._ahead.before(self._descriptors[run[0].file], run[0].offset, nbytes)
             read_elements(self._descriptors[run[0].file], run[0], 0, part)
             self._count(nbytes)
 
@@ -128,7 +132,11 @@ class OpenFiles:
         return raw
 
     def _read(self, entry: TensorEntry, pieces: Sequence[Piece], out: np.ndarray) -> None:
-        read_pieces(self._descriptors[entry.file], entry, pieces, out)
+        descriptor, itemsize = self._descriptors[entry.file], entry.dtype.itemsize
+        if entry.strides is None and len(pieces) == 1:
+            ((_, count, first),) = pieces
+            self._ahead.before(descriptor, entry.offset + first * itemsize, count * itemsize)
+        read_pieces(descriptor, entry, pieces, out)
         self._count(sum(count for _, count, _ in pieces) * entry.dtype.itemsize)
 
     def _count(self, nbytes: int) -> None:
