@@ -5,9 +5,10 @@
 Two models of 1.1 billion parameters (`--quick`: 0.26) are merged by the command alone, by one rank under
 torchrun and by two: from the page cache and from the disk to weight files of 500 MB (100 MB), and from the
 page cache to one file. The model is calibrated with single rates (`cluster_rates.py`), with a model of 11 MB,
-whose merge is all start-up, and with what one process without a launcher takes longer for 0.26 billion
-parameters: none of these is predicted. All merges are run in turn, so that a machine that drifts drifts for
-all. Writes `results/cluster-DATE.json`; prints predicted and measured times.
+whose merge is all start-up, and with merges of 0.26 and 0.62 billion parameters by one process without a
+launcher, which give the time per chunk and that of a last file: none of these is predicted. All merges are
+run in turn, so that a machine that drifts drifts for all. Writes `results/cluster-DATE.json`; prints
+predicted and measured times.
 """
 
 from __future__ import annotations
@@ -23,16 +24,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import contenders
 from processes import Command, Run, about_this_machine, in_turn, make_parents, write_json
 
+if TYPE_CHECKING:
+    from fusion_slerp.planning.plan import MergePlan
+
 RESULTS = Path(__file__).with_name("results")
 ALONE, ONE, TWO = "no launcher", "torchrun, 1 rank", "torchrun, 2 ranks"
 RANKS = {ALONE: 1, ONE: 1, TWO: 2}
-TASK_US = range(0, 10_000, 20)
-"""Values that are tried for the time per chunk."""
 
 
 class Case(NamedTuple):
@@ -54,8 +56,8 @@ class Case(NamedTuple):
         return f"{'cold' if self.is_cold else 'warm'}, files of {self.max_shard_size}"
 
 
-START, SMALL = Case("tiny", "5GB", False), Case("3", "100MB", False)
-"""With which the model is calibrated: start-up, and the time per chunk."""
+START, SMALL, MEDIUM = (Case(*each, False) for each in (("tiny", "5GB"), ("3", "500MB"), ("11", "500MB")))
+"""With which the model is calibrated: the start-up, the time of a last file, and that per chunk."""
 
 
 def command(folder: Path, case: Case, n_ranks: int | None) -> Command:
@@ -69,7 +71,9 @@ def command(folder: Path, case: Case, n_ranks: int | None) -> Command:
 
 def measured(folder: Path, cases: Sequence[Case], n_runs: int) -> dict[Case, dict[str, list[Run]]]:
     """Runs all cases, whose models are all cold or all warm, in turn, as machines drift."""
-    ways = {case: {ALONE: None} if case == SMALL else {ALONE: None, ONE: 1, TWO: 2} for case in cases}
+    ways = {
+        case: {ALONE: None} if case in (SMALL, MEDIUM) else {ALONE: None, ONE: 1, TWO: 2} for case in cases
+    }
     commands = {
         f"{case.shape}, {case.name}, {way}": command(folder, case, n)
         for case in cases
@@ -85,6 +89,16 @@ def wall(runs: Sequence[Run]) -> float:
     return median(run.wall_s for run in runs)
 
 
+def typical(runs: Sequence[Run]) -> Run:
+    """The medians of times."""
+    return replace(runs[0], wall_s=wall(runs), cpu_s=median(run.cpu_s for run in runs))
+
+
+def less(run: Run, other: Run) -> Run:
+    """The difference of times."""
+    return replace(run, wall_s=run.wall_s - other.wall_s, cpu_s=run.cpu_s - other.cpu_s)
+
+
 def rates(folder: Path) -> dict[str, float]:
     """The single rates, measured by a process of its own."""
     script = str(Path(__file__).with_name("cluster_rates.py"))
@@ -92,18 +106,19 @@ def rates(folder: Path) -> dict[str, float]:
     return json.loads(done.stdout)
 
 
-def calibrated(folder: Path, found: dict[str, float], merging_s: float) -> Any:
+def calibrated(folder: Path, found: dict[str, float], beyond: dict[Case, Run]) -> Any:
     """The machine for merges from the page cache.
 
     Args:
         folder: With the models.
         found: The single rates.
-        merging_s: What the small shape takes beyond the start-up; the time per chunk is fitted to it.
+        beyond: What some cases took beyond the start-up, by one process without a launcher. The processor
+            time gives that per chunk; what the wall time is longer than predicted is taken for a last file's.
     """
-    from cluster_model import predict
+    from cluster_model import phases, predict
     from cluster_running import Machine
 
-    from fusion_slerp import plan_merge
+    from fusion_slerp.cluster.sharing import shares
     from fusion_slerp.settings.merge_settings import available_cpus
 
     machine = Machine(
@@ -112,7 +127,9 @@ def calibrated(folder: Path, found: dict[str, float], merging_s: float) -> Any:
         network=float("inf"),
         total_read=float("inf"),
         total_write=float("inf"),
-        is_one_queue=found["one_after_the_other"] > 1 / 2,
+        slowdown=min(
+            1.0, max(0.0, found["slowdown"])
+        ),  # merges read and write at once for a part of the time
         read_cpu=found["cached_cpu"],
         start_s=0.0,
         file_s=0.0,
@@ -123,11 +140,26 @@ def calibrated(folder: Path, found: dict[str, float], merging_s: float) -> Any:
         cached_cpu=found["cached_cpu"],
         measure_ns=found["measure_ns"],
         combine_ns=found["combine_ns"],
+        task_us=0.0,
     )
-    models = [folder / SMALL.shape / label for label in "ab"]
-    plan = plan_merge(*models, t=contenders.T, max_shard_size=SMALL.max_shard_size)
-    fits = {us: abs(predict(plan, replace(machine, task_us=us)).seconds - merging_s) for us in TASK_US}
-    return replace(machine, task_us=min(fits, key=fits.__getitem__))
+    plans = {case: _plan(folder, case) for case in beyond}
+
+    def cpu_s(task_us: float) -> float:
+        on = replace(machine, task_us=task_us)
+        return sum(phase.cpu for plan in plans.values() for phase in phases(plan, shares(plan, [""])[0], on))
+
+    measured_s = sum(run.cpu_s for run in beyond.values())
+    task_us = (measured_s - cpu_s(0.0)) / (cpu_s(1.0) - cpu_s(0.0))
+    machine = replace(machine, task_us=max(0.0, task_us))
+    longer = [run.wall_s - predict(plans[case], machine).seconds for case, run in beyond.items()]
+    return replace(machine, file_s=max(0.0, sum(longer) / len(longer)))
+
+
+def _plan(folder: Path, case: Case) -> MergePlan:
+    from fusion_slerp import plan_merge
+
+    models = [folder / case.shape / label for label in "ab"]
+    return plan_merge(*models, t=contenders.T, max_shard_size=case.max_shard_size)
 
 
 def predictions(
@@ -144,10 +176,7 @@ def predictions(
     """
     from cluster_model import predict
 
-    from fusion_slerp import plan_merge
-
-    models = [folder / case.shape / label for label in "ab"]
-    plan = plan_merge(*models, t=contenders.T, max_shard_size=case.max_shard_size)
+    plan = _plan(folder, case)
     if case.is_cold:
         machine = replace(machine, read=found["read"], read_cpu=found["read_cpu"])
     return {
@@ -159,19 +188,20 @@ def predictions(
 def compared(folder: Path, cases: Sequence[Case], n_runs: int) -> dict[str, Any]:
     """Measures all cases and predicts them; returns what is written."""
     shape = cases[0].shape
-    for each in sorted({START.shape, SMALL.shape, shape}):
+    for each in sorted({START.shape, SMALL.shape, MEDIUM.shape, shape}):
         make_parents(folder / each, each)
-    runs = measured(folder, [START, SMALL, *(case for case in cases if not case.is_cold)], n_runs)
+    runs = measured(folder, [START, SMALL, MEDIUM, *(case for case in cases if not case.is_cold)], n_runs)
     runs |= measured(folder, [case for case in cases if case.is_cold], n_runs)
     starts = {name: wall(each) for name, each in runs[START].items()}
     found = rates(folder / shape)
-    small_s = wall(runs[SMALL][ALONE])
-    machine = calibrated(folder, found, small_s - starts[ALONE])
+    start = typical(runs[START][ALONE])
+    beyond = {case: less(typical(runs[case][ALONE]), start) for case in (SMALL, MEDIUM)}
+    machine = calibrated(folder, found, beyond)
     return {
         "rates": found,
         "machine": {key: value for key, value in asdict(machine).items() if value != float("inf")},
         "starts": row(START, runs[START], starts, starts),
-        "small": row(SMALL, runs[SMALL], {ALONE: starts[ALONE]}, {ALONE: small_s}),
+        "calibration": [row(case, runs[case], starts, {ALONE: wall(runs[case][ALONE])}) for case in beyond],
         "results": [
             row(case, runs[case], starts, predictions(folder, case, machine, starts, found)) for case in cases
         ],

@@ -150,7 +150,7 @@ def rates(folder: Path) -> dict[str, float]:
         "cached_cpu": cached.cpu,
         "write": written.rate,
         "write_cpu": written.cpu,
-        "one_after_the_other": (both_s - max(read_s, write_s)) / min(read_s, write_s),
+        "slowdown": (both_s - max(read_s, write_s)) / min(read_s, write_s),
         "measure_ns": 1 / gram,
         "combine_ns": 1 / total,
     }

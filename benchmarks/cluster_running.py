@@ -48,7 +48,8 @@ class Machine:
         network: Of a node, in each direction; inf if the file system is a local disk.
         total_read: Of the file system, for all nodes together.
         total_write: Likewise.
-        is_one_queue: Whether what a node writes takes from what it can read, as on a disk.
+        slowdown: How much a node's writing slows down its reading, and the reverse, if it does both at once:
+            0 not at all, 1 as if one waited for the other, as on one disk.
         measure_ns: Per element of two models and processor.
         combine_ns: Likewise.
         read_cpu: Processor seconds per GB that comes from the file system.
@@ -70,7 +71,7 @@ class Machine:
     network: float = 3.0
     total_read: float = 40.0
     total_write: float = 20.0
-    is_one_queue: bool = False
+    slowdown: float = 0.0
     measure_ns: float = 0.15
     combine_ns: float = 0.31
     read_cpu: float = 0.3
@@ -183,15 +184,15 @@ class _Running:
         is_active = self.left > 0
         on_node = np.stack([np.bincount(node, row, minlength=m.nodes)[node] for row in is_active])
         on_node = np.maximum(on_node, 1)
-        both = (on_node[self.READ] + on_node[self.WRITE]) if m.is_one_queue else None
         rates, is_shared = np.ones_like(self.left), np.zeros((4, len(node)), bool)
         for row, own, total in (
             (self.READ, min(m.read, m.network), m.total_read),
             (self.WRITE, min(m.write, m.network), m.total_write),
         ):
             other = is_active[self.WRITE if row == self.READ else self.READ]
-            n_other = np.bincount(node, other, minlength=m.nodes)[node] if both is not None else 0
-            mine, all_of = own / (on_node[row] + n_other), total / max(int(is_active[row].sum()), 1)
+            n_other = np.bincount(node, other, minlength=m.nodes)[node]
+            mine = own / (on_node[row] + m.slowdown * n_other)
+            all_of = total / max(int(is_active[row].sum()), 1)
             rates[row] = np.minimum(mine, all_of)
             is_shared[row] = all_of < mine
         per_rank = m.threads / m.ranks_per_node

@@ -122,7 +122,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--max-shard-size", default="5GB")
     parser.add_argument("--report", action="store_true", help="the tables and the plot of docs/cluster.md")
     for field in fields(Machine):
-        if field.name not in ("nodes", "is_one_queue"):
+        if field.name != "nodes":
             name = f"--{field.name.replace('_', '-')}"
             parser.add_argument(
                 name, type=type(field.default), default=field.default, help=f"{field.default}"

@@ -78,9 +78,17 @@ def test_nodes_with_disks_of_their_own_divide_the_time(plan):
 
 
 def test_ranks_of_one_node_share_its_disk(plan):
-    one = predict(plan, replace(QUICK, is_one_queue=True)).seconds
-    two = predict(plan, replace(QUICK, is_one_queue=True, ranks_per_node=2)).seconds
+    one = predict(plan, replace(QUICK, slowdown=1.0)).seconds
+    two = predict(plan, replace(QUICK, slowdown=1.0, ranks_per_node=2)).seconds
     assert two > 0.9 * one
+
+
+@pytest.mark.parametrize(("read", "write"), [(1.0, 1.0), (2.0, 1.0), (1.0, 3.0)])
+@pytest.mark.parametrize("slowdown", [0.0, 1.0, 2.5])
+def test_reading_and_writing_at_once_slow_each_other_down(slowdown, read, write):
+    on = replace(QUICK, read=1.0, write=1.0, slowdown=slowdown)
+    seconds, _ = run([[Phase(read=read, write=write, buffer=0.0)]], on)
+    assert seconds == pytest.approx(max(read, write) + slowdown * min(read, write))
 
 
 def test_no_number_of_nodes_reads_faster_than_the_file_system(plan):
