@@ -127,9 +127,8 @@ def calibrated(folder: Path, found: dict[str, float], beyond: dict[Case, Run]) -
         network=float("inf"),
         total_read=float("inf"),
         total_write=float("inf"),
-        slowdown=min(
-            1.0, max(0.0, found["slowdown"])
-        ),  # merges read and write at once for a part of the time
+        # More than 1 is that of reading and writing all the time, which merges do for a part of it.
+        slowdown=min(1.0, max(0.0, found["slowdown"])),
         read_cpu=found["cached_cpu"],
         start_s=0.0,
         file_s=0.0,

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.elements import I16, I32, I64
 from fusion_slerp.kernels.random_words import HALF_BITS, LOWER, MOST_MORE_HALVES, UPPER, store_halves
+from fusion_slerp.kernels.ranked_rows import add_bit
 
 SPAN = 4096
 """Halves that are made before they are compared: they stay in the first cache."""
@@ -32,10 +33,6 @@ def draw_masks(dtypes: Sequence[str]) -> ir.Module:
     has_equal = b.alloca(I16)
     start, n_drawn, always = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(3))
 
-    def add_bit(i: Value, condition: Value, bit: Value) -> None:
-        address = element(b, masks, i, I16)
-        b.store(b.or_(b.load(address, typ=I16), b.select(condition, bit, I16(0))), address)
-
     with loop(b, size, step=SPAN) as done:
         left = b.sub(size, done)
         n = b.select(b.icmp_unsigned("<", left, I64(SPAN)), left, I64(SPAN))
@@ -53,19 +50,16 @@ def draw_masks(dtypes: Sequence[str]) -> ir.Module:
                 upper = b.load(element(b, uppers, i, I16), typ=I16)
                 is_equal = b.zext(b.icmp_unsigned("==", upper, above), I16)
                 b.store(b.or_(b.load(has_equal, typ=I16), is_equal), has_equal)
-                add_bit(b.add(done, i), b.icmp_unsigned("<", upper, above), bit)
-            is_open = b.and_(b.icmp_unsigned("!=", b.load(has_equal, typ=I16), I16(0)), _is_set(b, below))
+                add_bit(b, element(b, masks, b.add(done, i), I16), b.icmp_unsigned("<", upper, above), bit)
+            has_doubt = b.load(has_equal, typ=I16)
+            is_open = b.and_(*(b.icmp_unsigned("!=", each, I16(0)) for each in (has_doubt, below)))
             with b.if_then(is_open, likely=False):
                 lowers = store_halves(b, memory[LOWER], *drawn, LOWER)
                 with loop(b, n) as i:
                     upper, lower = (b.load(element(b, half, i, I16), typ=I16) for half in (uppers, lowers))
                     is_equal = b.icmp_unsigned("==", upper, above)
-                    add_bit(b.add(done, i), b.and_(is_equal, b.icmp_unsigned("<", lower, below)), bit)
+                    is_drawn = b.and_(is_equal, b.icmp_unsigned("<", lower, below))
+                    add_bit(b, element(b, masks, b.add(done, i), I16), is_drawn, bit)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
-
-
-def _is_set(b: Builder, half: Value) -> Value:
-    """Whether a half is not zero: else no lower half is below it."""
-    return b.icmp_unsigned("!=", half, I16(0))
