@@ -184,20 +184,29 @@ def _run(
 ) -> Iterator[list[TensorReport]]:
     threads.submit(BEFORE_ALL, prepare, [tensor for each in tensors for tensor in each], settings)
     under_way: deque[Batch | Large] = deque()
+    undecided: list[Large] = []
     for group in groups_of(tensors):
-        if under_way:
-            under_way[-1].combine(on_bytes)
-        while len(under_way) >= STEPS_UNDER_WAY:
-            yield from under_way.popleft().finish(on_bytes)
         if is_large(group[0]):
             step = Large(group[0], threads, settings, measured=measured)
+            _combine(undecided, on_bytes)
+            step.begin()
+            undecided = [step]
         else:
+            if isinstance(under_way[-1] if under_way else None, Batch):  # one may overtake a large tensor
+                _combine(undecided, on_bytes)
+                undecided = []
             step = Batch(group, threads, settings)
+        while len(under_way) >= STEPS_UNDER_WAY:
+            yield from under_way.popleft().finish(on_bytes)
         under_way.append(step)
-    if under_way:
-        under_way[-1].combine(on_bytes)
+    _combine(undecided, on_bytes)
     while under_way:
         yield from under_way.popleft().finish(on_bytes)
+
+
+def _combine(undecided: Sequence[Large], on_bytes: OnBytes) -> None:
+    for step in undecided:
+        step.combine(on_bytes)
 
 
 class _Finishing:

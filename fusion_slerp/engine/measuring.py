@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fusion_slerp.engine import batches
 from fusion_slerp.engine.executor import groups_of, is_large, open_files, prepare
@@ -12,6 +12,8 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.steps import InEach, Key, Large, OnBytes
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,9 @@ def measure(plan: MergePlan) -> Iterator[Measurement]:
     tensors = [_whole(tensor) for tensor in plan.tensors]
     with open_files(plan, tensors) as files, Threads(plan.memory, files) as threads:
         prepare(tensors, plan.settings)
-        for group in groups_of([(tensor,) for tensor in tensors]):
-            reports = _measured(group, threads, plan)
-            for (tensor,), report in zip(group, reports, strict=True):
+        groups = groups_of([(tensor,) for tensor in tensors])
+        for group, reports in _one_ahead((group, _measuring(group, threads, plan)) for group in groups):
+            for (tensor,), report in zip(group, reports(), strict=True):
                 yield Measurement(report, tensor.nbytes_in if report.norms else 0)
 
 
@@ -68,20 +70,45 @@ def values(
     """
     with open_files(plan, tensors) as files, Threads(plan.memory, files) as threads:
         prepare(tensors, plan.settings)
-        for tensor in tensors:
-            measured: dict[Key, Any] = {}
-            Large((tensor,), threads, plan.settings, keep=False, measured=measured).decide(on_bytes)
+        for tensor, (step, measured) in _one_ahead(
+            (tensor, _begun(tensor, threads, plan)) for tensor in tensors
+        ):
+            step.decide(on_bytes)
             files.check_unchanged()
             yield tensor.out.name, measured
 
 
-def _measured(group: Sequence[InEach], threads: Threads, plan: MergePlan) -> list[TensorReport]:
+def _measuring(
+    group: Sequence[InEach], threads: Threads, plan: MergePlan
+) -> Callable[[], list[TensorReport]]:
+    """Submits the tasks of a group; the function waits for them and returns the reports."""
     if not is_large(group[0]):
         position = group[0][0].out.position()
-        return threads.submit(position, batches.measure, threads, group, plan.settings.how).result()
-    step = Large(group[0], threads, plan.settings, keep=False)
-    step.decide(lambda *done: None)
-    return step.reports()
+        return threads.submit(position, batches.measure, threads, group, plan.settings.how).result
+    step, _ = _begun(group[0][0], threads, plan)
+
+    def reports() -> list[TensorReport]:
+        step.decide(lambda *done: None)
+        return step.reports()
+
+    return reports
+
+
+def _begun(tensor: TensorPlan, threads: Threads, plan: MergePlan) -> tuple[Large, dict[Key, Any]]:
+    """Submits the tasks of a large tensor; returns it, and where it will store the values of its measures."""
+    measured: dict[Key, Any] = {}
+    step = Large((tensor,), threads, plan.settings, keep=False, measured=measured)
+    step.begin()
+    return step, measured
+
+
+def _one_ahead(steps: Iterable[T]) -> Iterator[T]:
+    """Yields each step after the next one has begun, so that the workers need not wait in between."""
+    before: list[T] = []
+    for step in steps:
+        yield from before
+        before = [step]
+    yield from before
 
 
 def _whole(tensor: TensorPlan) -> TensorPlan:

@@ -4,16 +4,21 @@ A tensor that is larger than a chunk takes several rounds of tasks, one task per
 measure that its method requests, then one that combines. Words of the first chunks are kept in memory between
 the rounds as far as the memory budget allows; the others are read again.
 
-No thread waits for a buffer forever: workers take tasks in order, only one tensor at a time is being
-measured, and its combining tasks come before the next tensor's measuring tasks. So when a worker measures,
-all chunks kept for the previous tensor have been returned or are about to be, and there are buffers for those
-that it will keep. Buffers for results wait for writers only, and writers wait for no thread.
+A tensor's combining tasks are submitted some time after its last chunk has been measured. So that the workers
+do not wait in between, the next tensor's first chunks come before them, and one batch of small tensors.
+
+No thread waits for a buffer forever: workers take tasks in order, and a tensor's combining tasks come before
+all but these few of the tasks that follow. When any other task begins, all chunks kept for the tensor before
+it have been returned or are about to be. And as the few are no more than the threads, and one batch, a buffer
+is left for those that combine while all others are kept. Buffers for results wait for writers only, and
+writers wait for no thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
@@ -62,9 +67,6 @@ class Batch:
         self._first = group[0][0]
         self._future = threads.submit(position, batches.make, threads, group, settings.how)
 
-    def combine(self, on_bytes: OnBytes) -> None:
-        """Does nothing: combining is part of the one task."""
-
     def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
         """Waits until all results are written; returns the reports of each tensor, for each merged model."""
         written, reports = self._future.result()
@@ -80,19 +82,21 @@ class Round(NamedTuple):
         key: What it is remembered by.
         units: The units that request it, one of each merged model; they have the same sources.
         keeps: Whether it keeps words of the first chunks.
-        tasks: The index of each chunk, and its task.
+        tasks: The index of each chunk, and its task, as far as they are submitted.
+        others: Submits the others.
     """
 
     key: Key
     units: list[UnitAtWork]
     keeps: bool
     tasks: list[tuple[int, Future[Buffer | None]]]
+    others: Iterator[tuple[int, Future[Buffer | None]]]
 
 
 class Large:
     """A tensor of several chunks, or with a row map: rounds of one task per chunk.
 
-    Measuring begins at once. Several merged models share the words and the measures.
+    Measuring of the first chunks begins at once. Several merged models share the words and the measures.
 
     Args:
         in_each: The tensor in each merged model.
@@ -120,11 +124,19 @@ class Large:
         self._n_kept = threads.memory.kept_chunks if keep else 0
         self._kept: list[Buffer | None] = [None] * len(self._chunks)
         self._rounds = self._measure()
+        for each in self._rounds[:1]:
+            each.tasks.extend(islice(each.others, threads.memory.threads))
         self._written: list[Future[list[Future[int]]]] = []
+
+    def begin(self) -> None:
+        """Submits the other tasks of the first measures."""
+        for each in self._rounds:
+            each.tasks.extend(each.others)
 
     def decide(self, on_bytes: OnBytes) -> None:
         """Measures until every unit is decided."""
         while self._rounds:
+            self.begin()
             for each in self._rounds:
                 unit = each.units[0]
                 itemsize = sum(source.words.itemsize for source in unit.sources)
@@ -160,7 +172,7 @@ class Large:
         return [_report(making) for making in self._makings]
 
     def _measure(self) -> list[Round]:
-        """Submits a round of tasks for every measure that a unit requests and whose value is not known."""
+        """Returns a round of tasks for every measure that a unit requests and whose value is not known."""
         asked: dict[Key, list[UnitAtWork]] = {}
         for making in self._makings:
             for k, unit in enumerate(making.units):
@@ -170,7 +182,7 @@ class Large:
         rounds: list[Round] = []
         for key, units in asked.items():
             keeps = self._n_kept > 0 and not rounds
-            rounds.append(Round(key, units, keeps, list(self._tasks(units[0], keeps))))
+            rounds.append(Round(key, units, keeps, [], self._tasks(units[0], keeps)))
         return rounds
 
     def _tasks(self, unit: UnitAtWork, keeps: bool) -> Iterator[tuple[int, Future[Buffer | None]]]:

@@ -25,6 +25,12 @@ PADDING = 128
 
 assert PADDING >= MOST_MORE_HALVES
 
+COMPARED = 512
+"""Elements whose limits are looked up, then compared: these stay in the first cache."""
+
+AT_ONCE = 16
+"""Elements whose limits are looked up without a branch."""
+
 NO_DIFFERENCE, LOWEST_BIN = 0, 1
 """The bin of the elements without a difference, and that of the smallest differences."""
 
@@ -109,22 +115,39 @@ def compare_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Funct
     """
     made, b = step(module, name, VOID, [I64, *[POINTER] * 6, I16])
     n, bins, words, limits, masks, flags, found, bit = made.args
-    with loop(b, n) as i:  # atomic, so that LLVM does not vectorise it: gathering takes longer
-        bin_of = b.zext(b.load(element(b, bins, i, I16), typ=I16), I64)
-        own = b.load_atomic(element(b, limits, bin_of, I32), "monotonic", 4, typ=I32)
-        b.store(own, element(b, found, i, I32))
-    with loop(b, n) as i:
-        upper = b.zext(b.load(element(b, words, i, I16), typ=I16), I32)
-        word = b.lshr(upper, I32(WORD_BITS - HALF_BITS))
-        both = b.load(element(b, found, i, I32), typ=I32)
-        is_drawn = b.icmp_unsigned("<", word, b.lshr(both, I32(16)))
-        is_open = b.and_(b.not_(is_drawn), b.icmp_unsigned("<", word, b.and_(both, I32(0xFFFF))))
-        add_bit(b, element(b, masks, i, I16), is_drawn, bit)
-        b.store(b.zext(is_open, I8), element(b, flags, i, I8))
+    with loop(b, n, step=COMPARED) as first:
+        left = b.sub(n, first)
+        many = b.select(b.icmp_unsigned("<", left, I64(COMPARED)), left, I64(COMPARED))
+        _look_up(b, element(b, bins, first, I16), limits, found, many)
+        with loop(b, many) as k:
+            i = b.add(first, k)
+            upper = b.zext(b.load(element(b, words, i, I16), typ=I16), I32)
+            word = b.lshr(upper, I32(WORD_BITS - HALF_BITS))
+            both = b.load(element(b, found, k, I32), typ=I32)
+            is_drawn = b.icmp_unsigned("<", word, b.lshr(both, I32(16)))
+            is_open = b.and_(b.not_(is_drawn), b.icmp_unsigned("<", word, b.and_(both, I32(0xFFFF))))
+            add_bit(b, element(b, masks, i, I16), is_drawn, bit)
+            b.store(b.zext(is_open, I8), element(b, flags, i, I8))
     with loop(b, I64(PADDING)) as i:
         b.store(I8(0), element(b, flags, b.add(n, i), I8))
     b.ret_void()
     return made
+
+
+def _look_up(b: Builder, bins: Value, limits: Value, found: Value, n: Value) -> None:
+    """Stores the limits of n elements, two as one number: processors store one number per cycle.
+
+    Loads are atomic, which costs nothing, so that LLVM does not vectorise them: gathering takes longer.
+    It reads and stores up to AT_ONCE - 1 elements more.
+    """
+    with loop(b, n, step=AT_ONCE) as first:
+        for k in range(0, AT_ONCE, 2):
+            both: Value = I64(0)
+            for half in range(2):
+                bin_of = b.zext(b.load(element(b, bins, b.add(first, I64(k + half)), I16), typ=I16), I64)
+                own = b.load_atomic(element(b, limits, bin_of, I32), "monotonic", 4, typ=I32)
+                both = b.or_(both, b.shl(b.zext(own, I64), I64(32 * half)))
+            b.store(both, element(b, found, b.add(first, I64(k)), I32), align=4)
 
 
 def add_bit(b: Builder, address: Value, condition: Value, bit: Value) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-RULES = 5
+RULES = 6
 """The rules of this version; every manifest states its model's, and two merges by different rules are not the
 same merge.
 
@@ -15,6 +15,8 @@ same merge.
         same bytes as rules 3.
     5   The random words of methods that draw elements are taken from the generator in halves. Everything else
         gives the same bytes as rules 4.
+    6   The sums that methods measure over the elements of a tensor or a row are added in another order, so
+        their last digits may differ. Tensors that are not measured have the same bytes as by rules 5.
 """
 
 EXPERTS_APART = 3
@@ -22,3 +24,6 @@ EXPERTS_APART = 3
 
 WORDS_IN_HALVES = 5
 """From these rules on, the halves of a random word come from two counters."""
+
+SUMS_IN_64_LANES = 6
+"""From these rules on, sums over the elements of a chunk are added in the order of `kernels.building`."""

@@ -9,7 +9,7 @@ from fusion_slerp.errors import CheckpointError, Problem, setting
 from fusion_slerp.methods import METHODS
 from fusion_slerp.output.manifest import version_in
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
-from fusion_slerp.planning.rules import EXPERTS_APART, RULES, WORDS_IN_HALVES
+from fusion_slerp.planning.rules import EXPERTS_APART, RULES, SUMS_IN_64_LANES, WORDS_IN_HALVES
 
 ANY_ORDER = 2
 """From these rules on, the sums of columns and the means of rows do not depend on an order."""
@@ -76,11 +76,17 @@ def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
     is_drawn = isinstance(tensor.work, Merge) and METHODS[plan.settings.method].is_indexed
     if is_drawn and rules < WORDS_IN_HALVES:
         return "elements that are drawn at random"
-    if rules >= ANY_ORDER:
-        return ""
-    if isinstance(tensor.work, Merge) and tensor.work.granularity == "column":
+    if rules < ANY_ORDER and isinstance(tensor.work, Merge) and tensor.work.granularity == "column":
         return "the last digits of matrices that are merged by columns"
     rows = tensor.rows if plan.settings.vocab_fill in FILLED_BY_MEANS else None
-    if rows is not None and (rows.filled & ~rows.zero).any():
+    if rules < ANY_ORDER and rows is not None and (rows.filled & ~rows.zero).any():
         return "the last digits of rows that are filled with a mean"
+    if rules < SUMS_IN_64_LANES and _is_measured(tensor, plan):
+        return "the last digits of sums over elements"
     return ""
+
+
+def _is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
+    """Whether a tensor is measured before it is made."""
+    units = tensor.work.units if isinstance(tensor.work, Merge) else {}
+    return any(plan.settings.how.n_passes(parameters)[1] for parameters in units.values())

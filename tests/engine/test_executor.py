@@ -2,15 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from itertools import groupby
 
 import numpy as np
 import pytest
 
 from fusion_slerp import CheckpointError, MismatchError, OutputError, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
+from fusion_slerp.engine import batches, chunk_work
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.memory_sink import MemorySink
 from fusion_slerp.engine.report import TensorReport
+from fusion_slerp.engine.threads import Threads
 from fusion_slerp.planning.amounts import nbytes_processed
 from fusion_slerp.planning.memory import MAX_BATCH
 from fusion_slerp.planning.plan import MergePlan
@@ -92,6 +95,53 @@ def test_exactly_the_bytes_are_read_that_the_plan_foresees(parents, monkeypatch,
     assert plan.memory.kept_chunks == (kept if t else 0)
     assert sum(nbytes) == plan.nbytes_read
     assert (plan.nbytes_read > plan.nbytes_in) == (t != 0 and kept < 7)
+
+
+@pytest.mark.parametrize("budget", [LEAST[2], "110MB"])
+def test_few_tasks_overtake_a_tensors_combining_so_that_no_thread_waits(parents, monkeypatch, budget):
+    """One batch, and as many chunks of the next tensor as there are threads: more could take all buffers."""
+    plan = plan_merge(*parents, t=0.3, threads=2, memory_budget=budget)
+    submitted: list[str] = []
+
+    def spying(threads, position, task, *arguments):
+        if task is chunk_work.measure:
+            submitted.append(f"measure {arguments[1].out.name}")
+        elif task is chunk_work.produce:
+            submitted.append(f"combine {arguments[1][0].tensor.out.name}")
+        elif task is batches.make:
+            submitted.append(f"make {[in_each[0].out.name for in_each in arguments[1]]}")
+        return submit(threads, position, task, *arguments)
+
+    submit = Threads.submit
+    monkeypatch.setattr(Threads, "submit", spying)
+    child_bytes(plan)
+    runs = [f"{run}: {len([*each])}" for run, each in groupby(submitted)]
+    assert runs == [
+        "measure 2: 3",
+        "combine 2: 3",
+        "make ['5']: 1",
+        "measure 0: 2",
+        "combine 8: 2",
+        "measure 0: 5",
+        "measure 4: 2",
+        "combine 0: 7",
+        "make ['6', '1']: 1",
+        "combine 4: 2",
+        "make ['3']: 1",
+        "measure 7: 3",
+        "combine 7: 3",
+    ]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_several_rounds_of_measuring_end_with_the_least_memory(parents, threads):
+    """Counts of upper bits, then of lower ones: the second round finds the next tensor's chunks kept."""
+    how = {"method": "ties", "density": 0.37, "base": parents[0], "threads": threads}
+    results = [
+        child_bytes(plan_merge(parents[1], **how, memory_budget=budget))
+        for budget in (LEAST[threads], "110MB", "1GB")
+    ]
+    assert all(result == results[0] for result in results)
 
 
 def test_neighbours_are_read_at_once(tmp_path, monkeypatch):

@@ -94,17 +94,17 @@ def test_reference_reads_words_as_torch_does(format):
 
 
 def in_lanes(*terms: np.ndarray) -> list[float]:
-    """Sums in the documented order: rows of 256 lanes, two rows at a time, then the lanes pairwise."""
+    """Sums in the documented order: rows of 64 lanes, four rows at a time, then the lanes pairwise."""
     sums = []
     for term in terms:
         padded = np.zeros(-(-term.size // LANES) * LANES)
         padded[: term.size] = term
         rows = padded.reshape(-1, LANES)
-        n_paired = term.size // LANES // ROWS * ROWS
+        n_together = term.size // LANES // ROWS * ROWS
         lanes = np.zeros(LANES)
-        for first, second in zip(rows[:n_paired:ROWS], rows[1:n_paired:ROWS], strict=True):
-            lanes += first + second
-        for row in rows[n_paired:]:
+        for first, second, third, fourth in rows[:n_together].reshape(-1, ROWS, LANES):
+            lanes += first + second + third + fourth
+        for row in rows[n_together:]:
             lanes += row
         while lanes.size > 1:
             lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
