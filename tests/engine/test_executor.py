@@ -10,7 +10,8 @@ import pytest
 from fusion_slerp import CheckpointError, MismatchError, OutputError, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.engine import batches, chunk_work
-from fusion_slerp.engine.executor import execute
+from fusion_slerp.engine.executor import Child, execute, execute_all
+from fusion_slerp.engine.many import all_digests
 from fusion_slerp.engine.memory_sink import MemorySink
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
@@ -142,6 +143,18 @@ def test_several_rounds_of_measuring_end_with_the_least_memory(parents, threads)
         for budget in (LEAST[threads], "110MB", "1GB")
     ]
     assert all(result == results[0] for result in results)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_more_models_than_there_are_buffers_for_results_are_made_together(parents, threads):
+    """The results of a batch that comes early wait in all of them, except one for each worker."""
+    plans = [plan_merge(*parents, t=t, threads=threads) for t in np.linspace(0.1, 0.9, 16).tolist()]
+    assert len(plans) > plans[0].memory.n_outs
+    children = [Child(plan, MemorySink(plan), lambda file: None, plan.tensors) for plan in plans]
+    finished(lambda: execute_all(children, digests=all_digests(plans)))
+    for child, plan in (children[0], plans[0]), (children[-1], plans[-1]):
+        found = {name: tensor.numpy().tobytes() for name, tensor in child.sink.state_dict().items()}
+        assert found == child_bytes(plan)
 
 
 def test_neighbours_are_read_at_once(tmp_path, monkeypatch):
