@@ -69,11 +69,15 @@ def mergekit_linear(environment: Path) -> Command:
     return command
 
 
+FAMILY = ("a", "b", "c", "base")
+"""The folders of three fine-tunes, and of their base, which can be merged as a fourth model."""
+
+
 def of_method(name: str, options: Mapping[str, object], n_models: int, has_base: bool) -> Command:
     """This package's merge of a family by a method."""
 
     def command(a: Path, b: Path, out: Path) -> list[str]:
-        models = ", ".join(repr(str(a.with_name(label))) for label in "abc"[:n_models])
+        models = ", ".join(repr(str(a.with_name(label))) for label in FAMILY[:n_models])
         base = f", base={str(a.with_name('base'))!r}" * has_base
         call = f"merge({models}{base}, method={name!r}, out={str(out)!r}, **{dict(options)!r})"
         code = f"from fusion_slerp import merge; print('engine_s=', {call}.elapsed_s, sep='')"

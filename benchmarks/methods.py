@@ -21,6 +21,9 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
 
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
+WEIGHTS_OF_ALL = WEIGHTS | {"d": 0.25}
+"""Those of a plain average in which the base is a model like the others."""
+
 BY_ROW = ("model_stock",)
 """Methods that are also measured by row."""
 
@@ -32,10 +35,14 @@ UNKNOWN_TO_MERGEKIT = {"warp", "passthrough", "slerp"}
 
 
 def ours() -> dict[str, Command]:
-    """A merge by each method, with a base where it takes one; `linear` first."""
-    names = ["linear", *(name for name in METHODS if name not in ("linear", "passthrough"))]
+    """A merge by each method, with a base where it takes one; `linear` first, of three models and of four."""
+    average = {
+        "linear": _ours("linear"),
+        "linear, of the base as well": contenders.of_method("linear", {"weight": WEIGHTS_OF_ALL}, 4, False),
+    }
+    names = [name for name in METHODS if name not in ("linear", "passthrough")]
     by_row = {f"{name}, by row": _ours(name, granularity="row") for name in BY_ROW}
-    return {name: _ours(name) for name in names} | by_row
+    return average | {name: _ours(name) for name in names} | by_row
 
 
 def _ours(name: str, **more: object) -> Command:
