@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +65,11 @@ class Ranked(NamedTuple):
 
 
 def add_ranked(
-    masks: np.ndarray, words: Sequence[np.ndarray], rows: tuple[int, int], drawn: Sequence[Ranked]
+    masks: np.ndarray,
+    words: Sequence[np.ndarray],
+    rows: tuple[int, int],
+    drawn: Sequence[Ranked],
+    is_fresh: bool = False,
 ) -> None:
     """Sets bits in the masks of elements that are drawn by the rank of their difference in the row.
 
@@ -76,6 +81,7 @@ def add_ranked(
         rows: The index of the first element, and the elements of a row, 2 to MOST_ELEMENTS, which divide the
             number of words.
         drawn: For each of these models.
+        is_fresh: Whether the masks are memory that was never set: then no other bits are set.
     """
     start, width = rows
     sizes = {masks.size, *(each.size for each in words)}
@@ -89,7 +95,7 @@ def add_ranked(
     types = types_of(words)
     bins = [bins_for(width, is_narrow((kind, types[-1]))) for kind in types[:-1]]
     of_models = [(each.key, 1 << each.model, *of_model) for each, of_model in zip(drawn, bins, strict=True)]
-    numbers = np.array([start, width, *(number for each in of_models for number in each)], np.uint64)
+    numbers = np.array([start, width, is_fresh, *chain.from_iterable(of_models)], np.uint64)
     chances = np.array([_chance(each, width) for each in drawn])
     kinds = [MASK, MASK, "uint32", "uint64", "uint8"]
     of_row = [np.empty(width + PADDING, "uint16" if kind == MASK else kind) for kind in kinds]

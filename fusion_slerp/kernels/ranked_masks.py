@@ -50,8 +50,8 @@ FRACTION_BITS = 23
 LINE_NBYTES = 64
 """Of a cache."""
 
-NUMBERS = 4
-"""Of each model."""
+OF_ALL, NUMBERS = 3, 4
+"""Numbers for all models, then for each."""
 
 
 def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
@@ -70,8 +70,9 @@ def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
 def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     """Adds bits to the masks of elements that are drawn by rank, row by row.
 
-    Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, and for
-    each model its key, bit, number of bins, and undistinguished bits of a key; chances (float64): for each
+    Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, 1 if the
+    masks are to be empty before, else 0, and for each model its key, bit, number of bins, and undistinguished
+    bits of a key; chances (float64): for each
     model the threshold, not rounded, of the rank sum 0, and how much it rises for each further one.
     Memory for a row and PADDING: bins, upper halves of words (uint16), limits and then sums (uint32), pairs
     (uint64), flags (uint8). Memory for the bins: COUNTERS counters for each, zeros before and after; firsts,
@@ -85,12 +86,14 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     pairs = [(dtypes[k], dtypes[n_models]) for k in range(n_models)]
     lower = lower_half(module, "lower_half")
     rows = {pair: _row(module, pair, f"mask_row_{i}", lower) for i, pair in enumerate(dict.fromkeys(pairs))}
-    start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(2))
+    start, width, is_fresh = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(OF_ALL))
     with loop(b, b.udiv(size, width)) as k:
         first = b.mul(k, width)
         here = element(b, base, first, LLVM_TYPES[dtypes[n_models]]), element(b, masks, first, I16)
+        with b.if_then(b.icmp_unsigned("!=", is_fresh, I64(0))), loop(b, width) as i:
+            b.store(I16(0), element(b, masks, b.add(first, i), I16))
         for i, (model, pair) in enumerate(zip(models, pairs, strict=True)):
-            own = [element(b, numbers, I64(2 + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
+            own = [element(b, numbers, I64(OF_ALL + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
             words = element(b, model, first, LLVM_TYPES[pair[0]])
             b.call(rows[pair], [b.add(start, first), width, words, *here, *own, *memory])
     b.ret(I64(0))

@@ -46,31 +46,36 @@ class Drawn:
 
     def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk: of whole rows, if ranks count."""
-        masks = _alike(words[0].size, start, self.draws, self.is_ranked)
         ranked = [k for k, draw in enumerate(self.draws) if self.is_ranked and draw.is_ranked]
+        alike = [k for k in range(len(self.draws)) if k not in ranked]
+        n = words[0].size
+        masks = _alike(n, start, self.draws, alike) if alike else np.empty(n, np.uint16)
         if ranked:
             drawn = [Ranked(k, *self.draws[k]) for k in ranked]
-            _add_ranked(masks, [*(words[k] for k in ranked), words[-1]], start, self.width, drawn)
+            own = [*(words[k] for k in ranked), words[-1]]
+            _add_ranked(masks, own, start, self.width, drawn, is_fresh=not alike)
         return masks
 
 
-def _alike(n: int, start: int, draws: Sequence[Draw], without_ranked: bool) -> np.ndarray:
-    """Masks of models whose elements have one probability; with or without those that are to be ranked."""
-    drawn = [(k, draw) for k, draw in enumerate(draws) if not (without_ranked and draw.is_ranked)]
+def _alike(n: int, start: int, draws: Sequence[Draw], models: Sequence[int]) -> np.ndarray:
+    """Masks of some models, whose elements have one probability."""
+    drawn = [(k, draws[k]) for k in models]
     always = sum(1 << k for k, draw in drawn if threshold(draw.density) == CERTAIN)
     chances = [(k, draw.key, threshold(draw.density)) for k, draw in drawn if draw.is_random]
     return drawn_masks(n, start, chances, always)
 
 
-def _add_ranked(masks: np.ndarray, words: Words, start: int, width: int, drawn: Sequence[Ranked]) -> None:
+def _add_ranked(
+    masks: np.ndarray, words: Words, start: int, width: int, drawn: Sequence[Ranked], is_fresh: bool
+) -> None:
     for first, end, length in _parts(start, masks.size, width):
         part = slice(first - start, end - start)
         if length > 1:
-            add_ranked(masks[part], [each[part] for each in words], (first, length), drawn)
+            add_ranked(masks[part], [each[part] for each in words], (first, length), drawn, is_fresh)
             continue
+        masks[part] = 0 if is_fresh else masks[part]
         for each in drawn:
-            alone = Draw(each.key, each.density)
-            masks[part] |= _alike(1, first, [alone], without_ranked=False) << each.model
+            masks[part] |= _alike(1, first, [Draw(each.key, each.density)], [0]) << each.model
 
 
 def _parts(start: int, n: int, width: int) -> Iterator[tuple[int, int, int]]:

@@ -204,6 +204,9 @@ def test_several_models_of_different_types():
         add_ranked(alone, [model, base], (600, 300), [each])
     np.testing.assert_array_equal(masks, alone)
     assert masks.any()
+    never_set = np.full(900, 0xABCD, np.uint16)
+    add_ranked(never_set, words, (600, 300), drawn, is_fresh=True)
+    np.testing.assert_array_equal(never_set, masks)
 
 
 def test_sizes_that_do_not_fit_are_refused():
