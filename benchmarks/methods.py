@@ -22,7 +22,7 @@ OWN_OPTIONS: dict[str, dict[str, Any]] = {
 WEIGHTS = {"a": 0.5, "b": 0.3, "c": 0.2}
 
 WEIGHTS_OF_ALL = WEIGHTS | {"d": 0.25}
-"""Those of a plain average in which the base is a model like the others."""
+"""Those of an average in which the base is a model like the others."""
 
 BY_ROW = ("model_stock",)
 """Methods that are also measured by row."""
@@ -38,7 +38,7 @@ def ours() -> dict[str, Command]:
     """A merge by each method, with a base where it takes one; `linear` first, of three models and of four."""
     average = {
         "linear": _ours("linear"),
-        "linear, of the base as well": contenders.of_method("linear", {"weight": WEIGHTS_OF_ALL}, 4, False),
+        "linear, base included": contenders.of_method("linear", {"weight": WEIGHTS_OF_ALL}, 4, False),
     }
     names = [name for name in METHODS if name not in ("linear", "passthrough")]
     by_row = {f"{name}, by row": _ours(name, granularity="row") for name in BY_ROW}

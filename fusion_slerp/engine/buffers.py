@@ -17,15 +17,15 @@ Buffer = np.ndarray
 class BufferPool:
     """`count` buffers of at least `nbytes` each, overwritten by each user.
 
-    They are parts of one block, for which the system is asked to use large pages: with them a merge of two
-    models of 1.1 billion parameters took 18 % less time. The block returns to the system with the pool.
-    The buffer returned last is handed out first, so memory that is not needed is never touched.
+    They are parts of one block, for which the system is asked to use large pages: on two cores of an AMD EPYC
+    these saved 18 % of the time to merge two models of 1.1 billion parameters. The block returns to the
+    system with the pool. The buffer returned last is handed out first: memory not needed is never touched.
     """
 
     def __init__(self, nbytes: int, count: int) -> None:
         size = whole_pages(nbytes)
         mapped = mmap.mmap(-1, max(1, size * count), mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(AttributeError, OSError):  # an advice, which not every system takes
+        with suppress(AttributeError, OSError):  # only a hint: not every system takes it
             mapped.madvise(mmap.MADV_HUGEPAGE)
         block = np.frombuffer(mapped, np.uint8)
         assert block.ctypes.data % PAGE_NBYTES == 0, "the system maps whole pages"

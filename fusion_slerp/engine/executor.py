@@ -184,29 +184,38 @@ def _run(
 ) -> Iterator[list[TensorReport]]:
     threads.submit(BEFORE_ALL, prepare, [tensor for each in tensors for tensor in each], settings)
     under_way: deque[Batch | Large] = deque()
-    undecided: list[Large] = []
+    last: Large | None = None
     for group in groups_of(tensors):
-        if is_large(group[0]):
-            step = Large(group[0], threads, settings, measured=measured)
-            _combine(undecided, on_bytes)
-            step.begin()
-            undecided = [step]
-        else:
-            if isinstance(under_way[-1] if under_way else None, Batch):  # one may overtake a large tensor
-                _combine(undecided, on_bytes)
-                undecided = []
-            step = Batch(group, threads, settings)
         while len(under_way) >= STEPS_UNDER_WAY:
             yield from under_way.popleft().finish(on_bytes)
+        if is_large(group[0]):
+            step = Large(group[0], threads, settings, measured=measured)
+            if step.is_measured:
+                _wait_for(under_way)
+                step.begin(threads.memory.threads)
+            if last is not None:
+                last.combine(on_bytes)
+            last = step
+            if step.is_measured:
+                step.begin()
+            else:
+                step.combine(on_bytes)
+        else:
+            if last is not None and under_way[-1] is not last:  # only one batch may overtake it
+                last.combine(on_bytes)
+            step = Batch(group, threads, settings)
         under_way.append(step)
-    _combine(undecided, on_bytes)
+    if last is not None:
+        last.combine(on_bytes)
     while under_way:
         yield from under_way.popleft().finish(on_bytes)
 
 
-def _combine(undecided: Sequence[Large], on_bytes: OnBytes) -> None:
-    for step in undecided:
-        step.combine(on_bytes)
+def _wait_for(steps: Iterable[Batch | Large]) -> None:
+    """Waits until the combining tasks that are submitted have ended."""
+    for step in steps:
+        if isinstance(step, Large):
+            step.wait()
 
 
 class _Finishing:

@@ -4,20 +4,20 @@ A tensor that is larger than a chunk takes several rounds of tasks, one task per
 measure that its method requests, then one that combines. Words of the first chunks are kept in memory between
 the rounds as far as the memory budget allows; the others are read again.
 
-A tensor's combining tasks are submitted some time after its last chunk has been measured. So that the workers
-do not wait in between, the next tensor's first chunks come before them, and one batch of small tensors.
+A tensor's combining tasks are submitted some time after its last chunk has been measured. To keep the workers
+busy in between, the next tensor's first chunks and at most one batch of small tensors are submitted first.
 
 No thread waits for a buffer forever: workers take tasks in order, and a tensor's combining tasks come before
-all but these few of the tasks that follow. When any other task begins, all chunks kept for the tensor before
-it have been returned or are about to be. And as the few are no more than the threads, and one batch, a buffer
-is left for those that combine while all others are kept. Buffers for results wait for writers only, and
-writers wait for no thread.
+all others of the tasks that follow. When one of those begins, all chunks kept for the tensor before it have
+been returned or are about to be. The few that come first are submitted when all combining tasks of earlier
+tensors are done, and hold no more buffers than there are threads, and one for the batch. So one is left for
+the tasks that combine. Buffers for results wait for writers only, and writers wait for no thread.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
@@ -82,8 +82,8 @@ class Round(NamedTuple):
         key: What it is remembered by.
         units: The units that request it, one of each merged model; they have the same sources.
         keeps: Whether it keeps words of the first chunks.
-        tasks: The index of each chunk, and its task, as far as they are submitted.
-        others: Submits the others.
+        tasks: The index of each chunk, and its task: those submitted so far.
+        others: Yields the remaining ones, submitting each.
     """
 
     key: Key
@@ -96,7 +96,7 @@ class Round(NamedTuple):
 class Large:
     """A tensor of several chunks, or with a row map: rounds of one task per chunk.
 
-    Measuring of the first chunks begins at once. Several merged models share the words and the measures.
+    Several merged models share the words and the measures.
 
     Args:
         in_each: The tensor in each merged model.
@@ -124,14 +124,18 @@ class Large:
         self._n_kept = threads.memory.kept_chunks if keep else 0
         self._kept: list[Buffer | None] = [None] * len(self._chunks)
         self._rounds = self._measure()
-        for each in self._rounds[:1]:
-            each.tasks.extend(islice(each.others, threads.memory.threads))
+        self._is_combining = False
         self._written: list[Future[list[Future[int]]]] = []
 
-    def begin(self) -> None:
-        """Submits the other tasks of the first measures."""
-        for each in self._rounds:
-            each.tasks.extend(each.others)
+    @property
+    def is_measured(self) -> bool:
+        """Whether something is to be measured before the tensor can be made."""
+        return bool(self._rounds)
+
+    def begin(self, n_tasks: int | None = None) -> None:
+        """Submits tasks of the next measures: some of the first one's, or all that are not submitted yet."""
+        for each in self._rounds[:1] if n_tasks else self._rounds:
+            each.tasks.extend(islice(each.others, n_tasks))
 
     def decide(self, on_bytes: OnBytes) -> None:
         """Measures until every unit is decided."""
@@ -150,7 +154,10 @@ class Large:
             self._rounds = self._measure()
 
     def combine(self, on_bytes: OnBytes) -> None:
-        """Decides, then submits the tasks that make the tensor."""
+        """Decides, then submits the tasks that make the tensor, if they are not submitted yet."""
+        if self._is_combining:
+            return
+        self._is_combining = True
         self.decide(on_bytes)
         makings = [making._replace(filler=self._filler(making)) for making in self._makings]
         in_order = [self._lead, *self._makings]
@@ -159,6 +166,10 @@ class Large:
             held = None if kept is None else self._held(sources)
             task = chunk_work.produce, self._threads, makings, sources, chunk, kept, held
             self._written.append(self._submit(chunk, *task))
+
+    def wait(self) -> None:
+        """Waits until the tasks that make the tensor have ended, if they are submitted, in whatever way."""
+        wait(self._written)
 
     def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
         """Waits until all results are written; returns the tensor's reports, for each merged model."""

@@ -81,7 +81,7 @@ def add_ranked(
         rows: The index of the first element, and the elements of a row, 2 to MOST_ELEMENTS, which divide the
             number of words.
         drawn: For each of these models.
-        is_fresh: Whether the masks are memory that was never set: then no other bits are set.
+        is_fresh: Whether the masks are uninitialised; they are then cleared first.
     """
     start, width = rows
     sizes = {masks.size, *(each.size for each in words)}

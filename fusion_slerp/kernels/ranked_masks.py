@@ -51,7 +51,7 @@ LINE_NBYTES = 64
 """Of a cache."""
 
 OF_ALL, NUMBERS = 3, 4
-"""Numbers for all models, then for each."""
+"""How many numbers there are for all models together, and for each."""
 
 
 def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
@@ -70,10 +70,10 @@ def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
 def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     """Adds bits to the masks of elements that are drawn by rank, row by row.
 
-    Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, 1 if the
-    masks are to be empty before, else 0, and for each model its key, bit, number of bins, and undistinguished
-    bits of a key; chances (float64): for each
-    model the threshold, not rounded, of the rank sum 0, and how much it rises for each further one.
+    Arrays: models, base, masks; numbers (int64): the index of the first element, elements of a row, 1 to
+    clear the masks first, else 0, and for each model its key, bit, number of bins, and undistinguished bits
+    of a key; chances (float64): for each model the threshold, not rounded, of the rank sum 0, and how much it
+    rises for each further one.
     Memory for a row and PADDING: bins, upper halves of words (uint16), limits and then sums (uint32), pairs
     (uint64), flags (uint8). Memory for the bins: COUNTERS counters for each, zeros before and after; firsts,
     lasts, limits (uint32).

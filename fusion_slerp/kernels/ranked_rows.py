@@ -26,10 +26,10 @@ PADDING = 128
 assert PADDING >= MOST_MORE_HALVES
 
 COMPARED = 512
-"""Elements whose limits are looked up, then compared: these stay in the first cache."""
+"""Elements whose limits are looked up, and then compared while they are still in the first cache."""
 
 AT_ONCE = 16
-"""Elements whose limits are looked up without a branch."""
+"""Elements looked up per turn of the loop, without a branch."""
 
 NO_DIFFERENCE, LOWEST_BIN = 0, 1
 """The bin of the elements without a difference, and that of the smallest differences."""
@@ -135,10 +135,10 @@ def compare_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Funct
 
 
 def _look_up(b: Builder, bins: Value, limits: Value, found: Value, n: Value) -> None:
-    """Stores the limits of n elements, two as one number: processors store one number per cycle.
+    """Stores the limits of n elements, two per store: processors store one number per cycle.
 
     Loads are atomic, which costs nothing, so that LLVM does not vectorise them: gathering takes longer.
-    It reads and stores up to AT_ONCE - 1 elements more.
+    It reads and stores up to AT_ONCE - 1 elements beyond these. Numbers are little-endian.
     """
     with loop(b, n, step=AT_ONCE) as first:
         for k in range(0, AT_ONCE, 2):

@@ -49,7 +49,7 @@ class Drawn:
         ranked = [k for k, draw in enumerate(self.draws) if self.is_ranked and draw.is_ranked]
         alike = [k for k in range(len(self.draws)) if k not in ranked]
         n = words[0].size
-        masks = _alike(n, start, self.draws, alike) if alike else np.empty(n, np.uint16)
+        masks = _alike(n, start, self.draws, alike) if alike or not ranked else np.empty(n, np.uint16)
         if ranked:
             drawn = [Ranked(k, *self.draws[k]) for k in ranked]
             own = [*(words[k] for k in ranked), words[-1]]
@@ -73,7 +73,8 @@ def _add_ranked(
         if length > 1:
             add_ranked(masks[part], [each[part] for each in words], (first, length), drawn, is_fresh)
             continue
-        masks[part] = 0 if is_fresh else masks[part]
+        if is_fresh:
+            masks[part] = 0
         for each in drawn:
             masks[part] |= _alike(1, first, [Draw(each.key, each.density)], [0]) << each.model
 

@@ -15,8 +15,8 @@ same merge.
         same bytes as rules 3.
     5   The random words of methods that draw elements are taken from the generator in halves. Everything else
         gives the same bytes as rules 4.
-    6   The sums that methods measure over the elements of a tensor or a row are added in another order, so
-        their last digits may differ. Tensors that are not measured have the same bytes as by rules 5.
+    6   The sums that methods measure over the elements of a tensor or a row are added in a different order,
+        so their last digits may differ. Tensors that are not measured have the same bytes as under rules 5.
 """
 
 EXPERTS_APART = 3

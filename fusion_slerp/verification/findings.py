@@ -39,6 +39,7 @@ class Verification:
         models: Source models that were opened; 0 if they were not asked for.
         hashed: Weight files of source models whose SHA-256 was computed and compared with the manifest's.
         measured: Tensors whose norms and angles were measured again in the source models.
+        left_out: Tensors that could be compared with the source models only by the rules of an older version.
         recomputed: Names of the tensors that were merged again and compared bit by bit.
         elapsed_s: Wall time in seconds.
     """
@@ -52,6 +53,7 @@ class Verification:
     models: int = 0
     hashed: int = 0
     measured: int = 0
+    left_out: int = 0
     recomputed: tuple[str, ...] = ()
     elapsed_s: float = 0.0
 
@@ -82,6 +84,8 @@ class Verification:
             lines.append(f"{_count(self.measured, 'tensor')}: norms and angles measured again and compared")
         if self.recomputed:
             lines.append(f"{_count(len(self.recomputed), 'tensor')}: merged again and compared bit by bit")
+        if self.left_out:
+            lines.append(f"{_count(self.left_out, 'tensor')}: not compared, as an older version merged them")
         return tuple(lines)
 
     def __str__(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isclose
+from math import cos, isclose, radians
 from typing import Any
 
 from fusion_slerp.engine.measuring import measure
@@ -11,11 +11,14 @@ from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.steps import OnBytes
 from fusion_slerp.planning.amounts import MEASURING
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
+from fusion_slerp.planning.rules import SUMS_IN_64_LANES
 from fusion_slerp.settings.labels import BASE
 from fusion_slerp.verification.findings import Deviation
 
 SUMMED_OTHERWISE = 1e-12
-"""Matrices merged by rows or columns were summed in a different order, so their last digits differ."""
+"""Sums in a different order differ in their last digits: of matrices that were merged by rows or columns, and
+of all tensors by older rules. Relative for norms, absolute for the cosines of angles.
+"""
 
 
 def is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
@@ -38,7 +41,7 @@ def nbytes_measured(plan: MergePlan) -> int:
 
 
 def check_measures(
-    plan: MergePlan, report: Mapping[str, Mapping[str, Any]], on_bytes: OnBytes
+    plan: MergePlan, report: Mapping[str, Mapping[str, Any]], rules: int, on_bytes: OnBytes
 ) -> Iterator[Deviation | None]:
     """Measures the source models' tensors again; yields a deviation or None for each that is measured.
 
@@ -48,6 +51,7 @@ def check_measures(
     Args:
         plan: The plan of the same merge.
         report: The rows of merge_report.json, by tensor.
+        rules: The rules by which the model was merged.
         on_bytes: Called with the bytes just measured, the pass and the tensor.
     """
     tensors = {tensor.out.name: tensor for tensor in plan.tensors if is_measured(tensor, plan)}
@@ -58,12 +62,12 @@ def check_measures(
         on_bytes(measurement.nbytes, MEASURING, now.name)
         if now.name in tensors:
             before = report.get(now.name, {})
-            yield _deviation(before, now, _tolerance(tensors[now.name]))
+            yield _deviation(before, now, _tolerance(tensors[now.name], rules))
 
 
-def _tolerance(tensor: TensorPlan) -> float:
+def _tolerance(tensor: TensorPlan, rules: int) -> float:
     by_tensor = not isinstance(tensor.work, Merge) or tensor.work.granularity == "tensor"
-    return 0.0 if by_tensor else SUMMED_OTHERWISE
+    return 0.0 if by_tensor and rules >= SUMS_IN_64_LANES else SUMMED_OTHERWISE
 
 
 def _deviation(before: Mapping[str, Any], now: TensorReport, tolerance: float) -> Deviation | None:
@@ -72,7 +76,7 @@ def _deviation(before: Mapping[str, Any], now: TensorReport, tolerance: float) -
         if not _is_same(norms.get(label), norm, tolerance):
             difference = f"its norm is {norm}, was {norms.get(label)} when it was merged"
             return Deviation(f"{label}: weights", now.name, difference)
-    if _is_same(before.get("angle_deg"), now.angle_deg, tolerance):
+    if _is_same_angle(before.get("angle_deg"), now.angle_deg, tolerance):
         return None
     difference = f"the angle is {now.angle_deg}°, was {before.get('angle_deg')}° when it was merged"
     return Deviation(f"{' and '.join(list(now.norms)[:2])}: weights", now.name, difference)
@@ -82,3 +86,10 @@ def _is_same(before: Any, now: float | None, tolerance: float) -> bool:
     if before is None or now is None:
         return before is now
     return isinstance(before, (int, float)) and isclose(before, now, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _is_same_angle(before: Any, now: float | None, tolerance: float) -> bool:
+    """Compares cosines, if a tolerance is needed: small angles magnify an error in the sums."""
+    if not tolerance or now is None or not isinstance(before, (int, float)):
+        return _is_same(before, now, tolerance)
+    return isclose(cos(radians(before)), cos(radians(now)), rel_tol=0.0, abs_tol=tolerance)

@@ -14,6 +14,9 @@ from fusion_slerp.planning.rules import EXPERTS_APART, RULES, SUMS_IN_64_LANES, 
 ANY_ORDER = 2
 """From these rules on, the sums of columns and the means of rows do not depend on an order."""
 
+SAME_SUMS = 128
+"""Elements up to which sums in 64 lanes are added in the same order as in 256."""
+
 FILLED_BY_MEANS = ("owner", "mean")
 """Values of `vocab_fill` that compute means."""
 
@@ -87,6 +90,6 @@ def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
 
 
 def _is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
-    """Whether a tensor is measured before it is made."""
-    units = tensor.work.units if isinstance(tensor.work, Merge) else {}
+    """Whether a tensor is measured before it is made, and is not tiny."""
+    units = tensor.work.units if isinstance(tensor.work, Merge) and tensor.out.n_elements > SAME_SUMS else {}
     return any(plan.settings.how.n_passes(parameters)[1] for parameters in units.values())

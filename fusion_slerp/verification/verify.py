@@ -174,9 +174,13 @@ def _with_parents(
     with following("verify inputs", totals, show_pbar) as shown:
         if inputs:
             hashed = list(check_digests(parents, manifest["parents"], shown))
-            measured = list(check_measures(plan, read_report(result.folder / REPORT), shown))
+            report = read_report(result.folder / REPORT)
+            measured = list(check_measures(plan, report, manifest["rules"], shown))
             deviations += [each for each in (*hashed, *measured) if each]
-            result = replace(result, hashed=len(hashed), measured=len(measured), inputs=True)
+            left_out = _n_left_out(plan, manifest["rules"])
+            result = replace(
+                result, hashed=len(hashed), measured=len(measured), left_out=left_out, inputs=True
+            )
         deviations += compare_again(plan, chosen, result.folder, shown)
     names = tuple(tensor.out.name for tensor in chosen)
     return replace(result, deviations=tuple(deviations), recomputed=names)
@@ -206,6 +210,13 @@ def _chosen(plan: MergePlan, inputs: bool, count: Count, rules: int) -> list[Ten
         if tensor.out.name in picked
         or (inputs and _needs_bytes(tensor, plan) and not difference(tensor, plan, rules))
     ]
+
+
+def _n_left_out(plan: MergePlan, rules: int) -> int:
+    """How many tensors are neither measured nor merged again, as the rules differ."""
+    return sum(
+        _needs_bytes(tensor, plan) and bool(difference(tensor, plan, rules)) for tensor in plan.tensors
+    )
 
 
 def _needs_bytes(tensor: TensorPlan, plan: MergePlan) -> bool:

@@ -150,6 +150,18 @@ def test_pieces_come_in_any_order_and_may_end_inside_a_tensor(order):
     assert digests.tensors(0) == digests_of_bytes(data)
 
 
+def test_nothing_may_come_before_what_follows_at_the_same_offset():
+    """An empty tensor's bytes: they must not take the place of the bytes that come early."""
+    data, added = np.arange(16, dtype=np.uint8), []
+    digests = three_pieces(most_early=3)
+    for start, end in (2, 16), (2, 2), (0, 2):
+        digests.add(
+            0, start, data[start:end], lambda error, start=start, end=end: added.append((start, end, error))
+        )
+    assert added == [(2, 2, None), (0, 2, None), (2, 16, None)]
+    assert digests.tensors(0) == digests_of_bytes(data)
+
+
 def test_only_so_many_may_be_early(somebody_waits):
     data, added = np.arange(16, dtype=np.uint8), []
 

@@ -5,14 +5,19 @@ tests/samples verifies a model of each format, and its source models, in every w
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fusion_slerp import CheckpointError, SettingsError, merge, verify
 from fusion_slerp.output.manifest import manifest_text, read_manifest
+from fusion_slerp.output.merge_report import read_report
 from fusion_slerp.planning.rules import RULES, SUMS_IN_64_LANES, WORDS_IN_HALVES
 from fusion_slerp.settings.merge_settings import make_settings
 from tests.expert_layouts import LAYOUTS, write_experts
+from tests.models import write_checkpoint
 from tests.samples.merges import FORMAT1
 
 MANIFEST = "merge_manifest.json"
@@ -59,6 +64,12 @@ def test_settings_of_a_stranger_are_checked(format_1, monkeypatch, settings, mes
         verify(format_1, inputs=True)
 
 
+def with_tensor(folder: Path, name: str, tensor: np.ndarray) -> Path:
+    """A copy of a model with another tensor."""
+    tensors = {**load_file(folder / "model.safetensors"), name: tensor}
+    return write_checkpoint(folder.with_name(f"{folder.name}-with-{name}"), tensors=tensors)
+
+
 # --- other rules ----------------------------------------------------------------------------------------
 
 
@@ -75,12 +86,54 @@ def test_matrices_merged_by_columns_are_not_made_again_by_other_rules(tmp_path, 
 def test_tensors_that_are_measured_are_not_made_again_by_other_rules(
     tmp_path, parents, monkeypatch, granularity
 ):
-    merge(*parents, out=tmp_path / "models/child", granularity=granularity)
-    child = with_rules(tmp_path / "models/child", monkeypatch, SUMS_IN_64_LANES - 1)
+    """Those of more than 128 elements: smaller ones have the same bytes."""
+    with_more = [
+        with_tensor(parent, "more", np.ones((5, 26), "f4") * k) for k, parent in enumerate(parents, 2)
+    ]
+    for size, models in (128, parents), (130, with_more):
+        child = tmp_path / f"models/child-{size}"
+        merge(*models, out=child, granularity=granularity)
+        with_rules(child, monkeypatch, SUMS_IN_64_LANES - 1)
+        assert verify(child, inputs=True).ok
+        if size == 128:
+            assert verify(child, recompute="all").ok
+            continue
+        with pytest.raises(CheckpointError, match="merged by other rules") as caught:
+            verify(child, recompute="all")
+        assert "differs in: the last digits of sums over elements" in str(caught.value)
+        assert "tensors: more\n" in str(caught.value)
+
+
+@pytest.mark.parametrize("rules", [RULES, SUMS_IN_64_LANES - 1])
+def test_last_digits_of_norms_and_angles_may_differ_by_older_rules(tmp_path, parents, monkeypatch, rules):
+    def slightly_different(path: Path) -> dict[str, dict[str, Any]]:
+        rows = read_report(path)
+        for row in rows.values():
+            row["norms"] = {label: norm * (1 + 4e-16) for label, norm in row["norms"].items()}
+            row["angle_deg"] = row["angle_deg"] and row["angle_deg"] * (1 + 4e-16)
+        return rows
+
+    merge(*parents, out=tmp_path / "models/child")
+    child = with_rules(tmp_path / "models/child", monkeypatch, rules)
     assert verify(child, inputs=True).ok
-    with pytest.raises(CheckpointError, match="merged by other rules") as caught:
-        verify(child, recompute="all")
-    assert "differs in: the last digits of sums over elements" in str(caught.value)
+    monkeypatch.setattr("fusion_slerp.verification.verify.read_report", slightly_different)
+    result = verify(child, inputs=True)
+    assert result.ok == (rules < SUMS_IN_64_LANES)
+    assert result.measured > 0
+
+
+def test_tensors_that_are_not_compared_are_counted(tmp_path, parents, monkeypatch):
+    """TIES has no norms; tensors of at most 128 elements have the same bytes."""
+    a, b = (with_tensor(parent, "more", np.ones((5, 26), "f4") * k) for k, parent in enumerate(parents, 2))
+    merge(b, base=a, out=tmp_path / "models/child", method="ties", density=0.5)
+    assert verify(tmp_path / "models/child", inputs=True).left_out == 0
+    child = with_rules(tmp_path / "models/child", monkeypatch, SUMS_IN_64_LANES - 1)
+    result = verify(child, inputs=True)
+    merged = [row for row in read_report(child / "merge_report.json").values() if row["action"] == "ties"]
+    assert result.ok
+    assert result.left_out == sum(row["n_elements"] > 128 for row in merged) > 0
+    assert len(result.recomputed) == len(merged) - result.left_out > 0
+    assert "not compared, as an older version merged them" in str(result)
 
 
 def test_others_are(tmp_path, parents, monkeypatch):
