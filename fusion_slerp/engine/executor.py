@@ -195,11 +195,10 @@ def _run(
                 step.begin(threads.memory.threads)
             if last is not None:
                 last.combine(on_bytes)
-            last = step
-            if step.is_measured:
-                step.begin()
-            else:
+            step.begin()
+            if not step.is_measured:
                 step.combine(on_bytes)
+            last = step
         else:
             if last is not None and under_way[-1] is not last:  # only one batch may overtake it
                 last.combine(on_bytes)

@@ -84,12 +84,12 @@ def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
     rows = tensor.rows if plan.settings.vocab_fill in FILLED_BY_MEANS else None
     if rules < ANY_ORDER and rows is not None and (rows.filled & ~rows.zero).any():
         return "the last digits of rows that are filled with a mean"
-    if rules < SUMS_IN_64_LANES and _is_measured(tensor, plan):
+    if rules < SUMS_IN_64_LANES and _depends_on_sums(tensor, plan):
         return "the last digits of sums over elements"
     return ""
 
 
-def _is_measured(tensor: TensorPlan, plan: MergePlan) -> bool:
+def _depends_on_sums(tensor: TensorPlan, plan: MergePlan) -> bool:
     """Whether a tensor is measured before it is made, and is not tiny."""
     units = tensor.work.units if isinstance(tensor.work, Merge) and tensor.out.n_elements > SAME_SUMS else {}
     return any(plan.settings.how.n_passes(parameters)[1] for parameters in units.values())
