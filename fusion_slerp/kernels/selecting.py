@@ -205,7 +205,7 @@ def count_upper(words: Words) -> Histogram:
             base, for the keys of their spread.
     """
     if not hasattr(_counters, "of_bins"):
-        _counters.of_bins = np.zeros((keys.COUNTERS, keys.COARSE_BINS), np.uint32)
+        _counters.of_bins = np.zeros((keys.COARSE_BINS, keys.COUNTERS), np.uint32)
         _counters.together = np.empty(keys.COARSE_BINS, np.int64)
     numbers, counts = np.empty(3, np.int64), _counters.together
     kernel, types = keys.count_upper, types_of(words)
