@@ -35,9 +35,8 @@ SPAN = 256
 """Keys that are computed, with vectors, before they are counted or compared one by one."""
 
 COUNTERS = 2
-"""Counters per bin, side by side and used in turn: neighbours often fall into one bin, and would wait for each
-other. With four, or in arrays of their own, counting differences of bfloat16 took 15 to 25 % longer: they take
-more of the first cache.
+"""Counters per bin, side by side and used in turn: neighbours often fall into one bin, and would wait for
+each other. More of them take too much of the first cache: with four, counting took 15 % longer.
 """
 
 BIN_BITS, AT_ONCE = 16, 4
