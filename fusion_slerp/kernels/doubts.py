@@ -202,8 +202,8 @@ def magnitude(b: Builder, x: Value) -> Value:
 
 
 def of_all(b: Builder, x: Value) -> Value:
-    """A vector with a number in every lane."""
-    alone = b.insert_element(floats(0.0), x, I32(0))
+    """A vector with a number, i32 or float32, in every lane."""
+    alone = b.insert_element(floats(0.0) if x.type == F32 else ints(0), x, I32(0))
     return b.shuffle_vector(alone, alone, ints(0))
 
 

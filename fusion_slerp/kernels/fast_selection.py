@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import islice
 
 import numpy as np
 from llvmlite import ir
@@ -38,7 +39,8 @@ from fusion_slerp.kernels.doubts import (
 )
 from fusion_slerp.kernels.elements import F32, F64, I64, Builder, Value
 from fusion_slerp.kernels.fast_sum import LEAST_SUM, LEAST_WEIGHT, MOST_SUM
-from fusion_slerp.kernels.selection import sum_by_mask_one
+from fusion_slerp.kernels.key_masks import KeyLimits, key_limits
+from fusion_slerp.kernels.selection import Chosen, sum_by_mask_one
 
 MOST_MODELS = 4
 """Their 16 shares fit into the registers."""
@@ -119,14 +121,19 @@ def are_simple(votes: Sequence[float]) -> bool:
     return all(abs(vote) in SIMPLE for vote in votes)
 
 
-def can_vote(votes: Sequence[float]) -> bool:
-    """Whether the fast kernel can use the votes: none is so small that products underflow."""
-    return all(abs(vote) >= LEAST_WEIGHT for vote in votes)
+def can_vote(votes: Sequence[float], scales: Sequence[float]) -> bool:
+    """Whether the fast kernels can use the votes: none is so small that products underflow.
+
+    And models that vote for one sign have terms of one sign, so that the magnitudes of these terms add up to
+    that of their sum.
+    """
+    signs = {(vote > 0) == (scale > 0) for vote, scale in zip(votes, scales, strict=True) if scale}
+    return len(signs) <= 1 and all(abs(vote) >= LEAST_WEIGHT for vote in votes)
 
 
 def fast_selected_sum(dtypes: Sequence[str]) -> ir.Module:
     """Stores the same words as `selection.selected_sum`. Factors: scales, shares."""
-    return _fast("fast_selected_sum", dtypes, is_elected=False)
+    return _fast("fast_selected_sum", dtypes, Chosen(is_elected=False))
 
 
 def fast_elected_sum(dtypes: Sequence[str]) -> ir.Module:
@@ -134,7 +141,23 @@ def fast_elected_sum(dtypes: Sequence[str]) -> ir.Module:
 
     Factors: votes, 1 if they are simple, scales, shares.
     """
-    return _fast("fast_elected_sum", dtypes, is_elected=True)
+    return _fast("fast_elected_sum", dtypes, Chosen(is_elected=True))
+
+
+def fast_sum_by_key(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `key_masks.select` and then `fast_selected_sum`; it needs no masks.
+
+    Factors: those of both.
+    """
+    return _fast("fast_sum_by_key", dtypes, Chosen(is_elected=False, by_key=True))
+
+
+def fast_elected_sum_by_key(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `key_masks.select` and then `fast_elected_sum`; it needs no masks.
+
+    Factors: those of both.
+    """
+    return _fast("fast_elected_sum_by_key", dtypes, Chosen(is_elected=True, by_key=True))
 
 
 def is_fast(dtypes: Sequence[str]) -> bool:
@@ -142,33 +165,42 @@ def is_fast(dtypes: Sequence[str]) -> bool:
     return len(dtypes) - 2 <= MOST_MODELS and suits(dtypes)
 
 
-def _fast(name: str, dtypes: Sequence[str], is_elected: bool) -> ir.Module:
-    n = len(dtypes) - 4
-    n_factors = (n + 1 if is_elected else 0) + n + (1 << n)
+def _fast(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
+    n = chosen.n_models(dtypes)
+    n_limits, n_votes = 2 * n * chosen.by_key, n * chosen.is_elected
+    n_factors = n_limits + n_votes + chosen.is_elected + n + (1 << n)
     module = ir.Module(name)
-    exactly = sum_by_mask_one(module, "exactly", dtypes, is_elected)
-    made, b, size, (*arrays, table), factors = of_one(module, "fast", I64, len(dtypes), n_factors)
-    votes, factors = (factors[:n], factors[n:]) if is_elected else ((), factors)
-    is_simple, factors = (factors[0], factors[1:]) if is_elected else (F64(0.0), factors)
-    vectors = [of_all(b, b.fptrunc(factor, F32)) for factor in (*votes, *factors)]
+    exactly = sum_by_mask_one(module, "exactly", dtypes, chosen)
+    made, b, size, (*arrays, table), given = of_one(module, "fast", I64, len(dtypes), n_factors)
+    factors = iter(given)
+    limits, votes = list(islice(factors, n_limits)), list(islice(factors, n_votes))
+    is_simple = next(factors) if chosen.is_elected else F64(0.0)
+    scales, shares = list(islice(factors, n)), list(factors)
     part = _Sixteen(
         b,
         dtypes=[*dtypes[: n + 1], dtypes[-2]],
-        votes=vectors[: len(votes)],
+        limits=[(of_all(b, first), of_all(b, many)) for first, many in key_limits(b, limits)],
+        votes=_vectors(b, votes),
         are_simple=b.fcmp_ordered("!=", of_all(b, b.fptrunc(is_simple, F32)), floats(0.0)),
-        scales=vectors[len(votes) : len(votes) + n],
-        shares=vectors[len(votes) + n :],
+        scales=_vectors(b, scales),
+        shares=_vectors(b, shares),
     )
     count = b.alloca(I64)
     b.store(I64(0), count)
 
     def do_exactly(here: Sequence[Value], many: Value) -> None:
-        b.store(b.add(b.load(count, typ=I64), b.call(exactly, [many, *here, table, *votes])), count)
+        n_bad = b.call(exactly, [many, *here, table, *limits, *votes])
+        b.store(b.add(b.load(count, typ=I64), n_bad), count)
 
     with_doubts(b, size, ir.IntType(1)(1), arrays, part.store, do_exactly)
     b.ret(b.load(count, typ=I64))
     of_each(module, made, len(dtypes), n_factors)
     return module
+
+
+def _vectors(b: Builder, factors: Sequence[Value]) -> list[Value]:
+    """Vectors of float32 with a factor in every lane."""
+    return [of_all(b, b.fptrunc(factor, F32)) for factor in factors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +210,7 @@ class _Sixteen:
     Attributes:
         b: The builder.
         dtypes: Of the models, the base, and the result.
+        limits: Vectors, for each model: the first key that is taken, and how many; none if masks tell.
         votes: Vectors; none without an election.
         are_simple: A vector: whether the votes are.
         scales: Vectors.
@@ -186,28 +219,33 @@ class _Sixteen:
 
     b: Builder
     dtypes: Sequence[str]
+    limits: Sequence[KeyLimits]
     votes: Sequence[Value]
     are_simple: Value
     scales: Sequence[Value]
     shares: Sequence[Value]
 
     def store(self, arrays: Sequence[Value]) -> Value:
-        """Stores sixteen words; returns a bit for each doubtful one. Arrays: models, base, masks, result."""
+        """Stores sixteen words; returns a bit for each doubtful one.
+
+        Arrays: models, base, masks unless there are limits, result.
+        """
         b, n, out = self.b, len(self.scales), self.dtypes[-1]
         words = [b.load(array, typ=I16s, align=2) for array in arrays[:-1]]
-        *models, base = (decoded(b, w, dtype) for w, dtype in zip(words[:-1], self.dtypes[:-1], strict=True))
+        *models, base = (decoded(b, w, dtype) for w, dtype in zip(words, self.dtypes[: n + 1], strict=False))
         size, is_narrow = self._range([*models, base])
-        mask = b.zext(words[-1], I32s)
-        chosen = [b.icmp_unsigned("!=", b.and_(mask, ints(1 << k)), ints(0)) for k in range(n)]
         differences = [b.fsub(model, base) for model in models]
+        chosen = self._inside(differences) if self.limits else self._in_mask(b.zext(words[-1], I32s))
         doubts = [self._is_strange(size, out)]
         if self.votes:
             chosen, is_open = self._elect(differences, chosen, is_narrow)
             doubts.append(is_open)
         share = self._share_of(chosen, self.shares)
         terms = self._of_chosen(chosen, self.scales, differences)
-        total = b.fadd(b.fadd(base, b.fmul(share, reduce(b.fadd, terms))), floats(0.0))  # no -0.0
-        of_terms = b.fmul(magnitude(b, share), self._sizes(terms))
+        product = b.fmul(share, reduce(b.fadd, terms))
+        total = b.fadd(b.fadd(base, product), floats(0.0))  # no -0.0
+        # Terms that agree have one sign: see `can_vote`.
+        of_terms = magnitude(b, product if self.votes else b.fmul(share, self._sizes(terms)))
         # With u = 2^-24, n + 6 roundings make the sum of the terms: of scale, difference, product, n - 1
         # additions, 3 of the share, product. Two more, of the result and of an end of the interval, are each
         # below u * (size + of_terms). The rest, 2u and 2^-29, is for what is of second order, and for the
@@ -223,6 +261,20 @@ class _Sixteen:
             doubts.append(b.fcmp_unordered("uge", magnitude(b, total), floats(MOST_SUM[out])))
         b.store(b.trunc(_nearest(b, total, out), I16s), arrays[-1], align=2)
         return b.bitcast(reduce(b.or_, doubts), Mask)
+
+    def _in_mask(self, mask: Value) -> list[Value]:
+        """Whether each model is in the mask."""
+        bits = (ints(1 << k) for k in range(len(self.scales)))
+        return [self.b.icmp_unsigned("!=", self.b.and_(mask, bit), ints(0)) for bit in bits]
+
+    def _inside(self, differences: Sequence[Value]) -> list[Value]:
+        """Whether the key of each model is inside its limits: exact, as a difference is rounded once."""
+        b = self.b
+        keys = [b.bitcast(magnitude(b, difference), I32s) for difference in differences]
+        return [
+            b.icmp_unsigned("<", b.sub(key, first), many)
+            for key, (first, many) in zip(keys, self.limits, strict=True)
+        ]
 
     def _range(self, values: Sequence[Value]) -> tuple[Value, Value]:
         """The largest magnitude, and whether no other except zero is much smaller."""

@@ -24,6 +24,7 @@ from fusion_slerp.kernels.doubts import (
     floats,
     ints,
     magnitude,
+    of_all,
     suits,
     with_doubts,
 )
@@ -58,7 +59,7 @@ def fast_select_spread(dtypes: Sequence[str]) -> ir.Module:
         return b.select(b.icmp_unsigned(">=", key, factors[0]), I32(everyone), I32(0))
 
     def fast(b: Builder, keys: Value, factors: Sequence[Value]) -> tuple[Value, Value]:
-        first = _of_all(b, factors[0])
+        first = of_all(b, factors[0])
         is_near = b.icmp_unsigned("<=", b.add(b.sub(keys, first), ints(MARGIN)), ints(2 * MARGIN))
         return b.select(b.icmp_unsigned(">=", keys, first), ints(everyone), ints(0)), is_near
 
@@ -136,9 +137,3 @@ def _keys(b: Builder, models: Sequence[Value], dtypes: Sequence[str]) -> tuple[V
         b.fcmp_ordered("<", total, b.fmul(limit, limit)), b.fcmp_ordered(">=", power, floats(LEAST_POWER))
     )
     return b.bitcast(total, I32s), is_exact
-
-
-def _of_all(b: Builder, x: Value) -> Value:
-    """A vector of i32 with a number in every lane."""
-    alone = b.insert_element(ints(0), x, I32(0))
-    return b.shuffle_vector(alone, alone, ints(0))

@@ -22,6 +22,9 @@ from fusion_slerp.kernels.keys import (
 )
 from fusion_slerp.kernels.sorting import repeat_while
 
+KeyLimits = tuple[Value, Value]
+"""The first key that is taken of a model, and how many from it on, i32."""
+
 
 def select(dtypes: Sequence[str]) -> ir.Module:
     """Stores masks: bit i is set if the key of model i is in [factor 2i, factor 2i+1).
@@ -31,18 +34,29 @@ def select(dtypes: Sequence[str]) -> ir.Module:
     n = len(dtypes) - 2
     module = ir.Module("select")
     made, b, size, (*arrays, masks), factors = of_one(module, "select_one", I64, len(dtypes), 2 * n)
-    firsts, ends = [integer(b, each) for each in factors[::2]], [integer(b, each) for each in factors[1::2]]
-    widths = [b.sub(end, first) for first, end in zip(firsts, ends, strict=True)]
+    limits = key_limits(b, factors)
     with loop(b, size) as i:
-        *values, base = values_at(b, arrays, dtypes, i)
-        inside = [
-            b.icmp_unsigned("<", b.sub(key_of_difference(b, [value, base]), first), width)
-            for value, first, width in zip(values, firsts, widths, strict=True)
-        ]
-        b.store(_mask_of(b, inside), element(b, masks, i, I16))
+        mask = mask_by_key(b, values_at(b, arrays, dtypes, i), limits)
+        b.store(b.trunc(mask, I16), element(b, masks, i, I16))
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 2 * n)
     return module
+
+
+def key_limits(b: Builder, factors: Sequence[Value]) -> list[KeyLimits]:
+    """The first key and the number of keys for each model, from factors: its first key and the end."""
+    firsts, ends = [integer(b, each) for each in factors[::2]], [integer(b, each) for each in factors[1::2]]
+    return [(first, b.sub(end, first)) for first, end in zip(firsts, ends, strict=True)]
+
+
+def mask_by_key(b: Builder, values: Sequence[Value], limits: Sequence[KeyLimits]) -> Value:
+    """The mask, i32, of the models whose keys are inside limits; the last of the values is the base's."""
+    *models, base = values
+    mask: Value = I32(0)
+    for k, (model, (first, width)) in enumerate(zip(models, limits, strict=True)):
+        is_inside = b.icmp_unsigned("<", b.sub(key_of_difference(b, [model, base]), first), width)
+        mask = b.or_(mask, b.select(is_inside, I32(1 << k), I32(0)))
+    return mask
 
 
 def count_equal(dtypes: Sequence[str]) -> ir.Module:
@@ -105,14 +119,6 @@ def find_equal(dtypes: Sequence[str]) -> ir.Module:
 def _count_if(b: Builder, condition: Value, address: Value) -> None:
     """Adds 1 to the i64 at an address if a condition holds."""
     b.store(b.add(b.load(address, typ=I64), b.zext(condition, I64)), address)
-
-
-def _mask_of(b: Builder, bits: Sequence[Value]) -> Value:
-    """The mask whose bit i is that of model i."""
-    mask: Value = I32(0)
-    for k, bit in enumerate(bits):
-        mask = b.or_(mask, b.select(bit, I32(1 << k), I32(0)))
-    return b.trunc(mask, I16)
 
 
 def select_spread(dtypes: Sequence[str]) -> ir.Module:

@@ -11,6 +11,7 @@ import numpy as np
 from fusion_slerp.kernels import (
     FAST_ELEMENTS,
     Kernel,
+    Table,
     Words,
     call,
     key_masks,
@@ -27,7 +28,9 @@ from fusion_slerp.kernels.fast_selection import (
     can_vote,
     factors_of,
     fast_elected_sum,
+    fast_elected_sum_by_key,
     fast_selected_sum,
+    fast_sum_by_key,
     is_fast,
 )
 from fusion_slerp.kernels.fast_spread import can_be_fast, fast_bins_of_spread, fast_select_spread
@@ -127,20 +130,67 @@ def sum_by_mask(
     Returns:
         The number of elements of `out` that are infinite or NaN.
     """
-    n = len(words) - 1
-    if table.shape != (1 << n, n + 1) or masks.size != out.size:  # the compiled code trusts its pointers
-        raise ValueError(f"sum_by_mask: {table.shape}, {masks.size} masks; needed: {1 << n} rows of {n + 1}")
-    types, factors = types_of([*words, out]), list(votes or ())
+    _check_table("sum_by_mask", words, table, masks.size, out)
+    types = types_of([*words, out])
     dtypes, arrays = [*types[:-1], MASK, types[-1], "float64"], [*words, masks, out, table]
-    fast = factors_of(table) if out.size >= FAST_ELEMENTS and is_fast(types) and can_vote(factors) else None
-    if fast is None:
+    factors = _fast_factors(types, table, out.size, votes)
+    if factors is None:
         if votes is not None:
-            call(selection.elect, [*words, masks], [*types[:-1], MASK], factors)
+            call(selection.elect, [*words, masks], [*types[:-1], MASK], votes)
         return call(selection.selected_sum, arrays, dtypes)
+    return call(fast_selected_sum if votes is None else fast_elected_sum, arrays, dtypes, factors)
+
+
+def sum_by_key(
+    words: Words,
+    parts: Sequence[tuple[slice, Limits]],
+    table: np.ndarray,
+    out: np.ndarray,
+    votes: Sequence[float] | None = None,
+) -> int:
+    """`sum_by_mask` with the masks that `store_masks` would store.
+
+    Args:
+        words: As there.
+        parts: Parts that make up the words, not empty, and the limits in each.
+        table: As there.
+        out: As there.
+        votes: As there.
+    """
+    _check_table("sum_by_key", words, table, sum(part.stop - part.start for part, _ in parts), out)
+    types = types_of([*words, out])
+    factors = _fast_factors(types, table, out.size, votes)
+    if factors is None:
+        masks = np.empty(out.size, np.uint16)
+        for part, limits in parts:
+            store_masks([each[part] for each in words], limits, masks[part])
+        return sum_by_mask(words, masks, table, out, votes)
+    tables = [table_with([*(each[part] for each in (*words, out)), table], ()) for part, _ in parts]
+    rows = Table(np.concatenate([each.rows for each in tables]), (*types, "float64"))
+    given = np.array([[*_factors(limits), *factors] for _, limits in parts])
+    kernel = fast_sum_by_key if votes is None else fast_elected_sum_by_key
+    return int(run(kernel, rows, given, np.empty(len(parts), np.int64)).sum())
+
+
+def _check_table(name: str, words: Words, table: np.ndarray, n_masks: int, out: np.ndarray) -> None:
+    """Raises ValueError unless every set has coefficients: the compiled code trusts its pointers."""
+    n = len(words) - 1
+    if table.shape != (1 << n, n + 1) or n_masks != out.size:
+        raise ValueError(f"{name}: {table.shape}, {n_masks} masks; needed: {1 << n} rows of {n + 1}")
+
+
+def _fast_factors(
+    types: Sequence[str], table: np.ndarray, n: int, votes: Sequence[float] | None
+) -> list[float] | None:
+    """The factors of the fast sums; None if they cannot be used for n elements, or do not pay."""
+    factors = factors_of(table) if n >= FAST_ELEMENTS and is_fast(types) else None
+    if factors is None:
+        return None
     if votes is None:
-        return call(fast_selected_sum, arrays, dtypes, [*fast.scales, *fast.shares])
-    simple = float(are_simple(factors))
-    return call(fast_elected_sum, arrays, dtypes, [*factors, simple, *fast.scales, *fast.shares])
+        return [*factors.scales, *factors.shares]
+    if not can_vote(votes, factors.scales):
+        return None
+    return [*votes, float(are_simple(votes)), *factors.scales, *factors.shares]
 
 
 SPARE_BINS = 256

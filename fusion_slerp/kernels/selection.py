@@ -7,6 +7,7 @@ float64: model minus base. Bit i of an element's mask says whether model i takes
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -22,6 +23,7 @@ from fusion_slerp.kernels.elements import (
     encode,
     is_not_finite,
 )
+from fusion_slerp.kernels.key_masks import key_limits, mask_by_key
 from fusion_slerp.kernels.keys import key_of, values_at
 from fusion_slerp.kernels.loops import exact_sum, sum_and_error
 
@@ -56,30 +58,52 @@ def selected_sum(dtypes: Sequence[str]) -> ir.Module:
     Arrays: models, base, masks, words of the result, table (float64 of shape (sets, models + 1)).
     """
     module = ir.Module("selected_sum")
-    of_each(module, sum_by_mask_one(module, "selected_sum_one", dtypes, is_elected=False), len(dtypes), 0)
+    of_each(module, sum_by_mask_one(module, "selected_sum_one", dtypes, Chosen(False)), len(dtypes), 0)
     return module
 
 
-def sum_by_mask_one(module: ir.Module, name: str, dtypes: Sequence[str], is_elected: bool) -> ir.Function:
+class Chosen(NamedTuple):
+    """How the models of an element are chosen.
+
+    Attributes:
+        is_elected: Whether they lose those that `elect` clears. For a whole chunk, two loops are faster: one
+            needs more vectors than there are registers (8.7 ns an element of three models, else 3.6 + 2.4).
+        by_key: Whether they are those whose keys are inside limits, as `key_masks.select` finds them, which
+            are then the first factors; else a mask says which, and masks are an array after the base.
+    """
+
+    is_elected: bool
+    by_key: bool = False
+
+    def n_models(self, dtypes: Sequence[str]) -> int:
+        """The number of models, from the types of the arrays: models, base, masks, result, table."""
+        return len(dtypes) - (3 if self.by_key else 4)
+
+
+def sum_by_mask_one(module: ir.Module, name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Function:
     """Returns the part of `selected_sum` for one set; it returns how many words are infinite or NaN.
 
     Args:
         module: The module.
         name: The function's name.
         dtypes: Of its arrays.
-        is_elected: Whether masks lose what `elect` clears. For a whole chunk, two loops are faster: one needs
-            more vectors than there are registers (8.7 ns an element of three models, else 3.6 + 2.4).
+        chosen: How models are chosen: the factors are limits, if by key, and votes, if they are elected.
     """
-    n = len(dtypes) - 4
+    n = chosen.n_models(dtypes)
     types, out_type = dtypes[: n + 1], dtypes[-2]
-    n_votes = n if is_elected else 0
-    made, b, size, (*arrays, masks, out, table), votes = of_one(module, name, I64, len(dtypes), n_votes)
+    n_limits, n_votes = 2 * n * chosen.by_key, n * chosen.is_elected
+    made, b, size, given, factors = of_one(module, name, I64, len(dtypes), n_limits + n_votes)
+    *arrays, out, table = given
+    limits, votes = key_limits(b, factors[:n_limits]), factors[n_limits:]
     count = b.alloca(I64)
     b.store(I64(0), count)
     with loop(b, size) as i:
-        mask = b.zext(b.load(element(b, masks, i, I16), typ=I16), I64)
         values = values_at(b, arrays, types, i)
-        if is_elected:
+        if chosen.by_key:
+            mask = b.zext(mask_by_key(b, values, limits), I64)
+        else:
+            mask = b.zext(b.load(element(b, arrays[-1], i, I16), typ=I16), I64)
+        if chosen.is_elected:
             mask = _elected(b, values, mask, votes)
         row = b.mul(mask, I64(n + 1))
         coefficients = [b.load(element(b, table, b.add(row, I64(k)), F64), typ=F64) for k in range(n + 1)]

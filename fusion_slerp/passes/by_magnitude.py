@@ -63,13 +63,17 @@ class ByMagnitude:
 
     def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
         """Returns the masks of one chunk."""
+        masks = np.empty(words[0].size, np.uint16)
+        for part, limits in self.parts(words, counted):
+            selecting.store_masks([each[part] for each in words], limits, masks[part])
+        return masks
+
+    def parts(self, words: Words, counted: Counted | None) -> list[tuple[slice, selecting.Limits]]:
+        """Returns the parts of a chunk, and the limits of the keys that are taken in each."""
         assert counted is not None or not self._between_equals, "equal magnitudes are counted"
         borders = {} if counted is None else self._borders(words, counted)
-        masks = np.empty(words[0].size, np.uint16)
-        for first, end in pairwise(sorted({0, masks.size, *borders.values()})):
-            part = slice(first, end)
-            selecting.store_masks([each[part] for each in words], self._limits(first, borders), masks[part])
-        return masks
+        ends = pairwise(sorted({0, words[0].size, *borders.values()}))
+        return [(slice(first, end), self._limits(first, borders)) for first, end in ends]
 
     @property
     def _between_equals(self) -> dict[tuple[int, int], Cut]:

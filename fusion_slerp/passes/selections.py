@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from fusion_slerp.kernels import Words, selecting
+from fusion_slerp.passes.by_magnitude import ByMagnitude
 from fusion_slerp.passes.exact_sums import ExactSums
 from fusion_slerp.passes.protocols import Counted, Counter, NotFiniteError
 
@@ -158,6 +159,9 @@ class SelectedSum:
 
     def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk; returns how many elements are infinite or NaN."""
+        if isinstance(self.selection, ByMagnitude):
+            parts = self.selection.parts(words, counted)
+            return selecting.sum_by_key(words, parts, self.table, out, self.votes)
         masks = self.selection.masks(words, start, counted)
         return selecting.sum_by_mask(words, masks, self.table, out, self.votes)
 

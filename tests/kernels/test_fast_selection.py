@@ -1,7 +1,7 @@
 """Sums by mask in float32, with doubtful elements in float64: the same words as the loops in float64."""
 
-from collections.abc import Sequence
-from itertools import product
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from fusion_slerp.kernels import compiler, doubts, fast_selection, selecting
 from fusion_slerp.kernels.building import of_one
 from fusion_slerp.kernels.doubts import MOST_DOUBTFUL, SPAN, STRETCH
 from fusion_slerp.kernels.elements import I64
-from fusion_slerp.kernels.fast_selection import MOST_MODELS, Factors, factors_of, is_fast
+from fusion_slerp.kernels.fast_selection import MOST_MODELS, Factors, can_vote, factors_of, is_fast
 from fusion_slerp.methods.sparse import SparseParameters, by_set, table_of
 from fusion_slerp.passes.selections import _scaled
 from tests.kernels.test_kernels import HALVES, all_sorts, by_name, named, ordinary, words_for_kernels
@@ -32,14 +32,36 @@ WEIGHTS = {
 
 def both(monkeypatch, words: Sequence[np.ndarray], masks, table, votes, out: Format) -> tuple[int, int]:
     """Compares the words of both kernels; returns the counts of words that are not finite."""
+
+    def by_mask(result: np.ndarray) -> int:
+        return selecting.sum_by_mask(words, masks.copy(), table, result, votes)
+
+    return slow_and_fast(monkeypatch, by_mask, masks.size, out)
+
+
+def slow_and_fast(monkeypatch, make: Callable[[np.ndarray], int], n: int, out: Format) -> tuple[int, int]:
+    """As `both`, for n words that a function stores."""
     results, counts = [], []
     for limit in (1 << 60, 0):
         monkeypatch.setattr(selecting, "FAST_ELEMENTS", limit)
-        result = words_for_kernels(np.full(masks.size, 0x1234, np.uint16), out)
-        counts.append(selecting.sum_by_mask(words, masks.copy(), table, result, votes))
+        result = words_for_kernels(np.full(n, 0x1234, np.uint16), out)
+        counts.append(make(result))
         results.append(result)
     np.testing.assert_array_equal(results[1], results[0])
     return counts[0], counts[1]
+
+
+def in_parts(words: Sequence[np.ndarray]) -> list[tuple[slice, list[tuple[int, int]]]]:
+    """Three parts, unless there are too few words, each with limits among the models' keys."""
+    size, n, end = words[0].size, len(words) - 1, selecting.KEY_END
+    borders = sorted({0, size // 3, size // 3 + 1, size})
+    found = []
+    for j, (first, stop) in enumerate(pairwise(borders)):
+        keys = [np.sort(selecting.keys_of(each, words[-1])) for each in words[:-1]]
+        middle = [int(each[size // (2 + (i + j) % 3)]) for i, each in enumerate(keys)]
+        limits = [(each, end if (i + j) % 2 else each + 2) for i, each in enumerate(middle)]
+        found.append((slice(first, stop), [*limits[: n - 1], (0, end) if j else (end, end)]))
+    return found
 
 
 def assert_same(monkeypatch, words, weights, out: Format, factor=1.0, masks=None) -> None:
@@ -53,6 +75,19 @@ def assert_same(monkeypatch, words, weights, out: Format, factor=1.0, masks=None
         votes = _scaled(weights) if is_elected else None
         one, other = both(monkeypatch, words, masks, table, votes, out)
         assert one == other
+        if words[0].size:
+            assert_same_by_key(monkeypatch, words, table, votes, out)
+
+
+def assert_same_by_key(monkeypatch, words, table, votes, out: Format) -> None:
+    """The models of each element are chosen by key."""
+    parts = in_parts(words)
+
+    def by_key(result: np.ndarray) -> int:
+        return selecting.sum_by_key(words, parts, table, result, votes)
+
+    one, other = slow_and_fast(monkeypatch, by_key, words[0].size, out)
+    assert one == other
 
 
 @named("kind", WEIGHTS)
@@ -119,8 +154,8 @@ def test_any_length(size, monkeypatch):
 def test_most_elements_of_fine_tunes_are_not_doubtful(monkeypatch):
     """Else float64 would do the work: its loop is exchanged for one that writes nothing."""
 
-    def nothing(module, name, dtypes, is_elected):
-        made, b, *_ = of_one(module, name, I64, len(dtypes), len(dtypes) - 4 if is_elected else 0)
+    def nothing(module, name, dtypes, chosen):
+        made, b, *_ = of_one(module, name, I64, len(dtypes), len(dtypes) - 4 if chosen.is_elected else 0)
         b.ret(I64(0))
         return made
 
@@ -172,6 +207,18 @@ def test_tables_without_factors_are_left_to_float64():
     spoilt = np.array(table_of(SparseParameters((1.0, 1.0), (1.0, 1.0), 1.0, True, False), None, True))
     spoilt[3, 2] = 1e-9
     assert factors_of(spoilt) is None
+
+
+def test_votes_of_one_sign_for_terms_of_two_are_left_to_float64(monkeypatch):
+    """Their magnitudes do not add up to that of their sum, which bounds its error."""
+    assert can_vote([1.0, 2.0], [0.5, 1.0]) and can_vote([-1.0, 2.0], [0.5, -1.0])
+    assert can_vote([1.0, 2.0], [-1.0, 0.0])
+    assert not can_vote([1.0, 2.0], [0.5, -1.0])
+    base = ordinary(BF16, 2 * SPAN, seed=0)
+    words = [*(close_to(base, BF16, seed=i) for i in (1, 2)), base]
+    table = np.array(by_set(2, lambda chosen: [(1.0, -0.999)[i] for i in chosen]))
+    assert factors_of(table) is not None
+    both(monkeypatch, words, np.full(base.size, 3, np.uint16), table, [1.0, 1.0], BF16)
 
 
 def test_only_16_bit_types_and_few_models_are_fast(monkeypatch):
