@@ -177,7 +177,7 @@ def _boxes(tensor: TensorPlan, work: Merge, method: Method) -> Iterator[UnitAtWo
     blocks = [source for label in owners if isinstance(source := tensor.sources[label], Block)]
     for boxes in zip(*(block.boxes for block in blocks), strict=True):
         n = boxes[0].n_elements
-        unit = Unit(tensor.out.name, n, boxes[0].shape[-1])
+        unit = Unit(tensor.out.name, n, boxes[0].shape[-1], has_one_order=False)
         yield UnitAtWork(owners, boxes, method.start(parameters, unit), chunks_of(n))
 
 

@@ -102,9 +102,14 @@ def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> i
 
 def weighted_sum_kernel(dtypes: Sequence[str], n: int) -> Kernel:
     """Returns the faster kernel for a sum of n elements; both give the same words."""
-    if n >= FAST_ELEMENTS and doubts.suits(dtypes):
+    if are_many(n) and doubts.suits(dtypes):
         return fast_sum.fast_weighted_sum
     return loops.weighted_sum
+
+
+def are_many(n: int) -> bool:
+    """Whether n elements are enough for kernels that take longer to compile."""
+    return n >= FAST_ELEMENTS
 
 
 def gram_of_many(table: Table, is_relative: bool = False) -> np.ndarray:

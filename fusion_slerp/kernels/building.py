@@ -72,7 +72,16 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
     Its results, float64, are the sums.
     """
     module = ir.Module(name)
-    made, b, n, (*arrays, sums), factors = of_one(module, f"{name}{ONE}", VOID, len(dtypes) + 1, n_factors)
+    made = summing_one(module, f"{name}{ONE}", dtypes, n_factors, terms)
+    of_each(module, made, len(dtypes), n_factors, len(terms))
+    return module
+
+
+def summing_one(
+    module: ir.Module, name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Arithmetic]
+) -> ir.Function:
+    """Returns the part of `summing` for one set, which adds to the lanes that are its last array."""
+    made, b, n, (*arrays, sums), factors = of_one(module, name, VOID, len(dtypes) + 1, n_factors)
     groups = [range(i, min(i + MOST_SUMS, len(terms))) for i in range(0, len(terms), MOST_SUMS)]
 
     def add_terms(starts: Sequence[Value], lane: Value, group: range) -> None:
@@ -98,10 +107,8 @@ def summing(name: str, dtypes: Sequence[str], n_factors: int, terms: Sequence[Ar
         n_left = b.sub(n_rest, start)
         n_lanes = b.select(b.icmp_unsigned("<", n_left, I64(LANES)), n_left, I64(LANES))
         add_lanes([b.add(n_blocks, start)], n_lanes)
-    fold(b, sums, len(terms))
     b.ret_void()
-    of_each(module, made, len(dtypes), n_factors, len(terms))
-    return module
+    return made
 
 
 def of_one(
@@ -124,7 +131,15 @@ def of_one(
 
 
 def of_each(module: ir.Module, one: ir.Function, n_arrays: int, n_factors: int, n_sums: int = 0) -> None:
-    """Adds the kernel's function, which calls the part for one set for each set in turn."""
+    """Adds the kernel's function, which calls the part for one set for each set in turn.
+
+    Args:
+        module: The module.
+        one: The part.
+        n_arrays: Number of arrays.
+        n_factors: Number of factors.
+        n_sums: Rows of lanes to which it adds, which are then its last array; 0 if it returns a number.
+    """
     made, b = function(module, module.name, VOID, [I64, *[POINTER] * 4])
     many, table, factors, results, lanes = made.args
     with loop(b, many) as k:
@@ -146,13 +161,14 @@ def of_each(module: ir.Module, one: ir.Function, n_arrays: int, n_factors: int, 
 
 
 def _sums_of_one(b: Builder, one: ir.Function, arguments: Sequence[Value], lanes: Value, n_sums: int) -> None:
-    """Calls a summing function after setting its lanes to zero."""
+    """Calls a summing function after setting its lanes to zero, and then adds the lanes to each other."""
     with loop(b, I64(n_sums * LANES)) as lane:
         b.store(F64(0.0), element(b, lanes, lane, F64))
     b.call(one, arguments)
+    _fold(b, lanes, n_sums)
 
 
-def fold(b: Builder, sums: Value, n_rows: int) -> None:
+def _fold(b: Builder, sums: Value, n_rows: int) -> None:
     """Adds the upper half of each row to the lower half, repeatedly: pairwise, so errors stay small."""
     n_levels = LANES.bit_length() - 1
     with loop(b, I64(n_rows * LANES), step=LANES) as row, loop(b, I64(n_levels)) as level:

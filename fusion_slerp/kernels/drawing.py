@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fusion_slerp.kernels import call, types_of
+from fusion_slerp.kernels import call, run, table_with, types_of
 from fusion_slerp.kernels.elements import MASK
 from fusion_slerp.kernels.packed_masks import HALF_BITS, pack, unpack
 from fusion_slerp.kernels.random_masks import draw_masks
 from fusion_slerp.kernels.ranked_limits import MOST_ELEMENTS
-from fusion_slerp.kernels.ranked_masks import bins_for, rank_masks
+from fusion_slerp.kernels.ranked_masks import bins_for, rank_and_measure, rank_masks
 from fusion_slerp.kernels.ranked_rows import COUNTERS, PADDING, is_narrow
 
 BITS_OF_BYTE = 8
@@ -83,15 +83,50 @@ def add_ranked(
         drawn: For each of these models.
         is_fresh: Whether the masks are uninitialised; they are then cleared first.
     """
+    arrays, dtypes = _drawing("add_ranked", words, rows, drawn, masks.size, is_fresh)
+    call(rank_masks, [*words, masks, *arrays], (*types_of(words), MASK, *dtypes))
+
+
+def can_rank_and_measure(words: Sequence[np.ndarray], width: int) -> bool:
+    """Whether rows of this length of all models can be drawn by `rank_and_measure`."""
+    return len(words) - 1 <= HALF_BITS and not width % 2
+
+
+def ranked_and_measured(
+    words: Sequence[np.ndarray], rows: tuple[int, int], drawn: Sequence[Ranked]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `packed` makes of the masks of `add_ranked`, and the sums of `sums_of_magnitudes`.
+
+    The sums are added up row by row, so their last digits may differ.
+
+    Args:
+        words: As for `add_ranked`; see `can_rank_and_measure`.
+        rows: As there.
+        drawn: As there, in the order of the words; model i has number i.
+    """
+    n, width = words[0].size, rows[1]
+    assert can_rank_and_measure(words, width), (len(words), width)
+    arrays, kinds = _drawing("ranked_and_measured", words, rows, drawn, n, True)
+    packed, masks = np.empty(n // 2, np.uint8), np.empty(width, np.uint16)
+    dtypes = [*types_of(words), "uint8", MASK, *kinds]
+    table = table_with([*words, packed, masks, *arrays], dtypes)
+    sums = run(rank_and_measure, table, np.empty((1, 0)), np.empty((1, 2 * len(drawn))))
+    return packed, sums[0]
+
+
+def _drawing(
+    name: str,
+    words: Sequence[np.ndarray],
+    rows: tuple[int, int],
+    drawn: Sequence[Ranked],
+    n_masks: int,
+    is_fresh: bool,
+) -> tuple[list[np.ndarray], list[str]]:
+    """The arrays of `rank_masks` after its masks, and their types."""
     start, width = rows
-    sizes = {masks.size, *(each.size for each in words)}
-    if (
-        not 2 <= width <= MOST_ELEMENTS
-        or masks.size % width
-        or len(sizes) > 1
-        or len(words) != len(drawn) + 1
-    ):
-        raise ValueError(f"add_ranked: {masks.size} masks, rows of {width}, {[w.size for w in words]} words")
+    sizes = {n_masks, *(each.size for each in words)}
+    if not 2 <= width <= MOST_ELEMENTS or n_masks % width or len(sizes) > 1 or len(words) != len(drawn) + 1:
+        raise ValueError(f"{name}: {n_masks} masks, rows of {width}, {[w.size for w in words]} words")
     types = types_of(words)
     bins = [bins_for(width, is_narrow((kind, types[-1]))) for kind in types[:-1]]
     of_models = [(each.key, 1 << each.model, *of_model) for each, of_model in zip(drawn, bins, strict=True)]
@@ -101,8 +136,8 @@ def add_ranked(
     of_row = [np.empty(width + PADDING, "uint16" if kind == MASK else kind) for kind in kinds]
     n_bins = max(n for n, _ in bins)
     of_bins = [np.zeros(COUNTERS * n_bins, np.uint32), *(np.empty(n_bins, np.uint32) for _ in range(3))]
-    dtypes = (*types, MASK, "int64", "float64", *kinds, *["uint32"] * len(of_bins))
-    call(rank_masks, [*words, masks, numbers, chances, *of_row, *of_bins], dtypes)
+    dtypes = ["int64", "float64", *kinds, *["uint32"] * len(of_bins)]
+    return [numbers, chances, *of_row, *of_bins], dtypes
 
 
 def _chance(ranked: Ranked, width: int) -> tuple[float, float]:

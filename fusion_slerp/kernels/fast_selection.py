@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import islice
 
-import numpy as np
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import of_each, of_one
+from fusion_slerp.kernels.building import element, loop, of_each, of_one
 from fusion_slerp.kernels.doubts import (
     F32s,
     I16s,
@@ -37,98 +36,20 @@ from fusion_slerp.kernels.doubts import (
     suits,
     with_doubts,
 )
-from fusion_slerp.kernels.elements import F32, F64, I64, Builder, Value
-from fusion_slerp.kernels.fast_sum import LEAST_SUM, LEAST_WEIGHT, MOST_SUM
+from fusion_slerp.kernels.elements import F32, F64, I16, I64, MASK, Builder, Value
+from fusion_slerp.kernels.fast_sum import LEAST_SUM, MOST_SUM
 from fusion_slerp.kernels.key_masks import KeyLimits, key_limits
+from fusion_slerp.kernels.packed_masks import I8, unpack_one
 from fusion_slerp.kernels.selection import Chosen, sum_by_mask_one
-
-MOST_MODELS = 4
-"""Their 16 shares fit into the registers."""
+from fusion_slerp.kernels.table_factors import MOST_MODELS
 
 MOST_EXPONENTS = {"uint16": 8, "int16": 5}
 """Exponents between an element's largest and smallest word, up to which simple sums are exact: with e of them
 and words of p bits, quarters of the sum of four quarters of differences take e + p + 8 bits; float32 has 24.
 """
 
-SIMPLE = (1.0, 0.5, 0.25)
-"""Magnitudes of simple votes and scales."""
-
-LARGEST_SUM = 2.0**16
-"""Limit of the coefficients' magnitudes together."""
-
-TOLERANCE = 2.0**-50
-"""Relative deviation of a table from its factors."""
-
-
-@dataclass(frozen=True, slots=True)
-class Factors:
-    """The factors of a table, for the fast kernels.
-
-    Attributes:
-        scales: By model; the largest is 1 or -1.
-        shares: By set; float32 numbers whose last bit is set, unless its coefficients are simple.
-    """
-
-    scales: tuple[float, ...]
-    shares: tuple[float, ...]
-
-
-def factors_of(table: np.ndarray) -> Factors | None:
-    """Returns the factors of a table of coefficients; None if it has none that the fast kernels can use.
-
-    Args:
-        table: float64 of shape (sets, models + 1).
-    """
-    n = table.shape[1] - 1
-    return _factors_of(table.tobytes(), n) if n <= MOST_MODELS else None
-
-
-@lru_cache(maxsize=64)
-def _factors_of(data: bytes, n: int) -> Factors | None:
-    """`factors_of`, kept for the next chunk."""
-    table = np.frombuffer(data).reshape(-1, n + 1)
-    whole = table[-1, :n]
-    largest = np.abs(whole).max(initial=0.0)
-    if not largest or not np.isfinite(table).all():
-        return None
-    scales = whole / whole[int(np.argmax(np.abs(whole)))]
-    if (np.abs(scales[scales != 0]) < LEAST_WEIGHT).any():
-        return None
-    shares = [_share(row, scales, mask) for mask, row in enumerate(table)]
-    known = [share for share in shares if share is not None]
-    return Factors(tuple(scales.tolist()), tuple(known)) if len(known) == len(shares) else None
-
-
-def _share(row: np.ndarray, scales: np.ndarray, mask: int) -> float | None:
-    """The factor of a set's coefficients; None if it has none."""
-    n = scales.size
-    of_set = np.where([mask >> k & 1 for k in range(n)], scales, 0.0)
-    used = np.flatnonzero(of_set)
-    share = float(row[used[0]] / of_set[used[0]]) if used.size else 0.0
-    sizes = np.abs(row[:n])
-    is_near = (np.abs(row[:n] - share * of_set) <= TOLERANCE * sizes).all()
-    rest = abs(1.0 - row[:n].sum() - row[n])
-    if not is_near or rest > TOLERANCE * (1.0 + sizes.sum()) or sizes.sum() > LARGEST_SUM:
-        return None
-    is_simple = are_simple(of_set[used].tolist()) and share * 4 == int(share * 4) and abs(share) <= 1.0
-    is_exact = (row[:n] == share * of_set).all() and not rest
-    bits = np.float32(share).view(np.uint32) | np.uint32(not (is_simple and is_exact))
-    return float(bits.view(np.float32))
-
-
-def are_simple(votes: Sequence[float]) -> bool:
-    """Whether votes, or scales, are simple numbers, so that their products are exact."""
-    return all(abs(vote) in SIMPLE for vote in votes)
-
-
-def can_vote(votes: Sequence[float], scales: Sequence[float]) -> bool:
-    """Whether the fast kernels can use the votes: none is so small that products underflow.
-
-    And models that vote for one sign have terms of one sign, so that the magnitudes of these terms add up to
-    that of their sum.
-    """
-    signs = {(vote > 0) == (scale > 0) for vote, scale in zip(votes, scales, strict=True) if scale}
-    return len(signs) <= 1 and all(abs(vote) >= LEAST_WEIGHT for vote in votes)
+STRETCH = 1 << 14
+"""Elements whose masks are unpacked at a time."""
 
 
 def fast_selected_sum(dtypes: Sequence[str]) -> ir.Module:
@@ -160,16 +81,64 @@ def fast_elected_sum_by_key(dtypes: Sequence[str]) -> ir.Module:
     return _fast("fast_elected_sum_by_key", dtypes, Chosen(is_elected=True, by_key=True))
 
 
+def fast_sum_of_packed(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `packed_masks.unpack` and then `fast_selected_sum`.
+
+    Arrays: models, base, packed masks (uint8) of an even number of elements, memory for STRETCH masks, words
+    of the result, table. Factors: as there.
+    """
+    return _of_packed("fast_sum_of_packed", dtypes, Chosen(is_elected=False))
+
+
+def fast_elected_sum_of_packed(dtypes: Sequence[str]) -> ir.Module:
+    """Stores the same words as `packed_masks.unpack` and then `fast_elected_sum`.
+
+    Arrays: those of `fast_sum_of_packed`. Factors: as there.
+    """
+    return _of_packed("fast_elected_sum_of_packed", dtypes, Chosen(is_elected=True))
+
+
 def is_fast(dtypes: Sequence[str]) -> bool:
     """Whether the words of models, base and result have types for the fast kernels."""
     return len(dtypes) - 2 <= MOST_MODELS and suits(dtypes)
 
 
 def _fast(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
-    n = chosen.n_models(dtypes)
-    n_limits, n_votes = 2 * n * chosen.by_key, n * chosen.is_elected
-    n_factors = n_limits + n_votes + chosen.is_elected + n + (1 << n)
     module = ir.Module(name)
+    of_each(module, _fast_one(module, dtypes, chosen), len(dtypes), _n_factors(dtypes, chosen))
+    return module
+
+
+def _of_packed(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
+    """Unpacks masks and adds up in stretches, whose masks stay in the processor's cache."""
+    *types, _, _, out_type, table_type = dtypes
+    plain = [*types, MASK, out_type, table_type]
+    module, n_factors = ir.Module(name), _n_factors(plain, chosen)
+    fast, unpack = _fast_one(module, plain, chosen), unpack_one(module)
+    made, b, size, given, factors = of_one(module, f"{name}_one", I64, len(dtypes), n_factors)
+    *words, packed, masks, out, table = given
+    count = b.alloca(I64)
+    b.store(I64(0), count)
+    with loop(b, size, step=STRETCH) as start:
+        left = b.sub(size, start)
+        many = b.select(b.icmp_unsigned("<", left, I64(STRETCH)), left, I64(STRETCH))
+        b.call(unpack, [b.lshr(many, I64(1)), element(b, packed, b.lshr(start, I64(1)), I8), masks])
+        here = [element(b, each, start, I16) for each in (*words, out)]
+        n_bad = b.call(fast, [many, *here[:-1], masks, here[-1], table, *factors])
+        b.store(b.add(b.load(count, typ=I64), n_bad), count)
+    b.ret(b.load(count, typ=I64))
+    of_each(module, made, len(dtypes), n_factors)
+    return module
+
+
+def _n_factors(dtypes: Sequence[str], chosen: Chosen) -> int:
+    n = chosen.n_models(dtypes)
+    return 2 * n * chosen.by_key + (n + 1) * chosen.is_elected + n + (1 << n)
+
+
+def _fast_one(module: ir.Module, dtypes: Sequence[str], chosen: Chosen) -> ir.Function:
+    n, n_factors = chosen.n_models(dtypes), _n_factors(dtypes, chosen)
+    n_limits, n_votes = 2 * n * chosen.by_key, n * chosen.is_elected
     exactly = sum_by_mask_one(module, "exactly", dtypes, chosen)
     made, b, size, (*arrays, table), given = of_one(module, "fast", I64, len(dtypes), n_factors)
     factors = iter(given)
@@ -194,8 +163,7 @@ def _fast(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
 
     with_doubts(b, size, ir.IntType(1)(1), arrays, part.store, do_exactly)
     b.ret(b.load(count, typ=I64))
-    of_each(module, made, len(dtypes), n_factors)
-    return module
+    return made
 
 
 def _vectors(b: Builder, factors: Sequence[Value]) -> list[Value]:

@@ -15,14 +15,24 @@ An element without a difference is never drawn: it would add nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import POINTER, VOID, element, function, loop, of_each, of_one
+from fusion_slerp.kernels.building import (
+    POINTER,
+    VOID,
+    element,
+    function,
+    loop,
+    of_each,
+    of_one,
+    summing_one,
+)
 from fusion_slerp.kernels.doubts import WIDTH
 from fusion_slerp.kernels.elements import F64, I16, I32, I64, LLVM_TYPES, MASK, Builder, Value
+from fusion_slerp.kernels.packed_masks import pack_one
 from fusion_slerp.kernels.random_words import HALVES_PER_COUNTER, UPPER, lower_half, n_stored, store_halves
 from fusion_slerp.kernels.ranked_doubts import decide_flagged
 from fusion_slerp.kernels.ranked_limits import limits_of_bins
@@ -34,6 +44,7 @@ from fusion_slerp.kernels.ranked_rows import (
     compare_row,
     count_bins,
 )
+from fusion_slerp.kernels.selection import magnitude_terms
 
 BINADES = 10
 """Powers of two below the largest difference that have bins of their own."""
@@ -50,8 +61,13 @@ FRACTION_BITS = 23
 LINE_NBYTES = 64
 """Of a cache."""
 
+START_AT, WIDTH_AT, IS_FRESH = range(3)
+"""Where the numbers are that count for all models."""
+
 OF_ALL, NUMBERS = 3, 4
 """How many numbers there are for all models together, and for each."""
+
+I8 = ir.IntType(8)
 
 
 def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
@@ -80,25 +96,81 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     """
     n_models = dtypes.index(MASK) - 1
     module = ir.Module("rank_masks")
+    draw = _rows(module, dtypes[: n_models + 1])
     made, b, size, arrays, _ = of_one(module, "rank_masks_one", I64, len(dtypes), 0)
-    *models, base, masks = arrays[: n_models + 2]
-    numbers, chances, *memory = arrays[n_models + 2 :]
-    pairs = [(dtypes[k], dtypes[n_models]) for k in range(n_models)]
-    lower = lower_half(module, "lower_half")
-    rows = {pair: _row(module, pair, f"mask_row_{i}", lower) for i, pair in enumerate(dict.fromkeys(pairs))}
-    start, width, is_fresh = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(OF_ALL))
+    words, (masks, *drawing) = arrays[: n_models + 1], arrays[n_models + 1 :]
+    is_fresh, width = (b.load(element(b, drawing[0], I64(i), I64), typ=I64) for i in (IS_FRESH, WIDTH_AT))
     with loop(b, b.udiv(size, width)) as k:
         first = b.mul(k, width)
-        here = element(b, base, first, LLVM_TYPES[dtypes[n_models]]), element(b, masks, first, I16)
-        with b.if_then(b.icmp_unsigned("!=", is_fresh, I64(0))), loop(b, width) as i:
-            b.store(I16(0), element(b, masks, b.add(first, i), I16))
-        for i, (model, pair) in enumerate(zip(models, pairs, strict=True)):
-            own = [element(b, numbers, I64(OF_ALL + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
-            words = element(b, model, first, LLVM_TYPES[pair[0]])
-            b.call(rows[pair], [b.add(start, first), width, words, *here, *own, *memory])
+        own = element(b, masks, first, I16)
+        with b.if_then(b.icmp_unsigned("!=", is_fresh, I64(0))):
+            _clear(b, own, width)
+        draw(b, first, words, own, drawing)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
+
+
+def rank_and_measure(dtypes: Sequence[str]) -> ir.Module:
+    """Draws masks by rank, row by row, packs them, and adds up magnitudes as `selection.magnitudes` does.
+
+    One row's masks are all that is in memory. Rows have an even number of elements. The sums are those of the
+    rows, each in lanes.
+
+    Arrays: models, base, packed masks (uint8), masks for a row; the others are those of `rank_masks`.
+    """
+    n_models = dtypes.index("uint8") - 1
+    module = ir.Module("rank_and_measure")
+    draw, pack = _rows(module, dtypes[: n_models + 1]), pack_one(module)
+    of_row = (*dtypes[: n_models + 1], MASK)
+    measure = summing_one(module, "measure_row", of_row, 0, magnitude_terms(n_models))
+    made, b, size, (*arrays, sums), _ = of_one(module, "rank_and_measure_one", VOID, len(dtypes) + 1, 0)
+    words, (packed, masks, *drawing) = arrays[: n_models + 1], arrays[n_models + 1 :]
+    width = b.load(element(b, drawing[0], I64(WIDTH_AT), I64), typ=I64)
+    with loop(b, b.udiv(size, width)) as k:
+        first = b.mul(k, width)
+        _clear(b, masks, width)
+        draw(b, first, words, masks, drawing)
+        here = [element(b, each, first, LLVM_TYPES[kind]) for each, kind in zip(words, dtypes, strict=False)]
+        b.call(measure, [width, *here, masks, sums])
+        b.call(pack, [b.lshr(width, I64(1)), element(b, packed, b.lshr(first, I64(1)), I8), masks])
+    b.ret_void()
+    of_each(module, made, len(dtypes), 0, 2 * n_models)
+    return module
+
+
+DrawRow = Callable[[Builder, Value, Sequence[Value], Value, Sequence[Value]], None]
+"""Adds instructions that add bits to the masks of a row, for all models.
+
+It takes the index of the row's first element, the words of the models and the base, the row's masks, and the
+arrays of `rank_masks` after its masks.
+"""
+
+
+def _rows(module: ir.Module, dtypes: Sequence[str]) -> DrawRow:
+    """Adds the functions for rows of models and base of these types; returns what calls them."""
+    n_models = len(dtypes) - 1
+    pairs = [(dtype, dtypes[-1]) for dtype in dtypes[:-1]]
+    lower = lower_half(module, "lower_half")
+    rows = {pair: _row(module, pair, f"mask_row_{i}", lower) for i, pair in enumerate(dict.fromkeys(pairs))}
+
+    def draw(
+        b: Builder, first: Value, words: Sequence[Value], masks: Value, drawing: Sequence[Value]
+    ) -> None:
+        numbers, chances, *memory = drawing
+        start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in (START_AT, WIDTH_AT))
+        here = element(b, words[n_models], first, LLVM_TYPES[dtypes[n_models]]), masks
+        for i, pair in enumerate(pairs):
+            own = [element(b, numbers, I64(OF_ALL + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
+            model = element(b, words[i], first, LLVM_TYPES[pair[0]])
+            b.call(rows[pair], [b.add(start, first), width, model, *here, *own, *memory])
+
+    return draw
+
+
+def _clear(b: Builder, masks: Value, n: Value) -> None:
+    with loop(b, n) as i:
+        b.store(I16(0), element(b, masks, i, I16))
 
 
 def _row(module: ir.Module, dtypes: tuple[str, str], name: str, lower: ir.Function) -> ir.Function:

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion_slerp.kernels import (
-    FAST_ELEMENTS,
     Kernel,
-    Table,
     Words,
+    are_many,
     call,
     key_masks,
     keys,
@@ -23,16 +22,6 @@ from fusion_slerp.kernels import (
     values_of,
 )
 from fusion_slerp.kernels.elements import MASK
-from fusion_slerp.kernels.fast_selection import (
-    are_simple,
-    can_vote,
-    factors_of,
-    fast_elected_sum,
-    fast_elected_sum_by_key,
-    fast_selected_sum,
-    fast_sum_by_key,
-    is_fast,
-)
 from fusion_slerp.kernels.fast_spread import can_be_fast, fast_bins_of_spread, fast_select_spread
 
 KEY_END = 1 << keys.KEY_BITS
@@ -49,16 +38,30 @@ Limits = Sequence[tuple[int, int]]
 """For each model the first key that is taken, and the end; none if the end is not above the first."""
 
 
-def store_masks(words: Words, limits: Limits, masks: np.ndarray) -> None:
-    """Stores masks: bit i is set where the key of model i is inside its limits.
+Part = tuple[slice, Limits]
+"""A part of a chunk, and its limits."""
+
+
+def masks_by_key(words: Words, parts: Sequence[Part]) -> np.ndarray:
+    """Returns masks: bit i is set where the key of model i is inside its limits.
 
     Args:
         words: The models' words, then the base's.
-        limits: For each model.
-        masks: uint16 of the words' length; overwritten.
+        parts: Those that make up the words.
+
+    Returns:
+        Fresh uint16 of the words' length.
     """
-    assert masks.size == words[0].size, "the compiled code trusts its pointers"
-    call(key_masks.select, [*words, masks], [*types_of(words), MASK], _factors(limits))
+    masks, dtypes = np.empty(words[0].size, np.uint16), [*types_of(words), MASK]
+    for part, limits in parts:
+        arrays = [*(each[part] for each in words), masks[part]]
+        call(key_masks.select, arrays, dtypes, factors_of_limits(limits))
+    return masks
+
+
+def factors_of_limits(limits: Limits) -> list[float]:
+    """Returns the factors of a kernel that takes limits."""
+    return [float(limit) for first, end in limits for limit in (first, max(first, end))]
 
 
 def count_keys(words: Words, lists: Sequence[Sequence[int]]) -> np.ndarray:
@@ -92,10 +95,6 @@ def index_after(words: Words, key: int, n: int) -> int:
     return start + int(np.flatnonzero(has_key)[n - n_before - 1]) + 1
 
 
-def _factors(limits: Limits) -> list[float]:
-    return [float(limit) for first, end in limits for limit in (first, max(first, end))]
-
-
 def masks_by_spread(words: Words, first: int) -> np.ndarray:
     """Returns masks of all models where the key of their spread is at least `first`, else of none.
 
@@ -103,94 +102,11 @@ def masks_by_spread(words: Words, first: int) -> np.ndarray:
         Fresh uint16 of the words' length.
     """
     masks, types = np.empty(words[0].size, np.uint16), types_of(words)
-    if masks.size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
+    if are_many(masks.size) and can_be_fast(types[:-1]):
         call(fast_select_spread, [*words[:-1], masks], [*types[:-1], MASK], [float(first)])
     else:
         call(key_masks.select_spread, [*words, masks], [*types, MASK], [float(first)])
     return masks
-
-
-def sum_by_mask(
-    words: Words,
-    masks: np.ndarray,
-    table: np.ndarray,
-    out: np.ndarray,
-    votes: Sequence[float] | None = None,
-) -> int:
-    """Writes, for each element, the sum of coefficient times source with its mask's row of coefficients.
-
-    Args:
-        words: The models' words, then the base's.
-        masks: uint16 of the words' length; an election may change them.
-        table: float64 of shape (2**models, models + 1), contiguous: a row for each set of models.
-        out: As many words; overwritten.
-        votes: The models' weights in the election of a sign for each element: a mask loses the models whose
-            weighted difference has not the sign of the sum. None for no election.
-
-    Returns:
-        The number of elements of `out` that are infinite or NaN.
-    """
-    _check_table("sum_by_mask", words, table, masks.size, out)
-    types = types_of([*words, out])
-    dtypes, arrays = [*types[:-1], MASK, types[-1], "float64"], [*words, masks, out, table]
-    factors = _fast_factors(types, table, out.size, votes)
-    if factors is None:
-        if votes is not None:
-            call(selection.elect, [*words, masks], [*types[:-1], MASK], votes)
-        return call(selection.selected_sum, arrays, dtypes)
-    return call(fast_selected_sum if votes is None else fast_elected_sum, arrays, dtypes, factors)
-
-
-def sum_by_key(
-    words: Words,
-    parts: Sequence[tuple[slice, Limits]],
-    table: np.ndarray,
-    out: np.ndarray,
-    votes: Sequence[float] | None = None,
-) -> int:
-    """`sum_by_mask` with the masks that `store_masks` would store.
-
-    Args:
-        words: As there.
-        parts: Parts that make up the words, not empty, and the limits in each.
-        table: As there.
-        out: As there.
-        votes: As there.
-    """
-    _check_table("sum_by_key", words, table, sum(part.stop - part.start for part, _ in parts), out)
-    types = types_of([*words, out])
-    factors = _fast_factors(types, table, out.size, votes)
-    if factors is None:
-        masks = np.empty(out.size, np.uint16)
-        for part, limits in parts:
-            store_masks([each[part] for each in words], limits, masks[part])
-        return sum_by_mask(words, masks, table, out, votes)
-    tables = [table_with([*(each[part] for each in (*words, out)), table], ()) for part, _ in parts]
-    rows = Table(np.concatenate([each.rows for each in tables]), (*types, "float64"))
-    given = np.array([[*_factors(limits), *factors] for _, limits in parts])
-    kernel = fast_sum_by_key if votes is None else fast_elected_sum_by_key
-    return int(run(kernel, rows, given, np.empty(len(parts), np.int64)).sum())
-
-
-def _check_table(name: str, words: Words, table: np.ndarray, n_masks: int, out: np.ndarray) -> None:
-    """Raises ValueError unless every set has coefficients: the compiled code trusts its pointers."""
-    n = len(words) - 1
-    if table.shape != (1 << n, n + 1) or n_masks != out.size:
-        raise ValueError(f"{name}: {table.shape}, {n_masks} masks; needed: {1 << n} rows of {n + 1}")
-
-
-def _fast_factors(
-    types: Sequence[str], table: np.ndarray, n: int, votes: Sequence[float] | None
-) -> list[float] | None:
-    """The factors of the fast sums; None if they cannot be used for n elements, or do not pay."""
-    factors = factors_of(table) if n >= FAST_ELEMENTS and is_fast(types) else None
-    if factors is None:
-        return None
-    if votes is None:
-        return [*factors.scales, *factors.shares]
-    if not can_vote(votes, factors.scales):
-        return None
-    return [*votes, float(are_simple(votes)), *factors.scales, *factors.shares]
 
 
 SPARE_BINS = 256
@@ -261,7 +177,7 @@ def count_upper(words: Words) -> Histogram:
     kernel, types = keys.count_upper, types_of(words)
     if len(words) > 2:
         kernel = keys.count_upper_of_spread
-        if words[0].size >= FAST_ELEMENTS and can_be_fast(types[:-1]):
+        if are_many(words[0].size) and can_be_fast(types[:-1]):
             bins = np.empty(words[0].size, np.uint16)
             call(fast_bins_of_spread, [*words[:-1], bins], [*types[:-1], MASK])
             kernel, words, types = keys.count_bins, [bins], [MASK]

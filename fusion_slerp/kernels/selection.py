@@ -171,12 +171,18 @@ def magnitudes(dtypes: Sequence[str]) -> ir.Module:
 
     Arrays: models, base, masks.
     """
-    return _sums_of_each("magnitudes", dtypes, _magnitude, of_all=True)
+    return summing("magnitudes", dtypes, n_factors=0, terms=magnitude_terms(len(dtypes) - 2))
+
+
+def magnitude_terms(n: int) -> list[Arithmetic]:
+    """The 2n terms of `magnitudes`, for n models."""
+    return _terms_of_each(n, _magnitude, of_all=True)
 
 
 def squares(dtypes: Sequence[str]) -> ir.Module:
     """Adds up the squares of each model's selected differences: n sums. Arrays: models, base, masks."""
-    return _sums_of_each("squares", dtypes, lambda b, x: b.fmul(x, x), of_all=False)
+    terms = _terms_of_each(len(dtypes) - 2, lambda b, x: b.fmul(x, x), of_all=False)
+    return summing("squares", dtypes, n_factors=0, terms=terms)
 
 
 def count_sets(dtypes: Sequence[str]) -> ir.Module:
@@ -204,11 +210,8 @@ def count_sets(dtypes: Sequence[str]) -> ir.Module:
     return module
 
 
-def _sums_of_each(
-    name: str, dtypes: Sequence[str], term_of: Callable[[Builder, Value], Value], of_all: bool
-) -> ir.Module:
-    """Adds up a term of each model's selected differences, each after that of all, if `of_all`."""
-    n = len(dtypes) - 2
+def _terms_of_each(n: int, term_of: Callable[[Builder, Value], Value], of_all: bool) -> list[Arithmetic]:
+    """A term of each of n models' selected differences, each after that of all, if `of_all`."""
 
     def term(k: int, is_selected: bool) -> Arithmetic:
         def of_element(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> Value:
@@ -219,8 +222,7 @@ def _sums_of_each(
         return of_element
 
     kinds = (False, True) if of_all else (True,)
-    terms = [term(k, is_selected) for k in range(n) for is_selected in kinds]
-    return summing(name, dtypes, n_factors=0, terms=terms)
+    return [term(k, is_selected) for k in range(n) for is_selected in kinds]
 
 
 def _magnitude(b: Builder, difference: Value) -> Value:

@@ -23,7 +23,7 @@ from fusion_slerp.options import BOOLEAN, Check, is_number, option, or_null
 
 if TYPE_CHECKING:
     from fusion_slerp.passes.chances import Draw
-    from fusion_slerp.passes.draws import Kept
+    from fusion_slerp.passes.kept_masks import Kept
     from fusion_slerp.passes.protocols import Measure, Steps
 
 SEED = Check(lambda v: is_number(v) and v == int(v) >= 0, "a whole number, at least 0")
@@ -153,7 +153,7 @@ def draw_and_add(p: DrawnParameters, unit: Unit, rule: str, is_elected: bool) ->
     selection = passes.Drawn(p.draws(unit.name), unit.width)
     factors = None
     if n_passes(p)[0]:
-        selection = passes.Kept(selection, len(p.names))
+        selection = passes.Kept(selection)
         factors = yield from _rescaling(selection)
     table = sparse.table_of(p.common, factors, is_elected)
     votes = sparse.votes_of(p.common, factors) if is_elected else None

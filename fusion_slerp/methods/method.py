@@ -39,11 +39,14 @@ class Unit(NamedTuple):
         name: The name of the merged model's tensor.
         n_elements: Number of elements of each vector that take part.
         width: Elements of a row, along the first dimension; all of them in a vector.
+        has_one_order: Whether a chunk has the same elements when it is measured and when it is written: not
+            so for a matrix of a tensor in which matrices take turns.
     """
 
     name: str
     n_elements: int
     width: int
+    has_one_order: bool = True
 
 
 @dataclass(frozen=True, slots=True)

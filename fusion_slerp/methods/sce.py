@@ -48,6 +48,7 @@ from fusion_slerp.options import Check, is_number, option
 
 if TYPE_CHECKING:
     from fusion_slerp.passes.protocols import Steps
+    from fusion_slerp.passes.selections import Selection
 
 SHARE = Check(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
 
@@ -83,10 +84,11 @@ def sce(p: SceParameters, unit: Unit) -> Steps:
     """Selects elements, weights the models, and merges those that agree."""
     if p.n == 1:
         return passes.Made(passes.WeightedSum((p.factor, fsum((1.0, -p.factor)))), "sce: one model")
-    selection = passes.BySpread(0)
+    selection: Selection = passes.BySpread(0)
     if p.share < 1:
         cut = yield from passes.cut_of_spread(p.share)
         selection = passes.BySpread(cut.key + (not cut.quota))
+        selection = passes.Kept(selection) if unit.has_one_order else selection
     energies = yield passes.SelectedSquares(selection)
 
     def of_set(chosen: Sequence[int]) -> list[float]:

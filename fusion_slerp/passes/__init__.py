@@ -28,7 +28,7 @@ _HOMES = {
     "Draw": "fusion_slerp.passes.chances",
     "key_of": "fusion_slerp.passes.chances",
     "Drawn": "fusion_slerp.passes.draws",
-    "Kept": "fusion_slerp.passes.draws",
+    "Kept": "fusion_slerp.passes.kept_masks",
     "WeightedSum": "fusion_slerp.passes.weighted_sum",
 }
 
@@ -60,8 +60,9 @@ if TYPE_CHECKING:
     from fusion_slerp.passes.chances import Draw, key_of
     from fusion_slerp.passes.chords import Chords
     from fusion_slerp.passes.clipping import Clipped
-    from fusion_slerp.passes.draws import Drawn, Kept
+    from fusion_slerp.passes.draws import Drawn
     from fusion_slerp.passes.gram import Gram
+    from fusion_slerp.passes.kept_masks import Kept
     from fusion_slerp.passes.magnitude import LargestMagnitude
     from fusion_slerp.passes.protocols import Made
     from fusion_slerp.passes.ranks import NOTHING, cut_of_spread, cuts

@@ -8,9 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from fusion_slerp.kernels import Words, selecting
+from fusion_slerp.kernels import Words, selected_sums, selecting
+from fusion_slerp.kernels.selected_sums import Table
 from fusion_slerp.passes.protocols import Counted, Counter
 from fusion_slerp.passes.ranks import NOTHING, Cut
+from fusion_slerp.passes.selections import Selection
 
 Band = tuple[Cut, Cut]
 """A model's elements from the first cut, which are left out, to the second, which are taken: the k largest
@@ -19,7 +21,7 @@ without the j largest.
 
 
 @dataclass(frozen=True, slots=True)
-class ByMagnitude:
+class ByMagnitude(Selection):
     """Takes each model's largest differences, except the very largest.
 
     Attributes:
@@ -61,14 +63,17 @@ class ByMagnitude:
             counts[positions] = selecting.count_keys(words, keys)
         return counts
 
-    def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
+    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk."""
-        masks = np.empty(words[0].size, np.uint16)
-        for part, limits in self.parts(words, counted):
-            selecting.store_masks([each[part] for each in words], limits, masks[part])
-        return masks
+        return selecting.masks_by_key(words, self._parts(words, counted))
 
-    def parts(self, words: Words, counted: Counted | None) -> list[tuple[slice, selecting.Limits]]:
+    def sum_into(
+        self, words: Words, start: int, counted: Counted | None, table: Table, out: np.ndarray
+    ) -> int:
+        """Writes the sums of one chunk; returns how many are infinite or NaN."""
+        return selected_sums.sum_by_key(words, self._parts(words, counted), table, out)
+
+    def _parts(self, words: Words, counted: Counted | None) -> list[selecting.Part]:
         """Returns the parts of a chunk, and the limits of the keys that are taken in each."""
         assert counted is not None or not self._between_equals, "equal magnitudes are counted"
         borders = {} if counted is None else self._borders(words, counted)

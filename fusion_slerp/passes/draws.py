@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fusion_slerp.chunks import CHUNK_ELEMENTS, Chunk
+from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.kernels import Words
-from fusion_slerp.kernels.drawing import Ranked, add_ranked, drawn_masks, packed, unpacked
+from fusion_slerp.kernels.drawing import (
+    Ranked,
+    add_ranked,
+    can_rank_and_measure,
+    drawn_masks,
+    ranked_and_measured,
+)
 from fusion_slerp.passes.chances import CERTAIN, Draw, threshold
 from fusion_slerp.passes.protocols import Counted
-
-KEPT_NBYTES = 32 << 20
-"""Masks of a unit that are kept from measuring to writing, at most: drawing them again takes longer."""
+from fusion_slerp.passes.selections import Selection
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(Selection):
     """Takes each model's elements at random.
 
     Attributes:
@@ -41,9 +44,6 @@ class Drawn:
         """Whether any probability depends on ranks."""
         return self.width > 1 and any(draw.is_ranked for draw in self.draws)
 
-    def counter(self) -> None:
-        """Returns None: nothing depends on earlier chunks."""
-
     def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk: of whole rows, if ranks count."""
         ranked = [k for k, draw in enumerate(self.draws) if self.is_ranked and draw.is_ranked]
@@ -55,6 +55,14 @@ class Drawn:
             own = [*(words[k] for k in ranked), words[-1]]
             _add_ranked(masks, own, start, self.width, drawn, is_fresh=not alike)
         return masks
+
+    def packed_and_sums(self, words: Words, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """As `Selection.packed_and_sums`."""
+        are_ranked = self.is_ranked and all(draw.is_ranked for draw in self.draws)
+        if not are_ranked or self.width > CHUNK_ELEMENTS or not can_rank_and_measure(words, self.width):
+            return Selection.packed_and_sums(self, words, start)
+        drawn = [Ranked(k, *draw) for k, draw in enumerate(self.draws)]
+        return ranked_and_measured(words, (start, self.width), drawn)
 
 
 def _alike(n: int, start: int, draws: Sequence[Draw], models: Sequence[int]) -> np.ndarray:
@@ -90,49 +98,3 @@ def _parts(start: int, n: int, width: int) -> Iterator[tuple[int, int, int]]:
         stop = min(end, *((start // step + 1) * step for step in (width, CHUNK_ELEMENTS)))
         yield start, stop, stop - start
         start = stop
-
-
-class Kept:
-    """A selection whose masks are requested twice, chunk by chunk: they are kept in between, up to a limit.
-
-    It equals another of the same selection: both have the same masks, whichever of them are kept.
-
-    Args:
-        selection: The selection.
-        n_models: Number of models.
-        limit: Bytes; other chunks' masks are made again.
-    """
-
-    def __init__(self, selection: Drawn, n_models: int, limit: int = KEPT_NBYTES) -> None:
-        self._selection, self._n_models, self._free = selection, n_models, limit
-        self._kept: dict[Chunk, np.ndarray] = {}
-        self._changing = threading.Lock()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Kept) and self._selection == other._selection
-
-    def __hash__(self) -> int:
-        return hash(self._selection)
-
-    def __reduce__(self) -> tuple[type[Kept], tuple[Drawn, int]]:
-        """Returns what makes it again in another process, without the masks."""
-        return Kept, (self._selection, self._n_models)
-
-    def counter(self) -> None:
-        """Returns None: nothing depends on earlier chunks."""
-
-    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
-        """Returns the masks of one chunk."""
-        chunk = start, words[0].size
-        with self._changing:
-            kept = self._kept.pop(chunk, None)
-            self._free += 0 if kept is None else kept.nbytes
-        if kept is not None:
-            return unpacked(kept, chunk[1])
-        masks = self._selection.masks(words, start)
-        kept = packed(masks, self._n_models)
-        with self._changing:
-            if kept.nbytes <= self._free:
-                self._kept[chunk] = kept
-                self._free -= kept.nbytes
-        return masks

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import copysign, frexp, ldexp
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 
-from fusion_slerp.kernels import Words, selecting
-from fusion_slerp.passes.by_magnitude import ByMagnitude
+from fusion_slerp.kernels import Words, selected_sums, selecting
+from fusion_slerp.kernels.drawing import packed
+from fusion_slerp.kernels.selected_sums import Table
 from fusion_slerp.passes.exact_sums import ExactSums
 from fusion_slerp.passes.protocols import Counted, Counter, NotFiniteError
 
 
-class Selection(Protocol):
+class Selection(ABC):
     """Chooses models element by element."""
+
+    __slots__ = ()
 
     def counter(self) -> Counter | None:
         """As `CountingCombine.counter`: counts what the masks of later chunks depend on."""
-        ...
+        return None
 
-    def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
+    @abstractmethod
+    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
         """Returns the masks of one chunk: fresh uint16; the arguments are those of `Combine.into`."""
-        ...
+
+    def sums_of_magnitudes(self, words: Words, start: int) -> np.ndarray:
+        """Returns `selecting.sums_of_magnitudes` of one chunk; for a selection that does not count."""
+        return selecting.sums_of_magnitudes(words, self.masks(words, start))
+
+    def packed_and_sums(self, words: Words, start: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the masks of one chunk, packed, and `sums_of_magnitudes`; likewise."""
+        masks = self.masks(words, start)
+        return packed(masks, len(words) - 1), selecting.sums_of_magnitudes(words, masks)
+
+    def sum_into(
+        self, words: Words, start: int, counted: Counted | None, table: Table, out: np.ndarray
+    ) -> int:
+        """Writes the sums of one chunk; returns how many are infinite or NaN."""
+        return selected_sums.sum_by_mask(words, self.masks(words, start, counted), table, out)
 
 
 @dataclass(frozen=True, slots=True)
-class BySpread:
+class BySpread(Selection):
     """Takes all models where they differ most, else none.
 
     Attributes:
@@ -37,11 +56,8 @@ class BySpread:
 
     first_key: int
 
-    def counter(self) -> None:
-        """Returns None: elements of equal spread are all taken."""
-
-    def masks(self, words: Words, start: int, counted: Counted | None) -> np.ndarray:
-        """Returns the masks of one chunk."""
+    def masks(self, words: Words, start: int, counted: Counted | None = None) -> np.ndarray:
+        """Returns the masks of one chunk; elements of equal spread are all taken."""
         if self.first_key:
             return selecting.masks_by_spread(words, self.first_key)
         return np.full(words[0].size, (1 << len(words) - 1) - 1, np.uint16)
@@ -60,7 +76,7 @@ class SelectedMagnitudes:
 
     def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the sums of one chunk."""
-        return ExactSums(selecting.sums_of_magnitudes(words, self.selection.masks(words, start, None)))
+        return ExactSums(self.selection.sums_of_magnitudes(words, start))
 
     def value(self, total: ExactSums) -> list[tuple[float, float]]:
         """Returns for each model the sum of all magnitudes, and of the selected ones.
@@ -85,7 +101,7 @@ class SelectedSquares:
 
     def part(self, words: Words, start: int = 0) -> ExactSums:
         """Returns the sums of one chunk."""
-        return ExactSums(selecting.sums_of_squares(words, self.selection.masks(words, start, None)))
+        return ExactSums(selecting.sums_of_squares(words, self.selection.masks(words, start)))
 
     def value(self, total: ExactSums) -> list[float]:
         """Returns the sums.
@@ -109,7 +125,7 @@ class SharedCounts:
 
     def part(self, words: Words, start: int = 0) -> ExactCounts:
         """Returns the counts of one chunk."""
-        return ExactCounts(selecting.count_sets(words, self.selection.masks(words, start, None)))
+        return ExactCounts(selecting.count_sets(words, self.selection.masks(words, start)))
 
     def value(self, total: ExactCounts) -> list[tuple[int, int]]:
         """Returns for each model how many it alone has, and how many it shares."""
@@ -144,14 +160,13 @@ class SelectedSum:
             sign of the selected ones' sum remain. None for no election.
     """
 
-    __slots__ = ("selection", "table", "votes")
+    __slots__ = ("selection", "table")
 
     def __init__(
         self, selection: Selection, table: Sequence[Sequence[float]], votes: Sequence[float] | None = None
     ) -> None:
         self.selection = selection
-        self.table = np.array(table, np.float64)
-        self.votes = None if votes is None else _scaled(votes)
+        self.table = Table(np.array(table, np.float64), None if votes is None else _scaled(votes))
 
     def counter(self) -> Counter | None:
         """Returns that of its selection."""
@@ -159,11 +174,7 @@ class SelectedSum:
 
     def into(self, words: Words, out: np.ndarray, start: int = 0, counted: Counted | None = None) -> int:
         """Writes one chunk; returns how many elements are infinite or NaN."""
-        if isinstance(self.selection, ByMagnitude):
-            parts = self.selection.parts(words, counted)
-            return selecting.sum_by_key(words, parts, self.table, out, self.votes)
-        masks = self.selection.masks(words, start, counted)
-        return selecting.sum_by_mask(words, masks, self.table, out, self.votes)
+        return self.selection.sum_into(words, start, counted, self.table, out)
 
 
 def _scaled(votes: Sequence[float]) -> list[float]:

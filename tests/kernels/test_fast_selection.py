@@ -6,11 +6,16 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from fusion_slerp.kernels import compiler, doubts, fast_selection, selecting
+from fusion_slerp import kernels
+from fusion_slerp.kernels import compiler, doubts, fast_selection, selected_sums, selecting
 from fusion_slerp.kernels.building import of_one
 from fusion_slerp.kernels.doubts import MOST_DOUBTFUL, SPAN, STRETCH
+from fusion_slerp.kernels.drawing import packed
 from fusion_slerp.kernels.elements import I64
-from fusion_slerp.kernels.fast_selection import MOST_MODELS, Factors, can_vote, factors_of, is_fast
+from fusion_slerp.kernels.fast_selection import STRETCH as PACKED_STRETCH
+from fusion_slerp.kernels.fast_selection import is_fast
+from fusion_slerp.kernels.selected_sums import Table
+from fusion_slerp.kernels.table_factors import MOST_MODELS, Factors, can_vote, factors_of
 from fusion_slerp.methods.sparse import SparseParameters, by_set, table_of
 from fusion_slerp.passes.selections import _scaled
 from tests.kernels.test_kernels import HALVES, all_sorts, by_name, named, ordinary, words_for_kernels
@@ -31,10 +36,19 @@ WEIGHTS = {
 
 
 def both(monkeypatch, words: Sequence[np.ndarray], masks, table, votes, out: Format) -> tuple[int, int]:
-    """Compares the words of both kernels; returns the counts of words that are not finite."""
+    """Compares the words of both kernels; returns the counts of words that are not finite.
+
+    Then with packed masks.
+    """
+
+    def of_packed(result: np.ndarray) -> int:
+        return selected_sums.sum_of_packed(words, packed(masks, len(words) - 1), Table(table, votes), result)
+
+    if masks.size:
+        slow_and_fast(monkeypatch, of_packed, masks.size, out)
 
     def by_mask(result: np.ndarray) -> int:
-        return selecting.sum_by_mask(words, masks.copy(), table, result, votes)
+        return selected_sums.sum_by_mask(words, masks.copy(), Table(table, votes), result)
 
     return slow_and_fast(monkeypatch, by_mask, masks.size, out)
 
@@ -43,7 +57,7 @@ def slow_and_fast(monkeypatch, make: Callable[[np.ndarray], int], n: int, out: F
     """As `both`, for n words that a function stores."""
     results, counts = [], []
     for limit in (1 << 60, 0):
-        monkeypatch.setattr(selecting, "FAST_ELEMENTS", limit)
+        monkeypatch.setattr(kernels, "FAST_ELEMENTS", limit)
         result = words_for_kernels(np.full(n, 0x1234, np.uint16), out)
         counts.append(make(result))
         results.append(result)
@@ -84,7 +98,7 @@ def assert_same_by_key(monkeypatch, words, table, votes, out: Format) -> None:
     parts = in_parts(words)
 
     def by_key(result: np.ndarray) -> int:
-        return selecting.sum_by_key(words, parts, table, result, votes)
+        return selected_sums.sum_by_key(words, parts, Table(table, votes), result)
 
     one, other = slow_and_fast(monkeypatch, by_key, words[0].size, out)
     assert one == other
@@ -143,7 +157,7 @@ def test_sums_that_cancel_and_sums_that_lie_halfway(format, monkeypatch):
             assert_same(monkeypatch, words, weights, format, factor)
 
 
-@named("size", [0, 1, 63, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 17, STRETCH + SPAN + 5])
+@named("size", [0, 1, 63, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 18, STRETCH + SPAN + 5, PACKED_STRETCH + 6])
 def test_any_length(size, monkeypatch):
     base = ordinary(BF16, size, seed=0)
     words = [*(close_to(base, BF16, seed=i) for i in (1, 2, 3)), base]
@@ -163,15 +177,14 @@ def test_most_elements_of_fine_tunes_are_not_doubtful(monkeypatch):
     base = ordinary(BF16, size, seed=0)
     words = [*(close_to(base, BF16, seed=i + 1, scale=2e-4 * 2**i) for i in range(3)), base]
     masks = np.random.default_rng(1).integers(0, 8, size).astype(np.uint16)
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
     monkeypatch.setattr(fast_selection, "sum_by_mask_one", nothing)
     monkeypatch.setattr(compiler, "_functions", {})
     for weights in ([1.0, 1.0, 1.0], [1.0, 0.5, 0.25], [0.3, 0.3, 0.4]):
         p = SparseParameters(tuple(weights), (1.0,) * 3, 1.0, True, False)
         out = np.full(size, 0x7FC0, np.uint16)
-        selecting.sum_by_mask(
-            words, masks, np.array(table_of(p, None, is_elected=True)), out, _scaled(weights)
-        )
+        table = Table(np.array(table_of(p, None, is_elected=True)), _scaled(weights))
+        selected_sums.sum_by_mask(words, masks, table, out)
         assert (out == 0x7FC0).mean() < MOST_DOUBTFUL / SPAN / 2, weights
 
 
@@ -233,4 +246,4 @@ def test_only_16_bit_types_and_few_models_are_fast(monkeypatch):
 def test_a_table_of_another_shape_is_refused():
     words = [np.zeros(4, np.float32)] * 3
     with pytest.raises(ValueError, match="needed: 4 rows of 3"):
-        selecting.sum_by_mask(words, np.zeros(4, np.uint16), np.zeros((2, 2)), np.zeros(4, np.float32))
+        selected_sums.sum_by_mask(words, np.zeros(4, np.uint16), Table(np.zeros((2, 2))), words[0].copy())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from fusion_slerp import kernels
 from fusion_slerp.kernels import FAST_ELEMENTS, fast_spread, selecting
 from tests.kernels.test_kernels import HALVES, all_sorts, by_name, named, ordinary
 from tests.kernels.test_keys import close_to
@@ -38,7 +39,7 @@ def both_ways(words, monkeypatch, function):
     """What a function of the words returns with the kernels in float32, and without."""
     results = []
     for elements in (0, 1 << 60):
-        monkeypatch.setattr(selecting, "FAST_ELEMENTS", elements)
+        monkeypatch.setattr(kernels, "FAST_ELEMENTS", elements)
         results.append(function(words))
     return results
 
@@ -71,7 +72,7 @@ def test_models_of_different_types(monkeypatch):
 def test_large_chunks_are_counted_in_float32_and_give_the_same(kind, monkeypatch):
     words = [np.tile(each, FAST_ELEMENTS // N + 1) for each in kind(BF16, 3)]
     counts = selecting.count_upper(words).of_all_bins()
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 1 << 60)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 1 << 60)
     np.testing.assert_array_equal(counts, selecting.count_upper(words).of_all_bins())
 
 

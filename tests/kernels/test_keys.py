@@ -118,9 +118,8 @@ def test_limits_of_keys():
     two = int(np.float32(2).view(np.uint32))
 
     def found(first: int, end: int) -> list[int]:
-        masks = np.empty(base.size, np.uint16)
-        selecting.store_masks([model, base], [(first, end)], masks)
-        return masks.tolist()
+        parts = [(slice(0, 2), [(first, end)]), (slice(2, 6), [(first, end)])]
+        return selecting.masks_by_key([model, base], parts).tolist()
 
     assert found(0, selecting.KEY_END) == [1] * 6  # NaN is above everything
     assert found(two, two + 1) == [0, 0, 1, 0, 0, 0]

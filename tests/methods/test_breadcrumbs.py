@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from fusion_slerp.kernels import selecting
+from fusion_slerp import kernels
 from fusion_slerp.methods.breadcrumbs import (
     BREADCRUMBS,
     BreadcrumbsOptions,
@@ -64,12 +64,12 @@ def assert_made(p, words: list[np.ndarray], format: Format, is_elected: bool, si
         divisor = sum(Fraction(p.weights[i]) for i in summed) if p.normalize else 1
         return [Fraction(p.factor) * votes[i] / (divisor or 1) for i in of_set]
 
-    assert_table(made.combine.table, row)
+    assert_table(made.combine.table.rows, row)
     result, n_bad = written(made, words, size, format)
     assert n_bad == 0
     if is_elected:
         found = elected(sets, deltas, [float(vote) for vote in votes])
-    assert_nearest(result, made.combine.table, found, words, format)
+    assert_nearest(result, made.combine.table.rows, found, words, format)
     return made
 
 
@@ -101,7 +101,7 @@ def test_elements_are_those_of_a_stable_sort_and_sums_are_exact(format, case, is
 @named("case", ["usual", "round weights", "normalised", "together more than everything"])
 @named("format", [BF16, F16], **by_name)
 def test_counting_and_the_kernels_in_float32_give_the_same(format, case, is_elected, monkeypatch):
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
     monkeypatch.setattr(ranks, "SMALL", 0)
     p = CASES[case]
     assert_made(p, fine_tunes(format, len(p.weights), 2300, seed=2), format, is_elected, size=1150)

@@ -101,11 +101,11 @@ def assert_made(method: str, p: DrawnParameters, words: list[np.ndarray], format
         divisor = sum(Fraction(p.common.weights[i]) for i in taking_part) if p.common.normalize else 1
         return [Fraction(p.common.factor) * votes[i] / (divisor or 1) for i in chosen]
 
-    assert_table(made.combine.table, row)
+    assert_table(made.combine.table.rows, row)
     taken = elected(sets, deltas, [float(vote) for vote in votes]) if ELECTING[method] else sets
     result, n_bad = written(made, words, size, format)
     assert n_bad == 0
-    assert_nearest(result, made.combine.table, taken, words, format)
+    assert_nearest(result, made.combine.table.rows, taken, words, format)
     return made
 
 
@@ -144,7 +144,7 @@ def test_pieces_change_nothing(method):
     results = []
     for size in (WIDTH, 300, N):
         made = assert_made(method, parameters(method), words, F16, size)
-        results.append((made.combine.table.tolist(), written(made, words, size, F16)[0].tolist()))
+        results.append((made.combine.table.rows.tolist(), written(made, words, size, F16)[0].tolist()))
     assert results[0] == results[1] == results[2]
 
 

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from fusion_slerp.kernels import selecting
+from fusion_slerp import kernels
 from fusion_slerp.methods.method import Unit
 from fusion_slerp.methods.ram import RAM, RamOptions, RamParameters, ram
 from fusion_slerp.methods.ramplus import RAMPLUS, RamplusOptions, RamplusParameters, ramplus
@@ -57,10 +57,10 @@ def assert_made(p: RamParameters, words: list[np.ndarray], format: Format, size:
         shares = [factors[i] if len(chosen) == 1 else Fraction(1, len(chosen)) for i in chosen]
         return [Fraction(p.factor) * share for share in shares]
 
-    assert_table(made.combine.table, row)
+    assert_table(made.combine.table.rows, row)
     result, n_bad = written(made, words, size, format)
     assert n_bad == 0
-    assert_nearest(result, made.combine.table, sets, words, format)
+    assert_nearest(result, made.combine.table.rows, sets, words, format)
     return made
 
 
@@ -85,7 +85,7 @@ def test_changes_their_factors_and_sums(format, case):
 @named("case", ["ram", "any change", "ramplus", "much"])
 @named("format", [BF16, F16], **by_name)
 def test_the_kernels_in_float32_give_the_same(format, case, monkeypatch):
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
     p = CASES[case]
     assert_made(p, fine_tunes(format, p.n, 2300), format, size=1150)
 
@@ -101,7 +101,7 @@ def test_the_default_factor_is_at_most_1_02():
     words = fine_tunes(F32, 3, 3000)
     made = decided(ramplus(RamplusParameters(3, 1e-5, 1.0, 0.1, 0.2), Unit("w", 3000, 3000)), words, 1000)
     for i in range(3):
-        assert made.combine.table[1 << i, i] == pytest.approx(1.02, abs=1e-15)
+        assert made.combine.table.rows[1 << i, i] == pytest.approx(1.02, abs=1e-15)
 
 
 def test_models_that_share_everything_have_no_own_changes():

@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from fusion_slerp.kernels import selecting
+from fusion_slerp import kernels
 from fusion_slerp.methods.method import Unit
 from fusion_slerp.methods.sce import SCE, SceOptions, SceParameters, sce
 from fusion_slerp.passes.protocols import Made, NotFiniteError
@@ -56,11 +56,11 @@ def assert_made(p: SceParameters, words: list[np.ndarray], format: Format, size:
         total = sum(energies[i] for i in chosen)
         return [Fraction(p.factor) * energies[i] / total if total else Fraction(0) for i in chosen]
 
-    assert_table(made.combine.table, row)
+    assert_table(made.combine.table.rows, row)
     agreeing = elected(sets, deltas, [1.0] * len(deltas))
     result, n_bad = written(made, words, size, format)
     assert n_bad == 0
-    assert_nearest(result, made.combine.table, agreeing, words, format)
+    assert_nearest(result, made.combine.table.rows, agreeing, words, format)
     return made
 
 
@@ -74,7 +74,7 @@ def test_selected_elements_weights_and_sums(format, n, share):
 @named("share", [1.0, 0.3])
 @named("format", [BF16, F16], **by_name)
 def test_the_kernels_in_float32_give_the_same(format, share, monkeypatch):
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
     assert_made(SceParameters(3, share, 0.7), fine_tunes(format, 3, 2300), format, size=1150)
 
 
@@ -92,7 +92,7 @@ def test_no_size_of_the_differences_is_special(scale):
     base, sign = np.zeros(8), (-1.0) ** np.arange(8)
     words = [words_of(scale * sign, F64), words_of(3 * scale * sign, F64), words_of(base, F64)]
     made = assert_made(SceParameters(2, 1.0, 1.0), words, F64)
-    np.testing.assert_allclose(made.combine.table[3], [0.1, 0.9, 0.0], atol=1e-15)
+    np.testing.assert_allclose(made.combine.table.rows[3], [0.1, 0.9, 0.0], atol=1e-15)
 
 
 def test_any_order_of_the_models_gives_the_same_bytes():

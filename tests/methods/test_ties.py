@@ -6,7 +6,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from fusion_slerp.kernels import selecting
+from fusion_slerp import kernels
 from fusion_slerp.methods.method import Unit, UnusableError
 from fusion_slerp.methods.sparse import MOST_MODELS, SparseParameters
 from fusion_slerp.methods.ties import TIES, TiesOptions, ties
@@ -61,11 +61,11 @@ def assert_made(p: SparseParameters, words: list[np.ndarray], format: Format, si
         divisor = sum(Fraction(p.weights[i]) for i in chosen) if p.normalize else 1
         return [Fraction(p.factor) * votes[i] / (divisor or 1) for i in chosen]
 
-    assert_table(made.combine.table, row)
+    assert_table(made.combine.table.rows, row)
     agreeing = elected(sets, deltas, [float(vote) for vote in votes])
     result, n_bad = written(made, words, size, format)
     assert n_bad == 0
-    assert_nearest(result, made.combine.table, agreeing, words, format)
+    assert_nearest(result, made.combine.table.rows, agreeing, words, format)
     return made
 
 
@@ -102,7 +102,7 @@ def test_elements_are_those_of_a_stable_sort_and_sums_are_exact(format, case):
 @named("case", ["equal weights", "round weights", "negative", "plain sum", "scaled", "two"])
 @named("format", [BF16, F16], **by_name)
 def test_counting_and_the_kernels_in_float32_give_the_same(format, case, monkeypatch):
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
     monkeypatch.setattr(ranks, "SMALL", 0)
     p = CASES[case]
     assert_made(p, fine_tunes(format, len(p.weights), 2500, seed=3), format, size=1150)
@@ -193,7 +193,7 @@ def selected_signs(made: Made, words: list[np.ndarray]) -> set[int]:
 def test_what_is_not_finite_is_noticed_even_if_it_is_not_selected(
     format, density, where, bad, fast, monkeypatch
 ):
-    monkeypatch.setattr(selecting, "FAST_ELEMENTS", 0 if fast else 1 << 60)
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0 if fast else 1 << 60)
     words = fine_tunes(format, 2, 2100)
     values = decode(words[where], format)
     values[1234] = bad

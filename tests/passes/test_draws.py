@@ -1,8 +1,6 @@
-"""Elements that are drawn: keys, thresholds, pieces, what is kept between two passes, and statistics."""
+"""Elements that are drawn: keys, thresholds, pieces, and statistics."""
 
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, pairwise
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from blake3 import blake3
 
 from fusion_slerp.passes import draws
 from fusion_slerp.passes.chances import Draw, key_of, threshold
-from fusion_slerp.passes.draws import Drawn, Kept
+from fusion_slerp.passes.draws import Drawn
 from tests.methods import drawing_reference as reference
 from tests.methods.selection_reference import differences, fine_tunes
 from tests.reference import BF16, F32
@@ -143,58 +141,6 @@ def test_nothing_is_random_where_all_is_taken_or_nothing():
     assert set(drawn.masks(words(40), 0).tolist()) == {0b01}
 
 
-# Masks that are kept between two passes.
-
-
-class Counting(Drawn):
-    """Counts how often masks are made."""
-
-    made: ClassVar[list[int]] = []
-
-    def masks(self, words, start, before=None):
-        self.made.append(start)
-        return Drawn.masks(self, words, start, before)
-
-
-@pytest.fixture
-def counting():
-    Counting.made.clear()
-    return Counting(DRAWS, 30)
-
-
-@named(("limit", "n_made"), [(10**6, 4), (2 * 300 + 1, 6), (0, 8)])
-def test_what_was_kept_is_not_made_again(counting, limit, n_made):
-    of = words(1200)
-    kept = Kept(counting, len(DRAWS), limit)
-    assert kept.counter() is None
-    expected = expected_masks(of, 30)
-    for _ in range(2):
-        np.testing.assert_array_equal(masks_in_pieces(kept, of, 300), expected)
-    assert len(counting.made) == n_made
-    np.testing.assert_array_equal(masks_in_pieces(kept, of, 300), expected)
-
-
-def test_pieces_of_other_sizes_are_not_mixed_up(counting):
-    of = words(1200)
-    kept = Kept(counting, len(DRAWS))
-    masks_in_pieces(kept, of, 300)
-    np.testing.assert_array_equal(masks_in_pieces(kept, of, 1200), expected_masks(of, 30))
-
-
-def test_from_several_threads(counting):
-    of = words(6000)
-    kept = Kept(counting, len(DRAWS), limit=2000)
-    expected = expected_masks(of, 30)
-
-    def piece(start: int) -> np.ndarray:
-        return kept.masks([each[start : start + 60] for each in of], start)
-
-    with ThreadPoolExecutor(4) as threads:
-        for _ in range(3):
-            found = list(threads.map(piece, range(0, 6000, 60)))
-            np.testing.assert_array_equal(np.concatenate(found), expected)
-
-
 # Statistics: fixed keys, bounds of five standard deviations.
 
 N = 200_000
@@ -242,12 +188,3 @@ def test_all_differences_are_finite_numbers_of_the_reference():
     assert (difference == 0).any()
     assert np.unique(np.abs(difference)).size < 500
     assert F32.largest > np.abs(difference).max()
-
-
-def test_equal_selections_are_equal_when_kept():
-    """So a measure of one is remembered for the other."""
-    one, other, more = (Kept(Drawn(draws, 30), len(DRAWS)) for draws in (DRAWS, DRAWS, DRAWS[:1]))
-    one.masks(words(300), 0)
-    assert one == other
-    assert hash(one) == hash(other)
-    assert one != more
