@@ -108,8 +108,9 @@ def ranked_and_measured(
     assert can_rank_and_measure(words, width), (len(words), width)
     arrays, kinds = _drawing("ranked_and_measured", words, rows, drawn, n, True)
     packed, masks = np.empty(n // 2, np.uint8), np.empty(width, np.uint16)
-    dtypes = [*types_of(words), "uint8", MASK, *kinds]
-    table = table_with([*words, packed, masks, *arrays], dtypes)
+    magnitudes = np.empty(len(drawn) * width, np.float32)
+    dtypes = [*types_of(words), "uint8", MASK, "float32", *kinds]
+    table = table_with([*words, packed, masks, magnitudes, *arrays], dtypes)
     sums = run(rank_and_measure, table, np.empty((1, 0)), np.empty((1, 2 * len(drawn))))
     return packed, sums[0]
 

@@ -44,7 +44,7 @@ from fusion_slerp.kernels.ranked_rows import (
     compare_row,
     count_bins,
 )
-from fusion_slerp.kernels.selection import magnitude_terms
+from fusion_slerp.kernels.selection import terms_of_magnitudes
 
 BINADES = 10
 """Powers of two below the largest difference that have bins of their own."""
@@ -96,7 +96,7 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
     """
     n_models = dtypes.index(MASK) - 1
     module = ir.Module("rank_masks")
-    draw = _rows(module, dtypes[: n_models + 1])
+    draw = _rows(module, dtypes[: n_models + 1], stores_keys=False)
     made, b, size, arrays, _ = of_one(module, "rank_masks_one", I64, len(dtypes), 0)
     words, (masks, *drawing) = arrays[: n_models + 1], arrays[n_models + 1 :]
     is_fresh, width = (b.load(element(b, drawing[0], I64(i), I64), typ=I64) for i in (IS_FRESH, WIDTH_AT))
@@ -105,7 +105,7 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
         own = element(b, masks, first, I16)
         with b.if_then(b.icmp_unsigned("!=", is_fresh, I64(0))):
             _clear(b, own, width)
-        draw(b, first, words, own, drawing)
+        draw(b, first, words, own, own, drawing)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
@@ -117,45 +117,49 @@ def rank_and_measure(dtypes: Sequence[str]) -> ir.Module:
     One row's masks are all that is in memory. Rows have an even number of elements. The sums are those of the
     rows, each in lanes.
 
-    Arrays: models, base, packed masks (uint8), masks for a row; the others are those of `rank_masks`.
+    Arrays: models, base, packed masks (uint8), masks for a row, magnitudes (float32) for a row of each model;
+    the others are those of `rank_masks`.
     """
     n_models = dtypes.index("uint8") - 1
     module = ir.Module("rank_and_measure")
-    draw, pack = _rows(module, dtypes[: n_models + 1]), pack_one(module)
-    of_row = (*dtypes[: n_models + 1], MASK)
-    measure = summing_one(module, "measure_row", of_row, 0, magnitude_terms(n_models))
+    draw, pack = _rows(module, dtypes[: n_models + 1], stores_keys=True), pack_one(module)
+    of_row = [*["float32"] * n_models, MASK]
+    measure = summing_one(module, "measure_row", of_row, 0, terms_of_magnitudes(n_models))
     made, b, size, (*arrays, sums), _ = of_one(module, "rank_and_measure_one", VOID, len(dtypes) + 1, 0)
-    words, (packed, masks, *drawing) = arrays[: n_models + 1], arrays[n_models + 1 :]
+    words, (packed, masks, magnitudes, *drawing) = arrays[: n_models + 1], arrays[n_models + 1 :]
     width = b.load(element(b, drawing[0], I64(WIDTH_AT), I64), typ=I64)
+    of_models = [element(b, magnitudes, b.mul(width, I64(k)), I32) for k in range(n_models)]
     with loop(b, b.udiv(size, width)) as k:
         first = b.mul(k, width)
         _clear(b, masks, width)
-        draw(b, first, words, masks, drawing)
-        here = [element(b, each, first, LLVM_TYPES[kind]) for each, kind in zip(words, dtypes, strict=False)]
-        b.call(measure, [width, *here, masks, sums])
+        draw(b, first, words, masks, magnitudes, drawing)
+        b.call(measure, [width, *of_models, masks, sums])
         b.call(pack, [b.lshr(width, I64(1)), element(b, packed, b.lshr(first, I64(1)), I8), masks])
     b.ret_void()
     of_each(module, made, len(dtypes), 0, 2 * n_models)
     return module
 
 
-DrawRow = Callable[[Builder, Value, Sequence[Value], Value, Sequence[Value]], None]
+DrawRow = Callable[[Builder, Value, Sequence[Value], Value, Value, Sequence[Value]], None]
 """Adds instructions that add bits to the masks of a row, for all models.
 
-It takes the index of the row's first element, the words of the models and the base, the row's masks, and the
-arrays of `rank_masks` after its masks.
+It takes the index of the row's first element, the words of the models and the base, the row's masks, memory
+for the keys of all models if they are stored, and the arrays of `rank_masks` after its masks.
 """
 
 
-def _rows(module: ir.Module, dtypes: Sequence[str]) -> DrawRow:
+def _rows(module: ir.Module, dtypes: Sequence[str], stores_keys: bool) -> DrawRow:
     """Adds the functions for rows of models and base of these types; returns what calls them."""
     n_models = len(dtypes) - 1
     pairs = [(dtype, dtypes[-1]) for dtype in dtypes[:-1]]
     lower = lower_half(module, "lower_half")
-    rows = {pair: _row(module, pair, f"mask_row_{i}", lower) for i, pair in enumerate(dict.fromkeys(pairs))}
+    rows = {
+        pair: _row(module, pair, f"mask_row_{i}", lower, stores_keys)
+        for i, pair in enumerate(dict.fromkeys(pairs))
+    }
 
     def draw(
-        b: Builder, first: Value, words: Sequence[Value], masks: Value, drawing: Sequence[Value]
+        b: Builder, first: Value, words: Sequence[Value], masks: Value, keys: Value, drawing: Sequence[Value]
     ) -> None:
         numbers, chances, *memory = drawing
         start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in (START_AT, WIDTH_AT))
@@ -163,7 +167,8 @@ def _rows(module: ir.Module, dtypes: Sequence[str]) -> DrawRow:
         for i, pair in enumerate(pairs):
             own = [element(b, numbers, I64(OF_ALL + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
             model = element(b, words[i], first, LLVM_TYPES[pair[0]])
-            b.call(rows[pair], [b.add(start, first), width, model, *here, *own, *memory])
+            own_keys = element(b, keys, b.mul(width, I64(i)), I32)
+            b.call(rows[pair], [b.add(start, first), width, model, *here, own_keys, *own, *memory])
 
     return draw
 
@@ -173,21 +178,24 @@ def _clear(b: Builder, masks: Value, n: Value) -> None:
         b.store(I16(0), element(b, masks, i, I16))
 
 
-def _row(module: ir.Module, dtypes: tuple[str, str], name: str, lower: ir.Function) -> ir.Function:
+def _row(
+    module: ir.Module, dtypes: tuple[str, str], name: str, lower: ir.Function, stores_keys: bool
+) -> ir.Function:
     """Adds the function for one row of one model."""
+    codes = codes_of_row(module, f"{name}_codes_of_row", dtypes, stores_keys)
     steps = {
         step: step(module, f"{name}_{step.__name__}", dtypes)
-        for step in (codes_of_row, bins_of_row, limits_of_bins, compare_row)
+        for step in (bins_of_row, limits_of_bins, compare_row)
     }
     decide = decide_flagged(module, f"{name}_decide_flagged", dtypes, lower)
-    made, b = function(module, name, VOID, [I64, I64, *[POINTER] * 14])
+    made, b = function(module, name, VOID, [I64, I64, *[POINTER] * 15])
     made.linkage = "internal"
-    start, n, model, base, masks, numbers, chances, *memory = made.args
+    start, n, model, base, masks, keys, numbers, chances, *memory = made.args
     bins, words, sums, pairs, flags, counters, firsts, lasts, limits = memory
     key, bit, n_bins, n_bits = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in range(NUMBERS))
     bit, n_bits = b.trunc(bit, I16), b.trunc(n_bits, I32)
     chance = [b.load(element(b, chances, I64(i), F64), typ=F64) for i in range(2)]
-    largest = b.call(steps[codes_of_row], [n, model, base, bins, n_bits])
+    largest = b.call(codes, [n, model, base, bins, n_bits, keys])
     with b.if_then(b.icmp_unsigned("==", largest, I32(0)), likely=False):  # no element has a difference
         b.ret_void()
     most = b.sub(b.trunc(n_bins, I32), I32(1))

@@ -43,18 +43,21 @@ NARROW = ("uint16",)
 I8 = ir.IntType(8)
 
 
-def codes_of_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Function:
+def codes_of_row(module: ir.Module, name: str, dtypes: Sequence[str], stores_keys: bool) -> ir.Function:
     """Stores codes in place of bins, and returns the largest. A code is 0 for a key of 0, and rises with it.
 
-    Arguments: n, model, base, bins, bits of a key that bins do not distinguish.
+    Arguments: n, model, base, bins, bits of a key that bins do not distinguish, memory for the keys if they
+    are stored.
     """
-    made, b = step(module, name, I32, [I64, *[POINTER] * 3, I32])
-    n, model, base, bins, n_bits = made.args
+    made, b = step(module, name, I32, [I64, *[POINTER] * 3, I32, POINTER])
+    n, model, base, bins, n_bits, keys = made.args
     largest = b.alloca(I32)
     b.store(I32(0), largest)
     rest = b.sub(b.shl(I32(1), n_bits), I32(1))
     with loop(b, n) as i:
         key = key_of_difference(b, [load(b, model, i, dtypes[0]), load(b, base, i, dtypes[1])])
+        if stores_keys:
+            b.store(key, element(b, keys, i, I32))
         code = b.lshr(b.add(key, rest), n_bits)
         if is_narrow(dtypes):  # twice the upper bits, and one more for the numbers between
             code = b.add(code, b.lshr(key, n_bits))

@@ -171,18 +171,25 @@ def magnitudes(dtypes: Sequence[str]) -> ir.Module:
 
     Arrays: models, base, masks.
     """
-    return summing("magnitudes", dtypes, n_factors=0, terms=magnitude_terms(len(dtypes) - 2))
+    n = len(dtypes) - 2
+    terms = _terms_of_each(n, lambda b, values, k: _magnitude(b, b.fsub(values[k], values[n])), of_all=True)
+    return summing("magnitudes", dtypes, n_factors=0, terms=terms)
 
 
-def magnitude_terms(n: int) -> list[Arithmetic]:
-    """The 2n terms of `magnitudes`, for n models."""
-    return _terms_of_each(n, _magnitude, of_all=True)
+def terms_of_magnitudes(n: int) -> list[Arithmetic]:
+    """The 2n terms of `magnitudes` for n arrays of magnitudes, and masks."""
+    return _terms_of_each(n, lambda b, values, k: values[k], of_all=True)
 
 
 def squares(dtypes: Sequence[str]) -> ir.Module:
     """Adds up the squares of each model's selected differences: n sums. Arrays: models, base, masks."""
-    terms = _terms_of_each(len(dtypes) - 2, lambda b, x: b.fmul(x, x), of_all=False)
-    return summing("squares", dtypes, n_factors=0, terms=terms)
+    n = len(dtypes) - 2
+
+    def square(b: Builder, values: Sequence[Value], k: int) -> Value:
+        difference = b.fsub(values[k], values[n])
+        return b.fmul(difference, difference)
+
+    return summing("squares", dtypes, n_factors=0, terms=_terms_of_each(n, square, of_all=False))
 
 
 def count_sets(dtypes: Sequence[str]) -> ir.Module:
@@ -210,13 +217,21 @@ def count_sets(dtypes: Sequence[str]) -> ir.Module:
     return module
 
 
-def _terms_of_each(n: int, term_of: Callable[[Builder, Value], Value], of_all: bool) -> list[Arithmetic]:
-    """A term of each of n models' selected differences, each after that of all, if `of_all`."""
+def _terms_of_each(
+    n: int, term_of: Callable[[Builder, Sequence[Value], int], Value], of_all: bool
+) -> list[Arithmetic]:
+    """A term of each of n models where the mask selects it, each after that of all elements, if `of_all`.
+
+    Args:
+        n: Number of models.
+        term_of: Takes one value of each array, of which the last is the mask, and the index of the model.
+        of_all: See above.
+    """
 
     def term(k: int, is_selected: bool) -> Arithmetic:
         def of_element(b: Builder, values: Sequence[Value], factors: Sequence[Value]) -> Value:
-            size = term_of(b, b.fsub(values[k], values[n]))
-            mask = b.fptoui(values[n + 1], I64)
+            size = term_of(b, values, k)
+            mask = b.fptoui(values[-1], I64)
             return b.select(_has_bit(b, mask, k), size, F64(0.0)) if is_selected else size
 
         return of_element
