@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from fusion_slerp.passes.protocols import Steps
     from fusion_slerp.passes.selections import Selection
 
+KEPT_NBYTES = 16 << 20
+"""Masks of a tensor that are kept from measuring to writing, at most."""
+
 SHARE = Check(lambda v: is_number(v) and 0 < v <= 1, "a number in (0, 1]")
 
 
@@ -88,7 +91,7 @@ def sce(p: SceParameters, unit: Unit) -> Steps:
     if p.share < 1:
         cut = yield from passes.cut_of_spread(p.share)
         selection = passes.BySpread(cut.key + (not cut.quota))
-        selection = passes.Kept(selection) if unit.has_one_order else selection
+        selection = passes.Kept(selection, KEPT_NBYTES) if unit.has_one_order else selection
     energies = yield passes.SelectedSquares(selection)
 
     def of_set(chosen: Sequence[int]) -> list[float]:
