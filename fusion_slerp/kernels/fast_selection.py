@@ -6,21 +6,24 @@ which are small, except for the last two roundings, which are relative to the la
 in `fast_sum`, elements for which the bound does not decide the word, or the sign of an election, are left to
 the loop in float64 (see `doubts`).
 
-Two cases are frequent and would be doubtful for any bound: a mean of two models halfway between two words,
-and an election that ends in exactly zero. Both are decided in float32 where its arithmetic is exact: if all
-words of the element have nearly the same exponent, and the scale, share or vote is a simple number.
+Two cases are frequent with simple coefficients and would be doubtful for any bound: a mean of two models
+halfway between two words, and an election that ends in exactly zero. Both are decided in float32 where its
+arithmetic is exact: if all words of the element have nearly the same exponent, and the scale, share or vote
+is a simple number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from itertools import islice
+from typing import NamedTuple
 
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
+from fusion_slerp.kernels.compiler import Kernel
 from fusion_slerp.kernels.doubts import (
     F32s,
     I16s,
@@ -52,50 +55,47 @@ STRETCH = 1 << 14
 """Elements whose masks are unpacked at a time."""
 
 
-def fast_selected_sum(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `selection.selected_sum`. Factors: scales, shares."""
-    return _fast("fast_selected_sum", dtypes, Chosen(is_elected=False))
+MASKS, KEYS, PACKED = "masks", "keys", "packed masks"
+"""What says which models are selected."""
 
 
-def fast_elected_sum(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `selection.elect` and then `selection.selected_sum`.
+class Form(NamedTuple):
+    """A form of the sums.
 
-    Factors: votes, 1 if they are simple, scales, shares.
+    Attributes:
+        by: What says which models are selected: MASKS, KEYS or PACKED.
+        is_elected: Whether only those remain that have the elected sign.
+        has_halves: Whether simple coefficients or votes let sums lie halfway between two words, or elections
+            end in exactly zero: then it is tested where float32 is exact.
+        has_own_votes: Whether votes are not in the ratio of the scales.
     """
-    return _fast("fast_elected_sum", dtypes, Chosen(is_elected=True))
+
+    by: str
+    is_elected: bool
+    has_halves: bool
+    has_own_votes: bool
 
 
-def fast_sum_by_key(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `key_masks.select` and then `fast_selected_sum`; it needs no masks.
+@cache
+def fast_sum(form: Form) -> Kernel:
+    """Returns the kernel of a form.
 
-    Factors: those of both.
+    It stores the same words as `selection.elect`, if a sign is elected, and then `selection.selected_sum`:
+    with the masks, those of `key_masks.select`, or packed ones of an even number of elements.
+
+    Arrays: models, base; masks, or nothing by key, or packed masks (uint8) and memory for STRETCH masks;
+    words of the result, table. Factors: limits as for `select`, by key; votes, and 1 if they are simple, if a
+    sign is elected; scales, shares.
     """
-    return _fast("fast_sum_by_key", dtypes, Chosen(is_elected=False, by_key=True))
 
+    def kernel(dtypes: Sequence[str]) -> ir.Module:
+        return _of_packed(name, dtypes, form) if form.by == PACKED else _fast(name, dtypes, form)
 
-def fast_elected_sum_by_key(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `key_masks.select` and then `fast_elected_sum`; it needs no masks.
-
-    Factors: those of both.
-    """
-    return _fast("fast_elected_sum_by_key", dtypes, Chosen(is_elected=True, by_key=True))
-
-
-def fast_sum_of_packed(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `packed_masks.unpack` and then `fast_selected_sum`.
-
-    Arrays: models, base, packed masks (uint8) of an even number of elements, memory for STRETCH masks, words
-    of the result, table. Factors: as there.
-    """
-    return _of_packed("fast_sum_of_packed", dtypes, Chosen(is_elected=False))
-
-
-def fast_elected_sum_of_packed(dtypes: Sequence[str]) -> ir.Module:
-    """Stores the same words as `packed_masks.unpack` and then `fast_elected_sum`.
-
-    Arrays: those of `fast_sum_of_packed`. Factors: as there.
-    """
-    return _of_packed("fast_elected_sum_of_packed", dtypes, Chosen(is_elected=True))
+    flags = zip(("elected", "halves", "votes"), form[1:], strict=True)
+    kernel.__name__ = name = "_".join(
+        ["fast_sum", form.by.replace(" ", "_"), *(word for word, flag in flags if flag)]
+    )
+    return kernel
 
 
 def is_fast(dtypes: Sequence[str]) -> bool:
@@ -103,18 +103,18 @@ def is_fast(dtypes: Sequence[str]) -> bool:
     return len(dtypes) - 2 <= MOST_MODELS and suits(dtypes)
 
 
-def _fast(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
+def _fast(name: str, dtypes: Sequence[str], form: Form) -> ir.Module:
     module = ir.Module(name)
-    of_each(module, _fast_one(module, dtypes, chosen), len(dtypes), _n_factors(dtypes, chosen))
+    of_each(module, _fast_one(module, dtypes, form), len(dtypes), _n_factors(dtypes, form))
     return module
 
 
-def _of_packed(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
+def _of_packed(name: str, dtypes: Sequence[str], form: Form) -> ir.Module:
     """Unpacks masks and adds up in stretches, whose masks stay in the processor's cache."""
     *types, _, _, out_type, table_type = dtypes
-    plain = [*types, MASK, out_type, table_type]
-    module, n_factors = ir.Module(name), _n_factors(plain, chosen)
-    fast, unpack = _fast_one(module, plain, chosen), unpack_one(module)
+    of_fast = [*types, MASK, out_type, table_type]
+    module, n_factors = ir.Module(name), _n_factors(of_fast, form)
+    fast, unpack = _fast_one(module, of_fast, form), unpack_one(module)
     made, b, size, given, factors = of_one(module, f"{name}_one", I64, len(dtypes), n_factors)
     *words, packed, masks, out, table = given
     count = b.alloca(I64)
@@ -131,22 +131,27 @@ def _of_packed(name: str, dtypes: Sequence[str], chosen: Chosen) -> ir.Module:
     return module
 
 
-def _n_factors(dtypes: Sequence[str], chosen: Chosen) -> int:
+def _chosen(form: Form) -> Chosen:
+    return Chosen(form.is_elected, by_key=form.by == KEYS)
+
+
+def _n_factors(dtypes: Sequence[str], form: Form) -> int:
+    n = _chosen(form).n_models(dtypes)
+    return 2 * n * (form.by == KEYS) + (n + 1) * form.is_elected + n + (1 << n)
+
+
+def _fast_one(module: ir.Module, dtypes: Sequence[str], form: Form) -> ir.Function:
+    chosen, n_factors = _chosen(form), _n_factors(dtypes, form)
     n = chosen.n_models(dtypes)
-    return 2 * n * chosen.by_key + (n + 1) * chosen.is_elected + n + (1 << n)
-
-
-def _fast_one(module: ir.Module, dtypes: Sequence[str], chosen: Chosen) -> ir.Function:
-    n, n_factors = chosen.n_models(dtypes), _n_factors(dtypes, chosen)
-    n_limits, n_votes = 2 * n * chosen.by_key, n * chosen.is_elected
     exactly = sum_by_mask_one(module, "exactly", dtypes, chosen)
     made, b, size, (*arrays, table), given = of_one(module, "fast", I64, len(dtypes), n_factors)
     factors = iter(given)
-    limits, votes = list(islice(factors, n_limits)), list(islice(factors, n_votes))
+    limits, votes = list(islice(factors, 2 * n * chosen.by_key)), list(islice(factors, n * chosen.is_elected))
     is_simple = next(factors) if chosen.is_elected else F64(0.0)
     scales, shares = list(islice(factors, n)), list(factors)
     part = _Sixteen(
         b,
+        form,
         dtypes=[*dtypes[: n + 1], dtypes[-2]],
         limits=[(of_all(b, first), of_all(b, many)) for first, many in key_limits(b, limits)],
         votes=_vectors(b, votes),
@@ -177,6 +182,7 @@ class _Sixteen:
 
     Attributes:
         b: The builder.
+        form: The form of the sums.
         dtypes: Of the models, the base, and the result.
         limits: Vectors, for each model: the first key that is taken, and how many; none if masks tell.
         votes: Vectors; none without an election.
@@ -186,6 +192,7 @@ class _Sixteen:
     """
 
     b: Builder
+    form: Form
     dtypes: Sequence[str]
     limits: Sequence[KeyLimits]
     votes: Sequence[Value]
@@ -205,15 +212,17 @@ class _Sixteen:
         differences = [b.fsub(model, base) for model in models]
         chosen = self._inside(differences) if self.limits else self._in_mask(b.zext(words[-1], I32s))
         doubts = [self._is_strange(size, out)]
-        if self.votes:
-            chosen, is_open = self._elect(differences, chosen, is_narrow)
+        terms = self._of_chosen(chosen, self._scaled(self.scales, differences))
+        if self.form.is_elected:
+            own = self._of_chosen(chosen, self._scaled(self.votes, differences))
+            chosen, is_open = self._elect(own if self.form.has_own_votes else terms, is_narrow)
             doubts.append(is_open)
+            terms = self._of_chosen(chosen, terms)
         share = self._share_of(chosen, self.shares)
-        terms = self._of_chosen(chosen, self.scales, differences)
         product = b.fmul(share, reduce(b.fadd, terms))
-        total = b.fadd(b.fadd(base, product), floats(0.0))  # no -0.0
+        total = b.fadd(base, product)
         # Terms that agree have one sign: see `can_vote`.
-        of_terms = magnitude(b, product if self.votes else b.fmul(share, self._sizes(terms)))
+        of_terms = magnitude(b, product if self.form.is_elected else b.fmul(share, self._sizes(terms)))
         # With u = 2^-24, n + 6 roundings make the sum of the terms: of scale, difference, product, n - 1
         # additions, 3 of the share, product. Two more, of the result and of an end of the interval, are each
         # below u * (size + of_terms). The rest, 2u and 2^-29, is for what is of second order, and for the
@@ -222,12 +231,16 @@ class _Sixteen:
             b.fmul(of_terms, floats((n + 10) * 2.0**-24)), b.fmul(size, floats(2.0**-23 + 2.0**-29))
         )
         low, high = (encoded(b, end, out) for end in (b.fsub(total, error), b.fadd(total, error)))
-        is_simple = b.icmp_unsigned("==", b.and_(b.bitcast(share, I32s), ints(1)), ints(0))
-        is_proven = b.or_(b.icmp_unsigned("==", low, high), b.and_(is_simple, is_narrow))
+        is_proven = b.icmp_unsigned("==", low, high)
+        word = high
+        if self.form.has_halves:
+            is_simple = b.icmp_unsigned("==", b.and_(b.bitcast(share, I32s), ints(1)), ints(0))
+            is_proven = b.or_(is_proven, b.and_(is_simple, is_narrow))
+            word = _nearest(b, b.fadd(total, floats(0.0)), out)  # no -0.0
         doubts.append(b.not_(is_proven))
         if out == "int16":
             doubts.append(b.fcmp_unordered("uge", magnitude(b, total), floats(MOST_SUM[out])))
-        b.store(b.trunc(_nearest(b, total, out), I16s), arrays[-1], align=2)
+        b.store(b.trunc(word, I16s), arrays[-1], align=2)
         return b.bitcast(reduce(b.or_, doubts), Mask)
 
     def _in_mask(self, mask: Value) -> list[Value]:
@@ -261,12 +274,9 @@ class _Sixteen:
         is_small = self.b.icmp_unsigned("<", self.b.sub(bits, ints(1)), ints(bits_of(LEAST_SUM) - 1))
         return self.b.or_(is_small, self.b.icmp_unsigned(">=", bits, ints(bits_of(MOST_SUM[out]))))
 
-    def _elect(
-        self, differences: Sequence[Value], chosen: Sequence[Value], is_narrow: Value
-    ) -> tuple[list[Value], Value]:
-        """The models that have the elected sign, and whether the sign is doubtful."""
+    def _elect(self, terms: Sequence[Value], is_narrow: Value) -> tuple[list[Value], Value]:
+        """The models whose terms have the elected sign, and whether the sign is doubtful."""
         b = self.b
-        terms = self._of_chosen(chosen, self.votes, differences)
         total, size = reduce(b.fadd, terms), self._sizes(terms)
         sign = b.and_(b.bitcast(total, I32s), ints(-(1 << 31)))  # if no term is chosen, either will do
         agree = [
@@ -277,17 +287,15 @@ class _Sixteen:
             b.fcmp_ordered("<=", magnitude(b, total), bound), b.fcmp_ordered(">", size, floats(0.0))
         )
         is_small = b.icmp_unsigned("<", b.sub(b.bitcast(size, I32s), ints(1)), ints(bits_of(LEAST_SUM) - 1))
-        is_exact = b.and_(self.are_simple, is_narrow)
-        return agree, b.or_(is_small, b.and_(is_near, b.not_(is_exact)))
+        if self.form.has_halves:
+            is_near = b.and_(is_near, b.not_(b.and_(self.are_simple, is_narrow)))
+        return agree, b.or_(is_small, is_near)
 
-    def _of_chosen(
-        self, chosen: Sequence[Value], factors: Sequence[Value], differences: Sequence[Value]
-    ) -> list[Value]:
-        b = self.b
-        return [
-            b.select(flag, b.fmul(factor, difference), floats(0.0))
-            for flag, factor, difference in zip(chosen, factors, differences, strict=True)
-        ]
+    def _scaled(self, factors: Sequence[Value], differences: Sequence[Value]) -> list[Value]:
+        return [self.b.fmul(factor, each) for factor, each in zip(factors, differences, strict=True)]
+
+    def _of_chosen(self, chosen: Sequence[Value], terms: Sequence[Value]) -> list[Value]:
+        return [self.b.select(flag, term, floats(0.0)) for flag, term in zip(chosen, terms, strict=True)]
 
     def _sizes(self, terms: Sequence[Value]) -> Value:
         return reduce(self.b.fadd, [magnitude(self.b, term) for term in terms])

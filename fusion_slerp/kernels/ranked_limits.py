@@ -47,11 +47,11 @@ def limits_of_bins(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Fu
             address = element(b, counters, b.add(i, b.mul(n_bins, I64(k))), I32)
             counts = b.add(counts, b.load(address, typ=I32s, align=4))
             b.store(ints(0), address, align=4)
-        ends = b.add(_up_to_each(b, counts), _ints_of(b, b.load(below_at, typ=I32)))
+        ends = b.add(_up_to_each(b, counts), of_all(b, b.load(below_at, typ=I32)))
         b.store(b.extract_element(ends, I32(WIDTH - 1)), below_at)
         first, last = b.sub(ends, counts), b.sub(ends, ints(1))
-        bins = b.add(_ints_of(b, b.trunc(i, I32)), I32s(list(range(WIDTH))))
-        has_more = may_vary(b, bins, _ints_of(b, shift), dtypes)
+        bins = b.add(of_all(b, b.trunc(i, I32)), I32s(list(range(WIDTH))))
+        has_more = may_vary(b, bins, of_all(b, shift), dtypes)
         low, high = _limits(b, first, last, has_more, scaled)
         both = b.or_(b.shl(low, ints(16)), high)
         for array, vector in ((firsts, first), (lasts, last), (limits, both)):
@@ -108,8 +108,3 @@ def threshold_of(b: Builder, rank_sum: Value, chance: Sequence[Value]) -> Value:
     rounded = b.call(b.module.declare_intrinsic("llvm.rint", [F64]), [exact])
     is_too_large = b.fcmp_ordered(">", rounded, F64(LARGEST_WORD))
     return b.fptoui(b.select(is_too_large, F64(LARGEST_WORD), rounded), I32)
-
-
-def _ints_of(b: Builder, x: Value) -> Value:
-    """A vector with an i32 in every lane."""
-    return b.bitcast(of_all(b, b.bitcast(x, F32)), I32s)

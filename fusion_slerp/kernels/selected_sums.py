@@ -15,18 +15,9 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Kernel, Words, are_many, call, run, selection, table_with, types_of
 from fusion_slerp.kernels.drawing import unpacked
 from fusion_slerp.kernels.elements import MASK
-from fusion_slerp.kernels.fast_selection import (
-    STRETCH,
-    fast_elected_sum,
-    fast_elected_sum_by_key,
-    fast_elected_sum_of_packed,
-    fast_selected_sum,
-    fast_sum_by_key,
-    fast_sum_of_packed,
-    is_fast,
-)
+from fusion_slerp.kernels.fast_selection import KEYS, MASKS, PACKED, STRETCH, Form, fast_sum, is_fast
 from fusion_slerp.kernels.selecting import Part, factors_of_limits, masks_by_key
-from fusion_slerp.kernels.table_factors import are_simple, can_vote, factors_of
+from fusion_slerp.kernels.table_factors import are_alike, are_simple, can_vote, factors_of
 
 
 class Table(NamedTuple):
@@ -48,17 +39,26 @@ class Table(NamedTuple):
         if self.rows.shape != (1 << n, n + 1) or n_masks != out.size:
             raise ValueError(f"{self.rows.shape}, {n_masks} masks; needed: {1 << n} rows of {n + 1}")
 
-    def fast_factors(self, words: Words, out: np.ndarray) -> list[float] | None:
-        """The factors of the fast kernels; None if they cannot be used, or do not pay."""
+    def fast(self, words: Words, out: np.ndarray, by: str) -> tuple[Kernel, list[float]] | None:
+        """The fast kernel and its factors, without limits; None if there is none, or it does not pay.
+
+        Args:
+            words: As for `sum_by_mask`.
+            out: As there.
+            by: What says which models are selected, see `Form`.
+        """
         can_be_fast = are_many(out.size) and is_fast(types_of([*words, out]))
         factors = factors_of(self.rows) if can_be_fast else None
         if factors is None:
             return None
+        scales, has_halves = factors.scales, factors.has_simple_shares
         if self.votes is None:
-            return [*factors.scales, *factors.shares]
-        if not can_vote(self.votes, factors.scales):
+            return fast_sum(Form(by, False, has_halves, False)), [*scales, *factors.shares]
+        if not can_vote(self.votes, scales):
             return None
-        return [*self.votes, float(are_simple(self.votes)), *factors.scales, *factors.shares]
+        is_simple = are_simple(self.votes)
+        form = Form(by, True, has_halves or is_simple, has_own_votes=not are_alike(self.votes, scales))
+        return fast_sum(form), [*self.votes, float(is_simple), *scales, *factors.shares]
 
 
 def sum_by_mask(words: Words, masks: np.ndarray, table: Table, out: np.ndarray) -> int:
@@ -76,9 +76,9 @@ def sum_by_mask(words: Words, masks: np.ndarray, table: Table, out: np.ndarray) 
     table.check(words, masks.size, out)
     types, votes = types_of([*words, out]), table.votes
     dtypes, arrays = [*types[:-1], MASK, types[-1], "float64"], [*words, masks, out, table.rows]
-    factors = table.fast_factors(words, out)
-    if factors is not None:
-        return call(fast_selected_sum if votes is None else fast_elected_sum, arrays, dtypes, factors)
+    fast = table.fast(words, out, MASKS)
+    if fast is not None:
+        return call(fast[0], arrays, dtypes, fast[1])
     if votes is not None:
         call(selection.elect, [*words, masks], [*types[:-1], MASK], votes)
     return call(selection.selected_sum, arrays, dtypes)
@@ -94,14 +94,14 @@ def sum_by_key(words: Words, parts: Sequence[Part], table: Table, out: np.ndarra
         out: As there.
     """
     table.check(words, sum(part.stop - part.start for part, _ in parts), out)
-    factors = table.fast_factors(words, out)
-    if factors is None:
+    fast = table.fast(words, out, KEYS)
+    if fast is None:
         return sum_by_mask(words, masks_by_key(words, parts), table, out)
+    kernel, factors = fast
     types = (*types_of([*words, out]), "float64")
     tables = [table_with([*(each[part] for each in (*words, out)), table.rows], types) for part, _ in parts]
     rows = kernels.Table(np.concatenate([each.rows for each in tables]), types)
     given = np.array([[*factors_of_limits(limits), *factors] for _, limits in parts])
-    kernel = fast_sum_by_key if table.votes is None else fast_elected_sum_by_key
     return int(run(kernel, rows, given, np.empty(len(parts), np.int64)).sum())
 
 
@@ -114,11 +114,10 @@ def sum_of_packed(words: Words, packed: np.ndarray, table: Table, out: np.ndarra
         table: As there.
         out: As there.
     """
-    factors = table.fast_factors(words, out) if 2 * packed.size == out.size else None
-    if factors is None:
+    fast = table.fast(words, out, PACKED) if 2 * packed.size == out.size else None
+    if fast is None:
         return sum_by_mask(words, unpacked(packed, out.size), table, out)
     table.check(words, 2 * packed.size, out)
     types = types_of([*words, out])
     arrays = [*words, packed, np.empty(STRETCH, np.uint16), out, table.rows]
-    kernel: Kernel = fast_sum_of_packed if table.votes is None else fast_elected_sum_of_packed
-    return call(kernel, arrays, [*types[:-1], "uint8", MASK, types[-1], "float64"], factors)
+    return call(fast[0], arrays, [*types[:-1], "uint8", MASK, types[-1], "float64"], fast[1])

@@ -29,11 +29,18 @@ class Factors:
 
     Attributes:
         scales: By model; the largest is 1 or -1.
-        shares: By set; float32 numbers whose last bit is set, unless its coefficients are simple.
+        shares: By set; float32 numbers whose last bit is set, unless its coefficients are simple: then sums
+            may lie halfway between two words.
     """
 
     scales: tuple[float, ...]
     shares: tuple[float, ...]
+
+    @property
+    def has_simple_shares(self) -> bool:
+        """Whether the coefficients of any set of models are simple."""
+        bits = np.array(self.shares, np.float32).view(np.uint32)
+        return bool(((bits & 1 == 0) & (bits != 0)).any())
 
 
 def factors_of(table: np.ndarray) -> Factors | None:
@@ -73,15 +80,25 @@ def _share(row: np.ndarray, scales: np.ndarray, mask: int) -> float | None:
     rest = abs(1.0 - row[:n].sum() - row[n])
     if not is_near or rest > TOLERANCE * (1.0 + sizes.sum()) or sizes.sum() > LARGEST_SUM:
         return None
+    is_one = used.size == 1 and abs(row[used[0]]) == 1.0  # the sum is a word
     is_simple = are_simple(of_set[used].tolist()) and share * 4 == int(share * 4) and abs(share) <= 1.0
     is_exact = (row[:n] == share * of_set).all() and not rest
-    bits = np.float32(share).view(np.uint32) | np.uint32(not (is_simple and is_exact))
+    bits = np.float32(share).view(np.uint32) | np.uint32(not (is_simple and is_exact) or is_one)
     return float(bits.view(np.float32))
 
 
 def are_simple(votes: Sequence[float]) -> bool:
     """Whether votes, or scales, are simple numbers, so that their products are exact."""
     return all(abs(vote) in SIMPLE for vote in votes)
+
+
+def are_alike(votes: Sequence[float], scales: Sequence[float]) -> bool:
+    """Whether votes are in the ratio of the scales, so that the terms of both elect the same sign."""
+    k = max(range(len(scales)), key=lambda i: abs(scales[i]))
+    ratio = votes[k] / scales[k]
+    return ratio > 0 and all(  # a sum of zero counts as positive, so the signs matter
+        abs(vote - ratio * scale) <= TOLERANCE * abs(vote) for vote, scale in zip(votes, scales, strict=True)
+    )
 
 
 def can_vote(votes: Sequence[float], scales: Sequence[float]) -> bool:

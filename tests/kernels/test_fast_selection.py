@@ -12,10 +12,10 @@ from fusion_slerp.kernels.building import of_one
 from fusion_slerp.kernels.doubts import MOST_DOUBTFUL, SPAN, STRETCH
 from fusion_slerp.kernels.drawing import packed
 from fusion_slerp.kernels.elements import I64
+from fusion_slerp.kernels.fast_selection import MASKS, Form, fast_sum, is_fast
 from fusion_slerp.kernels.fast_selection import STRETCH as PACKED_STRETCH
-from fusion_slerp.kernels.fast_selection import is_fast
 from fusion_slerp.kernels.selected_sums import Table
-from fusion_slerp.kernels.table_factors import MOST_MODELS, Factors, can_vote, factors_of
+from fusion_slerp.kernels.table_factors import MOST_MODELS, Factors, are_alike, can_vote, factors_of
 from fusion_slerp.methods.sparse import SparseParameters, by_set, table_of
 from fusion_slerp.passes.selections import _scaled
 from tests.kernels.test_kernels import HALVES, all_sorts, by_name, named, ordinary, words_for_kernels
@@ -194,10 +194,12 @@ def test_most_elements_of_fine_tunes_are_not_doubtful(monkeypatch):
 def test_tables_and_their_factors():
     p = SparseParameters((1.0, -1.0, 1.0), (1.0,) * 3, 1.0, False, False)
     found = factors_of(np.array(table_of(p, None, is_elected=True)))
-    assert found == Factors((1.0, -1.0, 1.0), (0.0, *[1.0] * 7))
+    odd = float(np.nextafter(np.float32(1), np.float32(2)))  # the sum of one is a word
+    assert found == Factors((1.0, -1.0, 1.0), (0.0, odd, odd, 1.0, odd, 1.0, 1.0, 1.0))
+    assert found.has_simple_shares
     halves = SparseParameters((2.0, 2.0), (1.0,) * 2, 1.0, True, False)
     assert factors_of(np.array(table_of(halves, None, is_elected=True))) == Factors(
-        (1.0, 1.0), (0.0, 1.0, 1.0, 0.5)
+        (1.0, 1.0), (0.0, odd, odd, 0.5)
     )
 
 
@@ -206,7 +208,8 @@ def test_shares_that_are_not_simple_have_an_odd_last_bit():
     found = factors_of(np.array(table_of(p, None, is_elected=True)))
     assert found is not None
     bits = [int(np.float32(share).view(np.uint32)) & 1 for share in found.shares]
-    assert bits == [0, 1, 0, 1]  # nobody: nothing; the second alone: scale and share are 1
+    assert bits == [0, 1, 1, 1]  # nobody: nothing
+    assert not found.has_simple_shares
 
 
 def test_tables_without_factors_are_left_to_float64():
@@ -220,6 +223,37 @@ def test_tables_without_factors_are_left_to_float64():
     spoilt = np.array(table_of(SparseParameters((1.0, 1.0), (1.0, 1.0), 1.0, True, False), None, True))
     spoilt[3, 2] = 1e-9
     assert factors_of(spoilt) is None
+
+
+def test_votes_that_are_scales_elect_the_same():
+    assert are_alike([0.3, 0.6, 0.15], [0.5, 1.0, 0.25])
+    assert are_alike([-0.3, 0.6], [-0.5, 1.0])
+    assert not are_alike([0.3, 0.6], [0.5, 0.999])
+    assert not are_alike([1.0, 1.0], [1.0, 0.0])
+    assert not are_alike([-1.0, 1.0], [1.0, -1.0]), "a sum of zero counts as positive"
+
+
+@named(
+    ("weights", "is_elected", "expected"),
+    [
+        ([0.6, 0.3, 0.2], True, Form(MASKS, True, has_halves=False, has_own_votes=False)),
+        ([0.6, 0.3, 0.2], False, Form(MASKS, False, has_halves=False, has_own_votes=False)),
+        ([0.5, 0.3, 0.2], True, Form(MASKS, True, has_halves=True, has_own_votes=False)),
+        ([1.0, 1.0, 1.0], True, Form(MASKS, True, has_halves=True, has_own_votes=False)),
+        ([1.0, 0.5, 0.25], False, Form(MASKS, False, has_halves=True, has_own_votes=False)),
+    ],
+)
+def test_the_form_of_a_table(weights, is_elected, expected, monkeypatch):
+    monkeypatch.setattr(kernels, "FAST_ELEMENTS", 0)
+    p = SparseParameters(tuple(weights), (1.0,) * 3, 1.0, False, False)
+    table = Table(np.array(table_of(p, None, is_elected)), _scaled(weights) if is_elected else None)
+    words = [np.zeros(4, np.uint16)] * 4
+    found = table.fast(words, words[0], MASKS)
+    assert found is not None
+    assert found[0] is fast_sum(expected)
+    equal = table._replace(votes=(1.0, 1.0, 1.0)).fast(words, words[0], MASKS)
+    assert equal is not None
+    assert equal[0] is fast_sum(Form(MASKS, True, True, has_own_votes=weights != [1.0] * 3))
 
 
 def test_votes_of_one_sign_for_terms_of_two_are_left_to_float64(monkeypatch):
