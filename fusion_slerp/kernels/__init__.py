@@ -95,15 +95,22 @@ def weighted_sum(vectors: Words, factors: Sequence[float], out: np.ndarray) -> i
         The number of elements of `out` that are infinite or NaN.
     """
     table = table_of("weighted_sum", (*vectors, out))
-    kernel, of_one = weighted_sum_kernel(table.dtypes, out.size), np.array([factors], np.float64)
+    kernel, of_one = weighted_sum_kernel(table.dtypes, out.size, factors), np.array([factors], np.float64)
     _check_factors(table, of_one)
     return int(run(kernel, table, of_one, np.empty(1, np.int64))[0])
 
 
-def weighted_sum_kernel(dtypes: Sequence[str], n: int) -> Kernel:
-    """Returns the faster kernel for a sum of n elements; both give the same words."""
+def weighted_sum_kernel(dtypes: Sequence[str], n: int, factors: Sequence[float] = ()) -> Kernel:
+    """Returns the fastest kernel for a sum of n elements; all give the same words.
+
+    Args:
+        dtypes: Of the vectors and the sum.
+        n: Number of elements.
+        factors: Those of the sum, if they are known.
+    """
     if are_many(n) and doubts.suits(dtypes):
-        return fast_sum.fast_weighted_sum
+        has_ties = len(factors) > 1 and fast_sum.are_powers(factors)
+        return fast_sum.fast_sum_of_powers if has_ties else fast_sum.fast_weighted_sum
     return loops.weighted_sum
 
 

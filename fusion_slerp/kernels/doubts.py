@@ -8,6 +8,7 @@ is computed in float64 before the fast part is tried again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import numpy as np
 from llvmlite import ir
@@ -199,6 +200,23 @@ def encoded(b: Builder, x: Value, dtype: str) -> Value:
 
 def magnitude(b: Builder, x: Value) -> Value:
     return b.bitcast(b.and_(b.bitcast(x, I32s), ints(0x7FFF_FFFF)), F32s)
+
+
+def nearest(b: Builder, x: Value, dtype: str) -> Value:
+    """The words nearest to float32 numbers, ties to even, as int32."""
+    if dtype != "uint16":
+        return encoded(b, x, dtype)
+    bits = b.bitcast(x, I32s)
+    last_kept = b.and_(b.lshr(bits, ints(16)), ints(1))
+    return b.lshr(b.add(bits, b.add(last_kept, ints(0x7FFF))), ints(16))
+
+
+def range_of(b: Builder, values: Sequence[Value]) -> tuple[Value, Value]:
+    """The bits of the largest magnitude, and those of the smallest except zero, minus one: both as int32."""
+    bits = [b.bitcast(magnitude(b, value), I32s) for value in values]
+    largest = reduce(lambda x, y: b.select(b.icmp_unsigned(">", x, y), x, y), bits)
+    lowered = [b.sub(each, ints(1)) for each in bits]  # zero becomes the largest integer
+    return largest, reduce(lambda x, y: b.select(b.icmp_unsigned("<", x, y), x, y), lowered)
 
 
 def of_all(b: Builder, x: Value) -> Value:

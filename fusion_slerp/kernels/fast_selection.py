@@ -35,7 +35,9 @@ from fusion_slerp.kernels.doubts import (
     floats,
     ints,
     magnitude,
+    nearest,
     of_all,
+    range_of,
     suits,
     with_doubts,
 )
@@ -236,7 +238,7 @@ class _Sixteen:
         if self.form.has_halves:
             is_simple = b.icmp_unsigned("==", b.and_(b.bitcast(share, I32s), ints(1)), ints(0))
             is_proven = b.or_(is_proven, b.and_(is_simple, is_narrow))
-            word = _nearest(b, b.fadd(total, floats(0.0)), out)  # no -0.0
+            word = nearest(b, b.fadd(total, floats(0.0)), out)  # no -0.0
         doubts.append(b.not_(is_proven))
         if out == "int16":
             doubts.append(b.fcmp_unordered("uge", magnitude(b, total), floats(MOST_SUM[out])))
@@ -260,10 +262,7 @@ class _Sixteen:
     def _range(self, values: Sequence[Value]) -> tuple[Value, Value]:
         """The largest magnitude, and whether no other except zero is much smaller."""
         b = self.b
-        bits = [b.bitcast(magnitude(b, value), I32s) for value in values]
-        largest = reduce(lambda x, y: b.select(b.icmp_unsigned(">", x, y), x, y), bits)
-        lowered = [b.sub(each, ints(1)) for each in bits]  # zero becomes the largest integer
-        smallest = reduce(lambda x, y: b.select(b.icmp_unsigned("<", x, y), x, y), lowered)
+        largest, smallest = range_of(b, values)
         most = min(MOST_EXPONENTS[dtype] for dtype in self.dtypes[:-1])
         is_narrow = b.icmp_signed("<=", b.sub(largest, smallest), ints(most << 23))
         return b.bitcast(largest, F32s), is_narrow
@@ -308,12 +307,3 @@ class _Sixteen:
                 for without, with_it in zip(shares[::2], shares[1::2], strict=True)
             ]
         return shares[0]
-
-
-def _nearest(b: Builder, x: Value, dtype: str) -> Value:
-    """The words nearest to float32 numbers, ties to even, as int32."""
-    if dtype != "uint16":
-        return encoded(b, x, dtype)
-    bits = b.bitcast(x, I32s)
-    last_kept = b.and_(b.lshr(bits, ints(16)), ints(1))
-    return b.lshr(b.add(bits, b.add(last_kept, ints(0x7FFF))), ints(16))

@@ -168,6 +168,9 @@ def _counted(words: Words, i: int) -> Words:
     return words if i == SPREAD else (words[i], words[-1])
 
 
+BLOCK = 256
+"""Bins of a block, whose number is a multiple of it or fewer."""
+
 Ranks = Mapping[int, Sequence[int]]
 """The ranks at which magnitudes are cut, by model's index: the k largest, for several k."""
 
@@ -257,8 +260,16 @@ def _settled(found: Found) -> Generator[Measure, Any, dict[tuple[int, int], Cut]
 
 
 def _at_rank(counts: np.ndarray, k: int) -> _Rank:
-    """The bin of the k-th largest."""
-    from_top = np.cumsum(counts[::-1])
-    i = int(np.searchsorted(from_top, k))
-    n = int(counts[-1 - i])
-    return _Rank(len(counts) - 1 - i, k - int(from_top[i]) + n, n)
+    """The bin of the k-th largest: the block that has it is found first, as few bins are not empty."""
+    of_blocks = counts.reshape(-1, min(BLOCK, counts.size)).sum(axis=1)
+    block, k = _from_top(of_blocks, k)
+    i, k = _from_top(counts.reshape(of_blocks.size, -1)[block], k)
+    i += block * (counts.size // of_blocks.size)
+    return _Rank(i, k, int(counts[i]))
+
+
+def _from_top(counts: np.ndarray, k: int) -> tuple[int, int]:
+    """The index at which k is reached, counted from the last, and what is missing before it."""
+    sums = np.cumsum(counts[::-1])
+    i = int(np.searchsorted(sums, k))
+    return counts.size - 1 - i, k - int(sums[i]) + int(counts[-1 - i])

@@ -26,9 +26,10 @@ MIXED = [(BF16, F16, BF16), (F16, BF16, F16)]
 
 
 def both(vectors: Sequence[np.ndarray], factors: Sequence[float], out: Format) -> list[tuple[bytes, int]]:
-    """The words and the count of both kernels."""
+    """The words and the count of both kernels, and of the third if it can be used."""
     found = []
-    for kernel in (loops.weighted_sum, fast_sum.fast_weighted_sum):
+    of_powers = [fast_sum.fast_sum_of_powers] * fast_sum.are_powers(factors)
+    for kernel in (loops.weighted_sum, fast_sum.fast_weighted_sum, *of_powers):
         result = words_for_kernels(np.full(vectors[0].size, 0x1234, np.uint16), out)
         table = kernels.table_of("test", (*vectors, result))
         n_bad = kernels.run(kernel, table, np.array([factors], np.float64), np.empty(1, np.int64))
@@ -37,10 +38,11 @@ def both(vectors: Sequence[np.ndarray], factors: Sequence[float], out: Format) -
 
 
 def assert_same(vectors: Sequence[np.ndarray], factors: Sequence[float], out: Format) -> None:
-    plain, fast = both(vectors, factors, out)
-    words = [np.frombuffer(data, np.uint16) for data, _ in (plain, fast)]
-    np.testing.assert_array_equal(words[1], words[0])
-    assert fast[1] == plain[1]
+    plain, *others = both(vectors, factors, out)
+    for fast in others:
+        words = [np.frombuffer(data, np.uint16) for data, _ in (plain, fast)]
+        np.testing.assert_array_equal(words[1], words[0])
+        assert fast[1] == plain[1]
 
 
 FACTORS = {
@@ -177,8 +179,27 @@ def test_long_sums_take_the_fast_kernel_and_short_ones_the_one_that_compiles_soo
     for size in (FAST_ELEMENTS - 1, FAST_ELEMENTS):
         words = ordinary(BF16, size, seed=1)
         kernels.weighted_sum([words, words], [0.3, 0.7], np.empty_like(words))
-    assert used == [loops.weighted_sum, fast_sum.fast_weighted_sum]
+    kernels.weighted_sum([words] * 4, [0.25] * 4, np.empty_like(words))
+    kernels.weighted_sum([words] * 3, [0.5, 0.3, 0.25], np.empty_like(words))
+    fast = fast_sum.fast_weighted_sum
+    assert used == [loops.weighted_sum, fast, fast_sum.fast_sum_of_powers, fast]
     assert FAST_ELEMENTS <= CHUNK_ELEMENTS
+
+
+@pytest.mark.parametrize("format", HALVES, **by_name)
+def test_means_of_four_models_are_hardly_ever_done_twice(format, monkeypatch):
+    """A quarter of them are ties: counted by a float64 loop that writes wrong words."""
+    monkeypatch.setattr(fast_sum, "sum_of_terms", lambda dtypes: lambda b, values, factors: elements.F64(7.0))
+    base = ordinary(format, 64 * SPAN, seed=0).view(np.uint16)
+    steps = np.random.default_rng(1).integers(0, 4, (4, base.size)).astype(np.uint16)
+    vectors = [words_for_kernels(base + each, format) for each in steps]
+    result = np.empty_like(vectors[0])
+    dtypes = tuple(kernels.types_of([*vectors, result]))
+    run = compiler._function(fast_sum.fast_sum_of_powers, dtypes)
+    table = kernels.table_of("test", (*vectors, result))
+    factors, n_bad = np.full((1, 4), 0.25), np.empty(1, np.int64)
+    run(1, *[array.ctypes.data for array in (table.rows, factors, n_bad, np.empty(0))])
+    assert np.count_nonzero(decode(result, format) == 7.0) < 0.001 * base.size
 
 
 @pytest.mark.parametrize("n", [2, 3])
