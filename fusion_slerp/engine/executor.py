@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fusion_slerp import kernels
 from fusion_slerp.chunks import CHUNK_ELEMENTS
@@ -13,8 +13,11 @@ from fusion_slerp.engine.output_digests import OutputDigests
 from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.engine.steps import Batch, InEach, Large, Measured, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
+from fusion_slerp.engine.units import unit_of
 from fusion_slerp.kernels import Kernel, loops
 from fusion_slerp.methods.method import BASE
+from fusion_slerp.passes.protocols import drive
+from fusion_slerp.passes.weighted_sum import WeightedSum
 from fusion_slerp.planning.memory import MAX_BATCH, STEPS_UNDER_WAY
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
@@ -132,11 +135,20 @@ def prepare(tensors: Sequence[TensorPlan], settings: MergeSettings) -> None:
             words = tuple(tensor.sources[label].words.word for label in owners)
             dtypes = (*words, tensor.out.dtype.word)
             n = CHUNK_ELEMENTS if tensor.is_large else 0
-            combined[kernels.weighted_sum_kernel(dtypes, n), dtypes] = None
+            factors = _known_factors(tensor, parameters, settings)
+            combined[kernels.weighted_sum_kernel(dtypes, n, factors), dtypes] = None
             if settings.how.n_passes(parameters)[0]:
                 measured[loops.gram_of_differences if BASE in owners else loops.gram, words] = None
     for kernel, dtypes in measured | combined:
         kernels.prepare(kernel, *dtypes)
+
+
+def _known_factors(tensor: TensorPlan, parameters: Any, settings: MergeSettings) -> Sequence[float]:
+    """The coefficients of a unit for which nothing is measured; else none."""
+    if settings.how.n_passes(parameters)[1]:
+        return ()
+    made = drive(settings.how.start(parameters, unit_of(tensor)), lambda: ())
+    return made.combine.coefficients if isinstance(made.combine, WeightedSum) else ()
 
 
 def _unlike(tensors: Sequence[TensorPlan]) -> Iterable[TensorPlan]:

@@ -53,7 +53,7 @@ MOST_EXPONENTS = {"uint16": 8, "int16": 5}
 and words of p bits, quarters of the sum of four quarters of differences take e + p + 8 bits; float32 has 24.
 """
 
-STRETCH = 1 << 14
+UNPACKED = 1 << 14
 """Elements whose masks are unpacked at a time."""
 
 
@@ -85,7 +85,7 @@ def fast_sum(form: Form) -> Kernel:
     It stores the same words as `selection.elect`, if a sign is elected, and then `selection.selected_sum`:
     with the masks, those of `key_masks.select`, or packed ones of an even number of elements.
 
-    Arrays: models, base; masks, or nothing by key, or packed masks (uint8) and memory for STRETCH masks;
+    Arrays: models, base; masks, or nothing by key, or packed masks (uint8) and memory for UNPACKED masks;
     words of the result, table. Factors: limits as for `select`, by key; votes, and 1 if they are simple, if a
     sign is elected; scales, shares.
     """
@@ -121,9 +121,9 @@ def _of_packed(name: str, dtypes: Sequence[str], form: Form) -> ir.Module:
     *words, packed, masks, out, table = given
     count = b.alloca(I64)
     b.store(I64(0), count)
-    with loop(b, size, step=STRETCH) as start:
+    with loop(b, size, step=UNPACKED) as start:
         left = b.sub(size, start)
-        many = b.select(b.icmp_unsigned("<", left, I64(STRETCH)), left, I64(STRETCH))
+        many = b.select(b.icmp_unsigned("<", left, I64(UNPACKED)), left, I64(UNPACKED))
         b.call(unpack, [b.lshr(many, I64(1)), element(b, packed, b.lshr(start, I64(1)), I8), masks])
         here = [element(b, each, start, I16) for each in (*words, out)]
         n_bad = b.call(fast, [many, *here[:-1], masks, here[-1], table, *factors])

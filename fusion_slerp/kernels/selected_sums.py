@@ -15,12 +15,12 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Kernel, Words, are_many, call, run, selection, table_with, types_of
 from fusion_slerp.kernels.drawing import unpacked
 from fusion_slerp.kernels.elements import MASK
-from fusion_slerp.kernels.fast_selection import KEYS, MASKS, PACKED, STRETCH, Form, fast_sum, is_fast
+from fusion_slerp.kernels.fast_selection import KEYS, MASKS, PACKED, UNPACKED, Form, fast_sum, is_fast
 from fusion_slerp.kernels.selecting import Part, factors_of_limits, masks_by_key
 from fusion_slerp.kernels.table_factors import are_alike, are_simple, can_vote, factors_of
 
 
-class Table(NamedTuple):
+class SetSums(NamedTuple):
     """The coefficients of each set of models, and how a sign is elected.
 
     Attributes:
@@ -61,7 +61,7 @@ class Table(NamedTuple):
         return fast_sum(form), [*self.votes, float(is_simple), *scales, *factors.shares]
 
 
-def sum_by_mask(words: Words, masks: np.ndarray, table: Table, out: np.ndarray) -> int:
+def sum_by_mask(words: Words, masks: np.ndarray, table: SetSums, out: np.ndarray) -> int:
     """Writes, for each element, the sum of coefficient times source with its mask's row of coefficients.
 
     Args:
@@ -84,7 +84,7 @@ def sum_by_mask(words: Words, masks: np.ndarray, table: Table, out: np.ndarray) 
     return call(selection.selected_sum, arrays, dtypes)
 
 
-def sum_by_key(words: Words, parts: Sequence[Part], table: Table, out: np.ndarray) -> int:
+def sum_by_key(words: Words, parts: Sequence[Part], table: SetSums, out: np.ndarray) -> int:
     """`sum_by_mask` with the masks of `masks_by_key`.
 
     Args:
@@ -105,7 +105,7 @@ def sum_by_key(words: Words, parts: Sequence[Part], table: Table, out: np.ndarra
     return int(run(kernel, rows, given, np.empty(len(parts), np.int64)).sum())
 
 
-def sum_of_packed(words: Words, packed: np.ndarray, table: Table, out: np.ndarray) -> int:
+def sum_of_packed(words: Words, packed: np.ndarray, table: SetSums, out: np.ndarray) -> int:
     """`sum_by_mask` with masks that were packed.
 
     Args:
@@ -119,5 +119,5 @@ def sum_of_packed(words: Words, packed: np.ndarray, table: Table, out: np.ndarra
         return sum_by_mask(words, unpacked(packed, out.size), table, out)
     table.check(words, 2 * packed.size, out)
     types = types_of([*words, out])
-    arrays = [*words, packed, np.empty(STRETCH, np.uint16), out, table.rows]
+    arrays = [*words, packed, np.empty(UNPACKED, np.uint16), out, table.rows]
     return call(fast[0], arrays, [*types[:-1], "uint8", MASK, types[-1], "float64"], fast[1])

@@ -80,7 +80,7 @@ def _share(row: np.ndarray, scales: np.ndarray, mask: int) -> float | None:
     rest = abs(1.0 - row[:n].sum() - row[n])
     if not is_near or rest > TOLERANCE * (1.0 + sizes.sum()) or sizes.sum() > LARGEST_SUM:
         return None
-    is_one = used.size == 1 and abs(row[used[0]]) == 1.0  # the sum is a word
+    is_one = used.size == 1 and row[used[0]] == 1.0  # the sum is the model's word
     is_simple = are_simple(of_set[used].tolist()) and share * 4 == int(share * 4) and abs(share) <= 1.0
     is_exact = (row[:n] == share * of_set).all() and not rest
     bits = np.float32(share).view(np.uint32) | np.uint32(not (is_simple and is_exact) or is_one)

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from fusion_slerp.kernels import Words, selected_sums, selecting
-from fusion_slerp.kernels.selected_sums import Table
+from fusion_slerp.kernels.selected_sums import SetSums
 from fusion_slerp.passes.protocols import Counted, Counter
 from fusion_slerp.passes.ranks import NOTHING, Cut
 from fusion_slerp.passes.selections import Selection
@@ -68,7 +68,7 @@ class ByMagnitude(Selection):
         return selecting.masks_by_key(words, self._parts(words, counted))
 
     def sum_into(
-        self, words: Words, start: int, counted: Counted | None, table: Table, out: np.ndarray
+        self, words: Words, start: int, counted: Counted | None, table: SetSums, out: np.ndarray
     ) -> int:
         """Writes the sums of one chunk; returns how many are infinite or NaN."""
         return selected_sums.sum_by_key(words, self._parts(words, counted), table, out)

@@ -61,6 +61,7 @@ class Drawn(Selection):
         are_ranked = self.is_ranked and all(draw.is_ranked for draw in self.draws)
         if not are_ranked or self.width > CHUNK_ELEMENTS or not can_rank_and_measure(words, self.width):
             return Selection.packed_and_sums(self, words, start)
+        assert start % self.width == 0, "whole rows are ranked"
         drawn = [Ranked(k, *draw) for k, draw in enumerate(self.draws)]
         return ranked_and_measured(words, (start, self.width), drawn)
 

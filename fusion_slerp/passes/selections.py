@@ -12,7 +12,7 @@ import numpy as np
 
 from fusion_slerp.kernels import Words, selected_sums, selecting
 from fusion_slerp.kernels.drawing import packed
-from fusion_slerp.kernels.selected_sums import Table
+from fusion_slerp.kernels.selected_sums import SetSums
 from fusion_slerp.passes.exact_sums import ExactSums
 from fusion_slerp.passes.protocols import Counted, Counter, NotFiniteError
 
@@ -40,7 +40,7 @@ class Selection(ABC):
         return packed(masks, len(words) - 1), selecting.sums_of_magnitudes(words, masks)
 
     def sum_into(
-        self, words: Words, start: int, counted: Counted | None, table: Table, out: np.ndarray
+        self, words: Words, start: int, counted: Counted | None, table: SetSums, out: np.ndarray
     ) -> int:
         """Writes the sums of one chunk; returns how many are infinite or NaN."""
         return selected_sums.sum_by_mask(words, self.masks(words, start, counted), table, out)
@@ -166,7 +166,7 @@ class SelectedSum:
         self, selection: Selection, table: Sequence[Sequence[float]], votes: Sequence[float] | None = None
     ) -> None:
         self.selection = selection
-        self.table = Table(np.array(table, np.float64), None if votes is None else _scaled(votes))
+        self.table = SetSums(np.array(table, np.float64), None if votes is None else _scaled(votes))
 
     def counter(self) -> Counter | None:
         """Returns that of its selection."""
@@ -182,5 +182,5 @@ def _scaled(votes: Sequence[float]) -> list[float]:
     largest = max(map(abs, votes), default=0.0)
     if all(abs(vote) == largest for vote in votes):
         return [copysign(1.0, vote) for vote in votes]
-    exponent = frexp(largest)[1]
+    exponent = frexp(largest)[1] - 1  # the largest is in [1, 2): 1 if it is a power of two
     return [ldexp(vote, -exponent) for vote in votes]

@@ -90,6 +90,8 @@ def difference(tensor: TensorPlan, plan: MergePlan, rules: int) -> str:
 
 
 def _depends_on_sums(tensor: TensorPlan, plan: MergePlan) -> bool:
-    """Whether a tensor is measured before it is made, and is not tiny."""
-    units = tensor.work.units if isinstance(tensor.work, Merge) and tensor.out.n_elements > SAME_SUMS else {}
-    return any(plan.settings.how.n_passes(parameters)[1] for parameters in units.values())
+    """Whether a tensor is measured before it is made, and is not tiny; by rows, no tensor is."""
+    how, work = plan.settings.how, tensor.work
+    is_tiny = tensor.out.n_elements <= SAME_SUMS and not how.needs_rows
+    units = work.units if isinstance(work, Merge) and not is_tiny else {}
+    return any(how.n_passes(parameters)[1] for parameters in units.values())

@@ -113,6 +113,13 @@ def test_sums_that_lie_halfway_and_next_to_it(format):
         np.testing.assert_array_equal(decode(result, format), expected)
 
 
+@named("words", [(0x3F80, 0x3B80, 0x3702, 0xB701), (0x8000,) * 3, (0x8000, 0x0000, 0x8000)], ids=str)
+def test_sums_that_float32_does_not_hold_and_zeros(words):
+    """One, half of its last place, and less in numbers that cancel in float32; zeros with signs."""
+    vectors = [np.full(2 * SPAN, word, np.uint16) for word in words]
+    assert_same(vectors, [1.0] * len(words), BF16)
+
+
 LENGTHS = [0, 1, 63, SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 17, STRETCH + SPAN + 5, 3 * STRETCH]
 
 

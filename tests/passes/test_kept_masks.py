@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fusion_slerp.kernels import selecting
-from fusion_slerp.kernels.selected_sums import Table, sum_by_mask
+from fusion_slerp.kernels.selected_sums import SetSums, sum_by_mask
 from fusion_slerp.methods.sparse import by_set
 from fusion_slerp.passes.chances import Draw
 from fusion_slerp.passes.draws import Drawn
-from fusion_slerp.passes.kept_masks import Kept
+from fusion_slerp.passes.kept_masks import Kept, Room
 from fusion_slerp.passes.selections import BySpread
 from tests.methods.selection_reference import fine_tunes
 from tests.reference import BF16
@@ -49,9 +49,9 @@ def pieces(of: list[np.ndarray], size: int) -> list[tuple[list[np.ndarray], int]
     return [([each[i : i + size] for each in of], i) for i in range(0, of[0].size, size)]
 
 
-def table(n: int) -> Table:
+def table(n: int) -> SetSums:
     """In which each set of models has coefficients of its own."""
-    return Table(np.array(by_set(n, lambda chosen: [0.3 + i / 7 + len(chosen) / 11 for i in chosen])))
+    return SetSums(np.array(by_set(n, lambda chosen: [0.3 + i / 7 + len(chosen) / 11 for i in chosen])))
 
 
 def assert_written(selection, plain: Drawn, of: list[np.ndarray], size: int) -> None:
@@ -88,18 +88,45 @@ def test_pieces_of_other_sizes_are_not_mixed_up(counting):
 
 
 def test_from_several_threads(counting):
-    of = words(6000)
-    kept, plain = Kept(counting, limit=2000), Drawn(SOME_RANKED, WIDTH)
+    of, room = words(6000), Room(10**6)
+    kept, plain = Kept(counting, limit=2000, room=room), Drawn(SOME_RANKED, WIDTH)
 
-    def piece(start: int) -> None:
+    def piece(start: int) -> tuple[np.ndarray, np.ndarray]:
         part = [each[start : start + 60] for each in of]
         kept.sums_of_magnitudes(part, start)
-        assert_written(kept, plain, part, 60) if not start else None
+        found, expected = np.empty_like(part[0]), np.empty_like(part[0])
+        kept.sum_into(part, start, None, table(len(SOME_RANKED)), found)
+        sum_by_mask(part, plain.masks(part, start), table(len(SOME_RANKED)), expected)
+        return found, expected
 
     with ThreadPoolExecutor(4) as threads:
         for _ in range(3):
-            list(threads.map(piece, range(0, 6000, 60)))
-    assert_written(kept, plain, of, 60)
+            for found, expected in threads.map(piece, range(0, 6000, 60)):
+                np.testing.assert_array_equal(found, expected)
+    assert room.take(10**6), "all of it was returned"
+
+
+def test_units_share_the_room():
+    of, room, draws = words(1200, 3), Room(1000), ALL_RANKED
+    one, other = (Kept(Drawn(draws, WIDTH), room=room) for _ in range(2))
+    one.masks(of, 0)  # 600 bytes: two masks in each
+    other.masks(of, 0)
+    assert not room.take(401)
+    assert_written(other, Drawn(draws, WIDTH), of, 1200)
+    assert not room.take(401), "that one kept nothing"
+    del one
+    assert room.take(1000), "masks that nobody needed"
+
+
+def test_a_chunk_is_kept_once_and_no_more_than_the_limit():
+    of, room = words(1200, 3), Room(5000)
+    kept = Kept(Drawn(ALL_RANKED, WIDTH), limit=700, room=room)
+    kept.masks(of, 0)
+    kept.masks(of, 0)
+    kept.masks([each[:600] for each in of], 0)
+    assert room.take(5000 - 600)
+    copied, limit = kept.__reduce__()[1]
+    assert (copied, limit) == (Drawn(ALL_RANKED, WIDTH), 700)
 
 
 @named("n", [1, 2, 3])
