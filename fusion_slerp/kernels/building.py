@@ -104,9 +104,7 @@ def summing_one(
         add_lanes([b.add(start, I64(row * LANES)) for row in range(ROWS)], I64(LANES))
     n_rest = b.sub(n, n_blocks)
     with loop(b, n_rest, step=LANES) as start:
-        n_left = b.sub(n_rest, start)
-        n_lanes = b.select(b.icmp_unsigned("<", n_left, I64(LANES)), n_left, I64(LANES))
-        add_lanes([b.add(n_blocks, start)], n_lanes)
+        add_lanes([b.add(n_blocks, start)], least(b, b.sub(n_rest, start), LANES))
     b.ret_void()
     return made
 
@@ -201,6 +199,11 @@ def loop(b: Builder, stop: Value, step: int = 1) -> Iterator[Value]:
     i.add_incoming(following, b.block)
     b.cbranch(b.icmp_unsigned("<", following, stop), body, after)
     b.position_at_end(after)
+
+
+def least(b: Builder, n: Value, most: int) -> Value:
+    """The smaller of both, i64."""
+    return b.select(b.icmp_unsigned("<", n, I64(most)), n, I64(most))
 
 
 def element(b: Builder, array: Value, i: Value, kind: ir.Type) -> Value:

@@ -18,7 +18,7 @@ Builder = Any
 Value = Any
 """An `ir.IRBuilder` and an `ir.Value`; llvmlite creates the builder's methods in a way that hides types."""
 
-I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64)
 F16, F32, F64 = ir.HalfType(), ir.FloatType(), ir.DoubleType()
 
 F64_BIAS = 1023
@@ -37,6 +37,9 @@ class _Half:
 
 
 _HALVES = {"uint16": _Half(fraction_bits=7, bias=127), "int16": _Half(fraction_bits=10, bias=15)}
+
+FRACTION_BITS = {dtype: half.fraction_bits for dtype, half in _HALVES.items()}
+"""Of a 16-bit type's significand; one more bit is implied."""
 
 MASK = "bits"
 """In place of a numpy dtype: 16-bit integers; as `uint16`, they would be bfloat16."""

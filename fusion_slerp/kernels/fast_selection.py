@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import element, loop, of_each, of_one
+from fusion_slerp.kernels.building import element, least, loop, of_each, of_one
 from fusion_slerp.kernels.compiler import Kernel
 from fusion_slerp.kernels.doubts import (
     F32s,
@@ -41,10 +41,10 @@ from fusion_slerp.kernels.doubts import (
     suits,
     with_doubts,
 )
-from fusion_slerp.kernels.elements import F32, F64, I16, I64, MASK, Builder, Value
+from fusion_slerp.kernels.elements import F32, F64, I8, I16, I64, MASK, Builder, Value
 from fusion_slerp.kernels.fast_sum import LEAST_SUM, MOST_SUM
 from fusion_slerp.kernels.key_masks import KeyLimits, key_limits
-from fusion_slerp.kernels.packed_masks import I8, unpack_one
+from fusion_slerp.kernels.packed_masks import unpack_one
 from fusion_slerp.kernels.selection import Chosen, sum_by_mask_one
 from fusion_slerp.kernels.table_factors import MOST_MODELS
 
@@ -79,7 +79,7 @@ class Form(NamedTuple):
 
 
 @cache
-def fast_sum(form: Form) -> Kernel:
+def fast_selected_sum(form: Form) -> Kernel:
     """Returns the kernel of a form.
 
     It stores the same words as `selection.elect`, if a sign is elected, and then `selection.selected_sum`:
@@ -95,7 +95,7 @@ def fast_sum(form: Form) -> Kernel:
 
     flags = zip(("elected", "halves", "votes"), form[1:], strict=True)
     kernel.__name__ = name = "_".join(
-        ["fast_sum", form.by.replace(" ", "_"), *(word for word, flag in flags if flag)]
+        ["fast_selected_sum", form.by.replace(" ", "_"), *(word for word, flag in flags if flag)]
     )
     return kernel
 
@@ -122,8 +122,7 @@ def _of_packed(name: str, dtypes: Sequence[str], form: Form) -> ir.Module:
     count = b.alloca(I64)
     b.store(I64(0), count)
     with loop(b, size, step=UNPACKED) as start:
-        left = b.sub(size, start)
-        many = b.select(b.icmp_unsigned("<", left, I64(UNPACKED)), left, I64(UNPACKED))
+        many = least(b, b.sub(size, start), UNPACKED)
         b.call(unpack, [b.lshr(many, I64(1)), element(b, packed, b.lshr(start, I64(1)), I8), masks])
         here = [element(b, each, start, I16) for each in (*words, out)]
         n_bad = b.call(fast, [many, *here[:-1], masks, here[-1], table, *factors])

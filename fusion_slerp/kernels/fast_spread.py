@@ -28,7 +28,7 @@ from fusion_slerp.kernels.doubts import (
     suits,
     with_doubts,
 )
-from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.elements import FRACTION_BITS, I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import FINE_BINS, bin_of, integer, key_of_spread, values_at
 
 MOST_MODELS = 6
@@ -36,8 +36,6 @@ MOST_MODELS = 6
 
 MARGIN = 32
 """Distance of a key from that of the exact sum, at most."""
-
-FRACTION_BITS = {"uint16": 7, "int16": 10}
 
 LEAST_POWER = 2.0**-60
 """Squares of units in the last place of smaller numbers would not be numbers of float32."""

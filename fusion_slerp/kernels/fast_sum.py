@@ -39,14 +39,11 @@ from fusion_slerp.kernels.doubts import (
     range_of,
     with_doubts,
 )
-from fusion_slerp.kernels.elements import F32, F64, I64, Builder, Value
+from fusion_slerp.kernels.elements import F32, F64, FRACTION_BITS, I64, Builder, Value
 from fusion_slerp.kernels.loops import sum_of_terms
 
 LEAST_WEIGHT = 2.0**-16
 """A smaller weight, except zero, could bring a product below float32's smallest number, which is 2^-149."""
-
-PRECISION = {"uint16": 8, "int16": 11}
-"""Bits of a significand."""
 
 LEAST_SUM, MOST_SUM = 2.0**-100, {"uint16": 2.0**100, "int16": 65000.0}
 """Limits of the sum of magnitudes, by the result's type: nothing under- or overflows between them."""
@@ -124,7 +121,7 @@ def _sixteen(
 
 def _are_narrow(b: Builder, terms: Sequence[Value], dtypes: Sequence[str]) -> Value:
     """Whether no term, except zero, is so much smaller than another that a sum may need more than 24 bits."""
-    n_bits = max(PRECISION[dtype] for dtype in dtypes) + len(terms).bit_length()
+    n_bits = 1 + max(FRACTION_BITS[dtype] for dtype in dtypes) + len(terms).bit_length()
     largest, smallest = range_of(b, terms)
     return b.icmp_signed("<=", b.sub(largest, smallest), ints((24 - n_bits) << 23))
 

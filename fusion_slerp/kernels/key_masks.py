@@ -10,14 +10,13 @@ from collections.abc import Sequence
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import element, loop, of_each, of_one
+from fusion_slerp.kernels.building import element, least, loop, of_each, of_one
 from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import (
     SPAN,
     integer,
     key_of_difference,
     key_of_spread,
-    least,
     values_at,
 )
 from fusion_slerp.kernels.sorting import repeat_while

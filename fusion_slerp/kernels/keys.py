@@ -17,8 +17,8 @@ from itertools import combinations
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import element, load, loop, of_each, of_one
-from fusion_slerp.kernels.elements import F32, F64, I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.building import element, least, load, loop, of_each, of_one
+from fusion_slerp.kernels.elements import F32, F64, I8, I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.loops import sum_and_error
 
 KEY_BITS = 31
@@ -45,7 +45,6 @@ BIN_BITS, AT_ONCE = 16, 4
 GROUP = 8
 """Keys whose flags fit into one word."""
 
-I8 = ir.IntType(8)
 
 Key = Callable[[Builder, Sequence[Value]], Value]
 """Computes a key, i32, from one float64 of each vector."""
@@ -216,11 +215,6 @@ def _keep_if(b: Builder, comparison: str, x: Value, address: Value) -> None:
     """Replaces the i32 at an address by another if the comparison with it holds."""
     kept = b.load(address, typ=I32)
     b.store(b.select(b.icmp_unsigned(comparison, x, kept), x, kept), address)
-
-
-def least(b: Builder, n: Value, most: int) -> Value:
-    """The smaller of both, i64."""
-    return b.select(b.icmp_unsigned("<", n, I64(most)), n, I64(most))
 
 
 def add(b: Builder, address: Value, many: Value) -> None:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import element, loop, of_each, of_one
-from fusion_slerp.kernels.elements import I32, I64
-
-I8 = ir.IntType(8)
+from fusion_slerp.kernels.elements import I8, I32, I64
 
 HALF_BITS = 4
 """Of a byte: models whose masks can be packed."""

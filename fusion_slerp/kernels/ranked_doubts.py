@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from llvmlite import ir
 
 from fusion_slerp.kernels.building import POINTER, VOID, element, load, loop
-from fusion_slerp.kernels.elements import F64, I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.elements import F64, I8, I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import key_of_difference
 from fusion_slerp.kernels.random_words import HALF_BITS
 from fusion_slerp.kernels.ranked_limits import NOTHING_OPEN, may_vary, threshold_of
@@ -21,7 +21,7 @@ SCANNED = 64
 INDEX = (1 << 32) - 1
 """The lower half of a pair; the upper half is the key."""
 
-I8, Found = ir.IntType(8), ir.IntType(SCANNED)
+Found = ir.IntType(SCANNED)
 
 
 def decide_flagged(

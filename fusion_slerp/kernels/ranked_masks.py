@@ -31,7 +31,7 @@ from fusion_slerp.kernels.building import (
     summing_one,
 )
 from fusion_slerp.kernels.doubts import WIDTH
-from fusion_slerp.kernels.elements import F64, I16, I32, I64, LLVM_TYPES, MASK, Builder, Value
+from fusion_slerp.kernels.elements import F64, I8, I16, I32, I64, LLVM_TYPES, MASK, Builder, Value
 from fusion_slerp.kernels.packed_masks import pack_one
 from fusion_slerp.kernels.random_words import HALVES_PER_COUNTER, UPPER, lower_half, n_stored, store_halves
 from fusion_slerp.kernels.ranked_doubts import decide_flagged
@@ -66,8 +66,6 @@ START_AT, WIDTH_AT, IS_FRESH = range(3)
 
 OF_ALL, NUMBERS = 3, 4
 """How many numbers there are for all models together, and for each."""
-
-I8 = ir.IntType(8)
 
 
 def bins_for(width: int, is_narrow: bool) -> tuple[int, int]:
@@ -105,7 +103,7 @@ def rank_masks(dtypes: Sequence[str]) -> ir.Module:
         own = element(b, masks, first, I16)
         with b.if_then(b.icmp_unsigned("!=", is_fresh, I64(0))):
             _clear(b, own, width)
-        draw(b, first, words, own, own, drawing)
+        draw(b, first, words, own, None, drawing)
     b.ret(I64(0))
     of_each(module, made, len(dtypes), 0)
     return module
@@ -140,11 +138,11 @@ def rank_and_measure(dtypes: Sequence[str]) -> ir.Module:
     return module
 
 
-DrawRow = Callable[[Builder, Value, Sequence[Value], Value, Value, Sequence[Value]], None]
+DrawRow = Callable[[Builder, Value, Sequence[Value], Value, Value | None, Sequence[Value]], None]
 """Adds instructions that add bits to the masks of a row, for all models.
 
 It takes the index of the row's first element, the words of the models and the base, the row's masks, memory
-for the keys of all models if they are stored, and the arrays of `rank_masks` after its masks.
+for the keys of all models (None if they are not stored), and the arrays of `rank_masks` after its masks.
 """
 
 
@@ -159,7 +157,12 @@ def _rows(module: ir.Module, dtypes: Sequence[str], stores_keys: bool) -> DrawRo
     }
 
     def draw(
-        b: Builder, first: Value, words: Sequence[Value], masks: Value, keys: Value, drawing: Sequence[Value]
+        b: Builder,
+        first: Value,
+        words: Sequence[Value],
+        masks: Value,
+        keys: Value | None,
+        drawing: Sequence[Value],
     ) -> None:
         numbers, chances, *memory = drawing
         start, width = (b.load(element(b, numbers, I64(i), I64), typ=I64) for i in (START_AT, WIDTH_AT))
@@ -167,7 +170,7 @@ def _rows(module: ir.Module, dtypes: Sequence[str], stores_keys: bool) -> DrawRo
         for i, pair in enumerate(pairs):
             own = [element(b, numbers, I64(OF_ALL + NUMBERS * i), I64), element(b, chances, I64(2 * i), F64)]
             model = element(b, words[i], first, LLVM_TYPES[pair[0]])
-            own_keys = element(b, keys, b.mul(width, I64(i)), I32)
+            own_keys = element(b, keys, b.mul(width, I64(i)), I32) if keys else ir.Constant(POINTER, None)
             b.call(rows[pair], [b.add(start, first), width, model, *here, own_keys, *own, *memory])
 
     return draw

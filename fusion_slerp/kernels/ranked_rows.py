@@ -12,8 +12,8 @@ from itertools import cycle, islice
 
 from llvmlite import ir
 
-from fusion_slerp.kernels.building import POINTER, VOID, element, function, load, loop
-from fusion_slerp.kernels.elements import I16, I32, I64, Builder, Value
+from fusion_slerp.kernels.building import POINTER, VOID, element, function, least, load, loop
+from fusion_slerp.kernels.elements import I8, I16, I32, I64, Builder, Value
 from fusion_slerp.kernels.keys import key_of_difference
 from fusion_slerp.kernels.random_words import HALF_BITS, MOST_MORE_HALVES
 
@@ -39,8 +39,6 @@ WORD_BITS = 17
 
 NARROW = ("uint16",)
 """Types of models and base for which numbers have bins of their own: bfloat16."""
-
-I8 = ir.IntType(8)
 
 
 def codes_of_row(module: ir.Module, name: str, dtypes: Sequence[str], stores_keys: bool) -> ir.Function:
@@ -119,8 +117,7 @@ def compare_row(module: ir.Module, name: str, dtypes: Sequence[str]) -> ir.Funct
     made, b = step(module, name, VOID, [I64, *[POINTER] * 6, I16])
     n, bins, words, limits, masks, flags, found, bit = made.args
     with loop(b, n, step=COMPARED) as first:
-        left = b.sub(n, first)
-        many = b.select(b.icmp_unsigned("<", left, I64(COMPARED)), left, I64(COMPARED))
+        many = least(b, b.sub(n, first), COMPARED)
         _look_up(b, element(b, bins, first, I16), limits, found, many)
         with loop(b, many) as k:
             i = b.add(first, k)

@@ -15,7 +15,15 @@ from fusion_slerp import kernels
 from fusion_slerp.kernels import Kernel, Words, are_many, call, run, selection, table_with, types_of
 from fusion_slerp.kernels.drawing import unpacked
 from fusion_slerp.kernels.elements import MASK
-from fusion_slerp.kernels.fast_selection import KEYS, MASKS, PACKED, UNPACKED, Form, fast_sum, is_fast
+from fusion_slerp.kernels.fast_selection import (
+    KEYS,
+    MASKS,
+    PACKED,
+    UNPACKED,
+    Form,
+    fast_selected_sum,
+    is_fast,
+)
 from fusion_slerp.kernels.selecting import Part, factors_of_limits, masks_by_key
 from fusion_slerp.kernels.table_factors import are_alike, are_simple, can_vote, factors_of
 
@@ -53,12 +61,12 @@ class SetSums(NamedTuple):
             return None
         scales, has_halves = factors.scales, factors.has_simple_shares
         if self.votes is None:
-            return fast_sum(Form(by, False, has_halves, False)), [*scales, *factors.shares]
+            return fast_selected_sum(Form(by, False, has_halves, False)), [*scales, *factors.shares]
         if not can_vote(self.votes, scales):
             return None
         is_simple = are_simple(self.votes)
         form = Form(by, True, has_halves or is_simple, has_own_votes=not are_alike(self.votes, scales))
-        return fast_sum(form), [*self.votes, float(is_simple), *scales, *factors.shares]
+        return fast_selected_sum(form), [*self.votes, float(is_simple), *scales, *factors.shares]
 
 
 def sum_by_mask(words: Words, masks: np.ndarray, table: SetSums, out: np.ndarray) -> int:

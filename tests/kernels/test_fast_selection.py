@@ -12,7 +12,7 @@ from fusion_slerp.kernels.building import element, loop, of_one
 from fusion_slerp.kernels.doubts import SPAN, STRETCH
 from fusion_slerp.kernels.drawing import packed
 from fusion_slerp.kernels.elements import I16, I64
-from fusion_slerp.kernels.fast_selection import MASKS, UNPACKED, Form, fast_sum, is_fast
+from fusion_slerp.kernels.fast_selection import MASKS, UNPACKED, Form, fast_selected_sum, is_fast
 from fusion_slerp.kernels.selected_sums import SetSums
 from fusion_slerp.kernels.table_factors import MOST_MODELS, Factors, are_alike, can_vote, factors_of
 from fusion_slerp.methods.sparse import SparseParameters, by_set, table_of
@@ -254,10 +254,10 @@ def test_the_form_of_a_table(weights, is_elected, expected, monkeypatch):
     words = [np.zeros(4, np.uint16)] * 4
     found = table.fast(words, words[0], MASKS)
     assert found is not None
-    assert found[0] is fast_sum(expected)
+    assert found[0] is fast_selected_sum(expected)
     equal = table._replace(votes=(1.0, 1.0, 1.0)).fast(words, words[0], MASKS)
     assert equal is not None
-    assert equal[0] is fast_sum(Form(MASKS, True, True, has_own_votes=weights != [1.0] * 3))
+    assert equal[0] is fast_selected_sum(Form(MASKS, True, True, has_own_votes=weights != [1.0] * 3))
 
 
 def test_votes_of_one_sign_for_terms_of_two_are_left_to_float64(monkeypatch):
