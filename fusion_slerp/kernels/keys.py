@@ -133,11 +133,8 @@ def _count_upper(name: str, dtypes: Sequence[str], key: Key | None) -> ir.Module
     b.store(I32(-1), lowest)
     b.store(I32(0), highest)
 
-    def counter_of(bin_of: Value, k: int) -> Value:
-        return element(b, counters, b.add(b.mul(bin_of, I64(COUNTERS)), I64(k)), I32)
-
     def increment(k: int, bin_of: Value) -> None:
-        add(b, counter_of(b.zext(bin_of, I64), k), I32(1))
+        add(b, _counter(b, counters, b.zext(bin_of, I64), k), I32(1))
 
     with loop(b, size, step=SPAN) as start:
         n = least(b, b.sub(size, start), SPAN)
@@ -158,14 +155,36 @@ def _count_upper(name: str, dtypes: Sequence[str], key: Key | None) -> ir.Module
                 increment(k % COUNTERS, b.trunc(b.lshr(together, I64(BIN_BITS * k)), I16))
         with loop(b, n_rest) as i:
             increment(0, b.load(element(b, bins, b.add(n_grouped, i), I16), typ=I16))
-    end = b.add(b.zext(b.load(highest, typ=I32), I64), I64(1))
-    first = b.add(b.zext(b.load(lowest, typ=I32), I64), I64(1))
+    _take_counts(b, counters, (b.load(lowest, typ=I32), b.load(highest, typ=I32)), numbers, counts)
+    b.ret(I64(0))
+    of_each(module, made, len(dtypes), 0)
+    return module
+
+
+def _counter(b: Builder, counters: Value, bin_of: Value, k: int) -> Value:
+    """The address of a bin's k-th counter."""
+    return element(b, counters, b.add(b.mul(bin_of, I64(COUNTERS)), I64(k)), I32)
+
+
+def _take_counts(
+    b: Builder, counters: Value, bins: tuple[Value, Value], numbers: Value, counts: Value
+) -> None:
+    """Stores the numbers and counts of `count_upper`, and sets the counters to zero.
+
+    Args:
+        b: The builder.
+        counters: The counters.
+        bins: The lowest bin that is not that of zero, minus one, and the highest, i32.
+        numbers: As there.
+        counts: As there.
+    """
+    first, end = (b.add(b.zext(each, I64), I64(1)) for each in bins)
     first = b.select(b.icmp_unsigned("<", first, end), first, end)
 
     def take(i: Value) -> Value:
         total: Value = I64(0)
         for k in range(COUNTERS):
-            address = counter_of(i, k)
+            address = _counter(b, counters, i, k)
             total = b.add(total, b.zext(b.load(address, typ=I32), I64))
             b.store(I32(0), address)
         return total
@@ -175,9 +194,6 @@ def _count_upper(name: str, dtypes: Sequence[str], key: Key | None) -> ir.Module
     with loop(b, b.sub(end, first)) as k:
         i = b.add(first, k)
         b.store(take(i), element(b, counts, i, I64))
-    b.ret(I64(0))
-    of_each(module, made, len(dtypes), 0)
-    return module
 
 
 def _count_lower(name: str, dtypes: Sequence[str], key: Key) -> ir.Module:
