@@ -28,7 +28,7 @@ from fusion_slerp.engine.measuring import values
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.garbage import rare_searches
-from fusion_slerp.interruption import dies_by_signals
+from fusion_slerp.interruption import dies_by_signals, signals_wait
 from fusion_slerp.merging import MergeResult, PreparedMerge, announce, publish, run_merge
 from fusion_slerp.output.child_files import recording, write_files
 from fusion_slerp.output.input_digests import hashed, input_files
@@ -112,7 +112,7 @@ def run_shared_merge(prepared: PreparedMerge, ranks: Ranks, made_with: str | Non
     if ranks.count == 1:
         return run_merge(prepared, made_with)
     started = time.perf_counter()
-    with dies_by_signals(), ranks.work(prepared.plan.settings.rank_timeout) as together:
+    with dies_by_signals(), signals_wait(), ranks.work(prepared.plan.settings.rank_timeout) as together:
         compare(prepared.identity, together)
         if ranks.is_first:
             done = _lead(prepared, together, made_with)

@@ -20,6 +20,7 @@ from fusion_slerp.cluster.failures import (
 from fusion_slerp.cluster.liveness import Liveness
 from fusion_slerp.cluster.messages import LostError, Messages
 from fusion_slerp.errors import FusionSlerpError
+from fusion_slerp.interruption import heed
 
 if TYPE_CHECKING:
     from fusion_slerp.cluster.ranks import Ranks
@@ -95,6 +96,7 @@ class Together:
                 raise error_of(self._messages.get("failure"))
             if time.monotonic() > until:
                 raise error_of(silence(missing[0], "an unknown machine", ARRIVAL_S))
+            heed()
             time.sleep(look_s)
             look_s = min(2 * look_s, LONGEST_LOOK_S)
 
@@ -145,11 +147,12 @@ class Together:
             look_s = min(1.5 * look_s, LONGEST_LOOK_S)
 
     def check(self) -> None:
-        """Returns if the work has not failed anywhere.
+        """Returns if the work has not failed anywhere; heeds signals.
 
         Raises:
             FusionSlerpError: It has.
         """
+        heed()
         failure = self._alive.failure
         if failure is not None:
             raise self._error_of(failure)

@@ -9,6 +9,7 @@ from queue import LifoQueue
 import numpy as np
 
 from fusion_slerp.chunks import PAGE_NBYTES, whole_pages
+from fusion_slerp.engine.aborting import AbortedError
 
 Buffer = np.ndarray
 """uint8, aligned to a page."""
@@ -29,14 +30,26 @@ class BufferPool:
             mapped.madvise(mmap.MADV_HUGEPAGE)
         block = np.frombuffer(mapped, np.uint8)
         assert block.ctypes.data % PAGE_NBYTES == 0, "the system maps whole pages"
-        self._free: LifoQueue[Buffer] = LifoQueue()
+        self._free: LifoQueue[Buffer | None] = LifoQueue()
         for start in range(0, size * count, size):
             self._free.put(block[start : start + size])
 
     def take(self) -> Buffer:
-        """Returns a free buffer; waits for one if all are in use."""
-        return self._free.get()
+        """Returns a free buffer; waits for one if all are in use.
+
+        Raises:
+            AbortedError: The pool is closed.
+        """
+        buffer = self._free.get()
+        if buffer is None:
+            self.close()
+            raise AbortedError
+        return buffer
 
     def give(self, buffer: Buffer) -> None:
         """Returns a buffer to the pool."""
         self._free.put(buffer)
+
+    def close(self) -> None:
+        """Releases the threads that wait for a buffer, now or later: after a failure not all are returned."""
+        self._free.put(None)

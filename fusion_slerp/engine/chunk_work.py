@@ -103,9 +103,10 @@ def produce(
     tensor = makings[0].tensor
     if len(makings) == 1 and tensor.is_verbatim:
         return [_move(threads, tensor, chunk)]
-    buffer = threads.ins.take() if kept is None else kept
-    words = HeldWords(threads.files, sources, chunk, tensor.width, buffer, held)
+    buffer = kept
     try:
+        buffer = threads.ins.take() if buffer is None else buffer
+        words = HeldWords(threads.files, sources, chunk, tensor.width, buffer, held)
         return [_make(threads, making, words) for making in makings]
     except BaseException as error:
         for making in makings:
@@ -113,7 +114,8 @@ def produce(
                 unit.abort(_part_of_unit(chunk, making.units) if making.is_block else chunk, error)
         raise
     finally:
-        threads.ins.give(buffer)
+        if buffer is not None:
+            threads.ins.give(buffer)
 
 
 def _make(threads: Threads, making: Making, words: HeldWords) -> Future[int]:

@@ -14,6 +14,7 @@ from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.engine.steps import Batch, InEach, Large, Measured, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
 from fusion_slerp.engine.units import unit_of
+from fusion_slerp.interruption import result_of
 from fusion_slerp.kernels import Kernel, loops
 from fusion_slerp.methods.method import BASE
 from fusion_slerp.passes.protocols import drive
@@ -262,7 +263,7 @@ class _Finishing:
         if self._shard is not None:
             self._finish()
         for future in self._under_way:
-            future.result()
+            result_of(future)
 
     def _finish(self) -> None:
         assert self._shard is not None, "no file"

@@ -11,6 +11,7 @@ from fusion_slerp.engine.executor import groups_of, is_large, open_files, prepar
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.steps import InEach, Key, Large, OnBytes
 from fusion_slerp.engine.threads import Threads
+from fusion_slerp.interruption import result_of
 from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
 
 T = TypeVar("T")
@@ -84,7 +85,8 @@ def _measuring(
     """Submits the tasks of a group; the function waits for them and returns the reports."""
     if not is_large(group[0]):
         position = group[0][0].out.position()
-        return threads.submit(position, batches.measure, threads, group, plan.settings.how).result
+        measured = threads.submit(position, batches.measure, threads, group, plan.settings.how)
+        return lambda: result_of(measured)
     step, _ = _begun(group[0][0], threads, plan)
 
     def reports() -> list[TensorReport]:

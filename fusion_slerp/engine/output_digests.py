@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from fusion_slerp.engine.aborting import AbortedError
 from fusion_slerp.hashes import Checksum, Hasher, file_hasher, tensor_hasher
 from fusion_slerp.planning.layout import Position, Shard, Slot
 from fusion_slerp.planning.memory import WAITING_RESULTS, WRITERS
@@ -29,10 +30,6 @@ EARLY_RESULTS = WRITERS * (1 + WAITING_RESULTS)
 
 Added = Callable[[BaseException | None], object]
 """Called when bytes have been added to the digest, or with the error because of which they never will be."""
-
-
-class AbortedError(Exception):
-    """An earlier part of the file failed; that part's error is reported."""
 
 
 class OutputDigests:

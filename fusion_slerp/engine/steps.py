@@ -17,7 +17,7 @@ the tasks that combine. Buffers for results wait for writers only, and writers w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
@@ -31,6 +31,7 @@ from fusion_slerp.engine.held_words import IN_PLACE
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import Total, UnitAtWork, report_of, units_of
+from fusion_slerp.interruption import result_of, wait_for
 from fusion_slerp.passes.protocols import Measure, NotFiniteError
 from fusion_slerp.planning.amounts import MEASURING, writing
 from fusion_slerp.planning.plan import BOX, TensorPlan
@@ -69,9 +70,9 @@ class Batch:
 
     def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
         """Waits until all results are written; returns the reports of each tensor, for each merged model."""
-        written, reports = self._future.result()
+        written, reports = result_of(self._future)
         for each in written:
-            on_bytes(each.result(), writing(self._first), self._first.out.name)
+            on_bytes(result_of(each), writing(self._first), self._first.out.name)
         return reports
 
 
@@ -145,7 +146,7 @@ class Large:
                 unit = each.units[0]
                 itemsize = sum(source.words.itemsize for source in unit.sources)
                 for i, task in each.tasks:
-                    kept = task.result()
+                    kept = result_of(task)
                     if each.keeps:
                         self._kept[i] = kept
                     on_bytes(unit.chunks[i][1] * itemsize, MEASURING, self._lead.tensor.out.name)
@@ -169,13 +170,14 @@ class Large:
 
     def wait(self) -> None:
         """Waits until the tasks that make the tensor have ended, if they are submitted, in whatever way."""
-        wait(self._written)
+        for future in self._written:
+            wait_for(future)
 
     def finish(self, on_bytes: OnBytes) -> list[list[TensorReport]]:
         """Waits until all results are written; returns the tensor's reports, for each merged model."""
         for future in self._written:
-            for written in future.result():
-                on_bytes(written.result(), writing(self._lead.tensor), self._lead.tensor.out.name)
+            for written in result_of(future):
+                on_bytes(result_of(written), writing(self._lead.tensor), self._lead.tensor.out.name)
         return [self.reports()]
 
     def reports(self) -> list[TensorReport]:
@@ -253,7 +255,7 @@ class Large:
 
         chunks = chunks_of_rows(tensor.out.n_elements, width)
         for future in [self._submit(chunk, add, chunk) for chunk in chunks]:
-            future.result()
+            result_of(future)
         return total.take().totals()
 
     def _submit(self, chunk: Chunk, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:

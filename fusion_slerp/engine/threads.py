@@ -19,6 +19,7 @@ import numpy as np
 from fusion_slerp.chunks import PAGE_NBYTES
 from fusion_slerp.engine.buffers import Buffer, BufferPool
 from fusion_slerp.engine.output_digests import OutputDigests
+from fusion_slerp.interruption import signals_wait
 from fusion_slerp.planning.layout import Position, Slot
 from fusion_slerp.planning.memory import WRITERS, MemoryPlan
 from fusion_slerp.sources.open_files import OpenFiles
@@ -81,15 +82,30 @@ class Threads:
         self._sink, self._digests = sink, digests
         self._workers = ThreadPoolExecutor(memory.workers, "fusion_slerp worker")
         self.writers = ThreadPoolExecutor(WRITERS, "fusion_slerp writer")
+        self._signals = signals_wait()
 
     def __enter__(self) -> Threads:
+        self._signals.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self.abort(BEFORE_ALL)
-        self._workers.shutdown(wait=True, cancel_futures=kind is not None)
-        self.writers.shutdown(wait=True)
+        try:
+            if kind is not None:
+                self._end()
+            self._workers.shutdown(wait=True)
+            self.writers.shutdown(wait=True)
+        finally:
+            self._signals.__exit__(None, None, None)
+
+    def _end(self) -> None:
+        """Lets all tasks end soon, those included that have not begun.
+
+        Each is begun, so that it releases those that wait for it. None gets a buffer: it might wait for one
+        that was kept for a task which will never be submitted.
+        """
+        self.abort(BEFORE_ALL)
+        self.ins.close()
+        self._outs.close()
 
     def submit(
         self, position: Position, task: Callable[P, R], *args: P.args, **kwargs: P.kwargs

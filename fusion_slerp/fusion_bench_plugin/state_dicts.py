@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,7 @@ from fusion_slerp.engine.progress import following
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import MismatchError, Problem, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.loaded_experts import combine_experts
+from fusion_slerp.interruption import pool, result_of
 from fusion_slerp.planning.amounts import MERGING
 from fusion_slerp.planning.experts import Box, boxes_in
 from fusion_slerp.planning.matching import Match
@@ -54,8 +54,9 @@ def merge_state_dicts(
     merged, report = {}, list[TensorReport]()
     total = sum(tensor.nbytes for tensor in first.values())
     shown = following("merge", {MERGING: total}, settings.show_pbar)
-    with ThreadPoolExecutor(settings.n_threads) as threads, shown as advance:
-        for name, (tensor, rows) in zip(first, threads.map(made, first), strict=True):
+    with pool(settings.n_threads, "fusion_slerp worker") as threads, shown as advance:
+        for name, future in [(name, threads.submit(made, name)) for name in first]:
+            tensor, rows = result_of(future)
             merged[name] = tensor
             report += rows
             advance(first[name].nbytes, MERGING, name)

@@ -19,7 +19,6 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from pathlib import Path
 from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_all
 from fusion_slerp.hashes import Checksum, file_digest
+from fusion_slerp.interruption import heed, pool, result_of
 from fusion_slerp.output.journal import Content, Identity, Journal, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError
 from fusion_slerp.output.partial_folder import (
@@ -104,6 +104,7 @@ class Staging:
             OSError: The disk is failing, or another process has created the target in the meantime.
         """
         flush(self.files, self.finished)
+        heed()
         self._journal.publish(manifest_digest)
         if overwrite and os.path.lexists(self.target):
             for problem in check_target(self.target, overwrite, self.target):  # the merge took a while
@@ -216,8 +217,9 @@ def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[st
             return False
 
     known = [file for file in content.files.values() if file.name in content.identity["files"]]
-    with ThreadPoolExecutor(VERIFIERS) as pool:
-        intact = [file for file, good in zip(known, pool.map(is_intact, known), strict=True) if good]
+    with pool(VERIFIERS, "fusion_slerp verifier") as threads:
+        checks = [(file, threads.submit(is_intact, file)) for file in known]
+        intact = [file for file, check in checks if result_of(check)]
     if known:
         n_files = len(content.identity["files"])
         log.info("resuming: %d of %d weight files already done", len(intact), n_files)

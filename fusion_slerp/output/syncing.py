@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from fusion_slerp.interruption import pool, result_of
 
 FLUSHERS = 16
 """Files that are flushed at a time."""
@@ -18,8 +19,16 @@ def flush(folder: Path, done: Collection[str]) -> None:
     All at once: a file system writes its journal for many files as fast as for one.
     """
     paths = [folder, *(path for path in folder.rglob("*") if path.name not in done)]
-    with ThreadPoolExecutor(FLUSHERS) as pool:
-        list(pool.map(lambda path: sync_folder(path) if path.is_dir() else _sync_file(path), paths))
+    with pool(FLUSHERS, "fusion_slerp flusher") as threads:
+        for flushed in [threads.submit(_sync, path) for path in paths]:
+            result_of(flushed)
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir():
+        sync_folder(path)
+    else:
+        _sync_file(path)
 
 
 def _sync_file(file: Path) -> None:

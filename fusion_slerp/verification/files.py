@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
 from fusion_slerp.hashes import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
+from fusion_slerp.interruption import pool, result_of
 from fusion_slerp.output.manifest import checksum_of
 from fusion_slerp.output.replaceable import EVALUATION
 from fusion_slerp.output.unfinished import MANIFEST
@@ -37,13 +37,13 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
     by_file: dict[str, dict[str, Mapping[str, Any]]] = {name: {} for name in manifest["files"]}
     for name, row in manifest["tensors"].items():
         by_file[row["file"]][name] = row
-    with ThreadPoolExecutor(READERS, "fusion_slerp verifier") as pool:
+    with pool(READERS, "fusion_slerp verifier") as threads:
 
         def check(name: str) -> list[Deviation]:
             return list(_File(folder, name, manifest["files"][name], by_file[name], on_bytes).check())
 
-        for deviations in pool.map(check, manifest["files"]):
-            yield from deviations
+        for checked in [threads.submit(check, name) for name in manifest["files"]]:
+            yield from result_of(checked)
     yield from _unlisted(folder, manifest["files"])
 
 

@@ -11,9 +11,10 @@ from blake3 import blake3
 from fusion_slerp import MismatchError, OutputError, plan_merge
 from fusion_slerp.chunks import CHUNK_ELEMENTS
 from fusion_slerp.dtypes import BF16, F32
+from fusion_slerp.engine.aborting import AbortedError
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.memory_sink import MemorySink
-from fusion_slerp.engine.output_digests import AbortedError, OutputDigests
+from fusion_slerp.engine.output_digests import OutputDigests
 from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.engine.steps import Large
 from fusion_slerp.output.shard_writer import ShardWriter
