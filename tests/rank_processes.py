@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import socket
 import time
@@ -12,10 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HANG_S = 300
-"""No process takes that long; one that does stands still."""
-
-PRELOADED = ["fusion_slerp.api", "fusion_slerp.cluster.merging", "torch.distributed"]
+from tests.processes import HANG_S, wait_for_end
 
 
 @dataclass(frozen=True)
@@ -37,13 +33,6 @@ class Job:
     full_after: int = 0
 
 
-def context() -> Any:
-    """Starts processes in milliseconds, with everything imported."""
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(PRELOADED)
-    return made
-
-
 class Ranks:
     """Started processes.
 
@@ -63,13 +52,18 @@ class Ranks:
         for process in self.all:
             process.start()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether one has ended."""
+        return any(process.exitcode is not None for process in self.all)
+
     def wait_until_writing(self, out: Path) -> bool:
         """Waits until all ranks write; returns False if the merge ends before that is seen."""
         folder = out.with_name(f".{out.name}.partial") / "ranks"
         until = time.monotonic() + HANG_S
         while not all((folder / f"{rank}.lock").exists() for rank in range(1, len(self.all))):
             assert time.monotonic() < until, "the merge does not begin"
-            if any(process.exitcode is not None for process in self.all):
+            if self.has_ended:
                 return False
             time.sleep(0.001)
         return True
@@ -82,8 +76,7 @@ class Ranks:
         """Waits until all have ended, but for some."""
         for rank, process in enumerate(self.all):
             if rank not in but:
-                process.join(HANG_S)
-                assert process.exitcode is not None, f"rank {rank} does not end"
+                wait_for_end(process, f"rank {rank}")
 
     def outcomes(self) -> Mapping[int, str]:
         """The message with which each process failed, empty if it did not; of those that said so."""

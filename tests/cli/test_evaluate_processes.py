@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import fusion_slerp
-from tests.rank_processes import HANG_S, free_port
+from tests.processes import HANG_S
+from tests.rank_processes import free_port
 
 pytestmark = pytest.mark.long
 

@@ -8,7 +8,8 @@ import pytest
 from fusion_slerp import merge
 from tests.every_method import write_family
 from tests.models import as_torch_files, contents, names_in, write_checkpoint
-from tests.rank_processes import Job, Ranks, context
+from tests.processes import context
+from tests.rank_processes import Job, Ranks
 
 pytestmark = pytest.mark.long
 

@@ -1,6 +1,5 @@
 """Killed at random moments: the same call ends with the same bytes, and no partial model is ever seen."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -12,7 +11,8 @@ import pytest
 from fusion_slerp import merge, verify
 from fusion_slerp.output.unfinished import find_unfinished
 from tests.models import names_in
-from tests.safety.trials import HANG_S, N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
+from tests.processes import HANG_S, context, wait_for_end
+from tests.safety.trials import N_TENSORS, SHARD_SIZE, Moments, many_shards, state_of, trials
 
 pytestmark = pytest.mark.trial
 
@@ -27,14 +27,17 @@ def parents(tmp_path_factory):
 @pytest.fixture(scope="module")
 def processes():
     """Processes that begin with everything imported, so that they are killed inside the merge."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_slerp.api", "tests.safety.trials"])
-    return context
+    return context()
 
 
 def run_merge(begun, a, b, out, options):
-    begun.set()
-    merge(a, b, out=out, max_shard_size=SHARD_SIZE, **options)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        begun.set()
+        merge(a, b, out=out, max_shard_size=SHARD_SIZE, **options)
+    except KeyboardInterrupt:  # ends as Python does, but says nothing
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGINT)
 
 
 def started(processes, parents, target, options):
@@ -46,22 +49,26 @@ def started(processes, parents, target, options):
     return process
 
 
-def duration(processes, parents, target) -> float:
+def duration(processes, parents, target, options=None) -> float:
     """How long an undisturbed merge takes."""
-    process = started(processes, parents, target, {})
+    process = started(processes, parents, target, options or {})
     begun = time.perf_counter()
-    process.join()
+    wait_for_end(process)
     assert process.exitcode == 0
     return time.perf_counter() - begun
 
 
-def killed(process, number, after_s) -> bool:
-    """Kills a process after some time; returns whether it was still at work."""
-    process.join(after_s)
+def killed(process, number, moments) -> bool:
+    """Kills a process at a moment; returns whether it was still at work."""
+    begun = time.perf_counter()
+    process.join(moments.draw())
+    took_s = time.perf_counter() - begun
     if process.is_alive():
         os.kill(process.pid, number)
-        process.join()
+        wait_for_end(process)
     assert process.exitcode in (0, -number)
+    if process.exitcode == 0:
+        moments.was_late(took_s)
     return process.exitcode != 0
 
 
@@ -70,13 +77,15 @@ def remove(target):
         shutil.rmtree(path, ignore_errors=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill -9", "SIGTERM", "Ctrl-C"]
+)
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "overwrite"])
 def test_killed_at_random_moments(processes, parents, tmp_path, figure, number, existing):
     n, n_resumed = trials(100 if number == signal.SIGKILL else 20, 4), []
-    rng = random.Random(SEED + existing)
     duration(processes, parents, tmp_path / "warm/child")
     usual_s = duration(processes, parents, tmp_path / "expected/child")
+    moments = Moments(random.Random(SEED + existing), usual_s)
     expected = state_of(tmp_path / "expected/child")
     target, options, old = tmp_path / "place/child", {"overwrite": existing}, None
     while len(n_resumed) < n:
@@ -84,14 +93,14 @@ def test_killed_at_random_moments(processes, parents, tmp_path, figure, number, 
         if existing:
             merge(*parents, out=target, t=1, max_shard_size="5GB")
             old = state_of(target)
-        if not killed(started(processes, parents, target, options), number, rng.uniform(0, usual_s)):
+        if not killed(started(processes, parents, target, options), number, moments):
             continue  # it was done before: no trial
         # What is there is complete, and what was there stays until it is replaced.
         assert state_of(target) in (old, expected)
         left = find_unfinished(target)
         n_resumed.append(len(left.finished) if left else 0)
         if state_of(target) != expected:  # not killed between the rename and its end
-            assert not killed(started(processes, parents, target, options), number, None)
+            duration(processes, parents, target, options)
         assert state_of(target) == expected
         assert verify(target).ok
     remove(target)

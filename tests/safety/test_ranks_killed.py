@@ -12,8 +12,9 @@ import pytest
 from fusion_slerp import OutputError, merge, verify
 from fusion_slerp.output.unfinished import find_unfinished
 from tests.models import names_in
-from tests.rank_processes import Job, Ranks, context
-from tests.safety.trials import N_TENSORS, SHARD_SIZE, many_shards, state_of, trials
+from tests.processes import context
+from tests.rank_processes import Job, Ranks
+from tests.safety.trials import N_TENSORS, SHARD_SIZE, Moments, many_shards, state_of, trials
 
 pytestmark = pytest.mark.trial
 
@@ -23,9 +24,6 @@ TIMEOUT_S = 6.0
 """Shorter than usual, so that the trials take minutes."""
 
 OPTIONS = {"max_shard_size": SHARD_SIZE, "threads": 1}
-
-USUAL_S = 1.5
-"""From when all ranks write, a merge takes about as long on two cores: the moments are drawn from it."""
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +48,20 @@ def remove(target):
         shutil.rmtree(path, ignore_errors=True)
 
 
+def is_at_work(ranks, target, moments):
+    """Waits for a moment after all ranks have begun to write; returns whether none has ended by then."""
+    if not ranks.wait_until_writing(target):
+        moments.was_late()
+        return False
+    begun, moment = time.monotonic(), moments.draw()
+    while not ranks.has_ended:
+        if time.monotonic() - begun > moment:
+            return True
+        time.sleep(0.001)
+    moments.was_late(time.monotonic() - begun)
+    return False
+
+
 def resumed(processes, models, target, count):
     """Resumes with some ranks; returns how many files were finished before."""
     left = find_unfinished(target)
@@ -64,17 +76,16 @@ def resumed(processes, models, target, count):
 )
 def test_one_rank_is_lost_at_random_moments(processes, models, expected, tmp_path, figure, number, full):
     n, rng, target = trials(full // 5, 3, full), random.Random(SEED + number), tmp_path / "place" / "child"
-    finished, ended_s = [], []
+    finished, ended_s, moments = [], [], {count: Moments(rng) for count in (2, 3, 4)}
     while len(finished) < n:
         remove(target)
         count = rng.choice([2, 3, 4])
-        lost, moment = rng.randrange(count), rng.uniform(0, USUAL_S)
+        lost = rng.randrange(count)
         ranks = Ranks(processes, Job(models, target, {**OPTIONS, "rank_timeout": TIMEOUT_S}), count)
         try:
-            if not ranks.wait_until_writing(target):
-                continue
-            time.sleep(moment)
-            if any(process.exitcode is not None for process in ranks.all):
+            if not is_at_work(ranks, target, moments[count]):
+                ranks.join()
+                assert set(ranks.outcomes().values()) == {""}
                 continue  # the merge was done before: no trial
             ranks.signal(lost, number)
             sent = time.monotonic()

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.processes import HANG_S
 from tests.safety.trials import trials
 
 pytestmark = pytest.mark.trial
@@ -22,17 +23,24 @@ main()
 FIRST_S, LAST_S = 0.02, 0.5
 
 
+def heed_ctrl_c():
+    """A shell lets commands in the background ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_at_many_moments_of_the_start(parents, figure):
     """From when Python and the command's first module have started: nothing of ours runs before."""
     n, n_stopped = trials(50, 10), 0
     for i in range(n):
         line = [sys.executable, "-c", CODE, "fusion_slerp", "plan", *map(str, parents)]
-        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+        )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(FIRST_S + (LAST_S - FIRST_S) * i / n)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate()
+        _, errors = process.communicate(timeout=HANG_S)
         assert errors == ""
         assert process.returncode in (130, 0, -signal.SIGINT)  # 0: done; by the signal: Python was ending
         n_stopped += process.returncode == 130

@@ -1,13 +1,13 @@
 """Two processes on one target: one writes the merged model, the other gets a clear error."""
 
-import multiprocessing
 import shutil
 
 import pytest
 
 from fusion_slerp import OutputError, merge, verify
 from tests.models import names_in
-from tests.safety.trials import HANG_S, SHARD_SIZE, many_shards, trials
+from tests.processes import HANG_S, context, wait_for_end
+from tests.safety.trials import SHARD_SIZE, many_shards, trials
 
 pytestmark = pytest.mark.trial
 
@@ -24,20 +24,20 @@ def run(together, answers, a, b, out, t):
 @pytest.mark.parametrize("other_t", [0.5, 0.3], ids=["same merge", "another merge"])
 def test_two_at_once(tmp_path, figure, other_t):
     parents, n = many_shards(tmp_path / "models"), trials(25, 3)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_slerp.api", "tests.safety.trials"])
+    processes = context()
     messages: list[str] = []
     for _ in range(n):
-        together, answers = context.Barrier(2), context.Queue()
+        together, answers = processes.Barrier(2), processes.Queue()
         target = tmp_path / "place/child"
-        processes = [
-            context.Process(target=run, args=(together, answers, *parents, target, t)) for t in (0.5, other_t)
+        both = [
+            processes.Process(target=run, args=(together, answers, *parents, target, t))
+            for t in (0.5, other_t)
         ]
-        for process in processes:
+        for process in both:
             process.start()
-        outcomes = [answers.get(timeout=HANG_S) for _ in processes]
-        for process in processes:
-            process.join()
+        outcomes = [answers.get(timeout=HANG_S) for _ in both]
+        for process in both:
+            wait_for_end(process)
         won = [answer for answer in outcomes if answer in ("0.5", "0.3")]
         assert len(won) == 1, outcomes
         messages += [answer for answer in outcomes if answer not in won]

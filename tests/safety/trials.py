@@ -6,7 +6,9 @@ over, so that a broken script shows; the others are marked `trial`.
 
 from __future__ import annotations
 
+import math
 import os
+import random
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,6 @@ from tests.models import contents, write_checkpoint
 
 WANTED = os.environ.get("FUSION_SLERP_TRIALS")
 """`full`; or `all`, with more of those of several processes, which take ten minutes more."""
-
-HANG_S = 300
-"""No process takes that long; one that does stands still."""
 
 N_TENSORS = 24
 SHARD_SIZE = 3_200_000
@@ -29,6 +28,33 @@ def trials(full: int, few: int, most: int | None = None) -> int:
     if WANTED == "all" and most is not None:
         return most
     return full if WANTED in ("full", "all") else few
+
+
+class Moments:
+    """Draws moments of work; how long the work takes is learnt from work that came to its end.
+
+    Otherwise most moments would lie after the end on a fast machine, and at the beginning on a slow one.
+
+    Args:
+        rng: Draws them.
+        usual_s: How long the work takes; None if that is not known.
+    """
+
+    MOST_LATE = 500
+
+    def __init__(self, rng: random.Random, usual_s: float | None = None) -> None:
+        self._rng, self._usual_s, self._n_late = rng, usual_s, 0
+
+    def draw(self) -> float:
+        """Returns seconds since the beginning of the work; infinity to learn how long it takes."""
+        return math.inf if self._usual_s is None else self._rng.uniform(0, self._usual_s)
+
+    def was_late(self, took_s: float | None = None) -> None:
+        """The work had ended by the moment; it took so long, if that is known."""
+        if took_s is not None:
+            self._usual_s = took_s if self._usual_s is None else (self._usual_s + took_s) / 2
+        self._n_late += 1
+        assert self._n_late < self.MOST_LATE, "hardly a moment lies in the work"
 
 
 def many_shards(folder: Path) -> tuple[Path, Path]:
