@@ -277,7 +277,8 @@ n, journal, held = int(sys.argv.pop(1)), pathlib.Path(sys.argv.pop(1)), pathlib.
 write, shutdown, stopped = os.pwrite, ThreadPoolExecutor.shutdown, threading.Event()
 
 def holding(descriptor, data, offset):
-    if journal.exists() and journal.read_bytes().count(b"\\n") >= n:
+    is_main = threading.current_thread() is threading.main_thread()  # which writes headers
+    if not is_main and journal.read_bytes().count(b"\\n") >= n:
         held.touch()
         stopped.wait(300)
     return write(descriptor, data, offset)
@@ -291,7 +292,7 @@ os.pwrite, ThreadPoolExecutor.shutdown = holding, releasing
 from fusion_slerp.cli import main
 main()
 """
-"""The command, whose writes wait from the n-th line of the journal on, until it stops its threads."""
+"""The command, whose writing threads wait from the n-th line of the journal on, until it stops them."""
 
 
 def write_sparse_model(folder: Path, n_tensors: int = 16, rows: int = 1 << 11) -> Path:
