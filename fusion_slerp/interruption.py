@@ -1,8 +1,8 @@
-"""Signals that end a process become exceptions, raised where the work can be left in order.
+"""Signals that end a process become exceptions, raised at points where the work can be left cleanly.
 
 An exception that is raised between any two instructions may leave a lock locked for which threads then wait
-forever, or be lost in a callback of the garbage collector. So while threads work, signals wait until the main
-thread heeds them: `signals_wait`, `heed`, `result_of`.
+forever, or be lost in a callback of the garbage collector. So while threads work, signals are deferred until
+the main thread asks for them: `deferred_signals`, `check_signals`, `result_of`.
 
 Nothing is changed at import, nor in a program that has its own handlers.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -22,17 +23,17 @@ log = logging.getLogger(__name__)
 
 R = TypeVar("R")
 
-HEEDED = ("SIGTERM", "SIGHUP")
+TERMINATING = ("SIGTERM", "SIGHUP")
 """The signals that become exceptions. Windows has no SIGHUP; Ctrl-C already raises one."""
 
-AGAIN_S = 5.0
-"""For so long after a signal, others do not disturb the cleanup."""
+IGNORE_REPEATS_S = 5.0
+"""For so long after a signal, further ones do not disturb the cleanup."""
 
-PATIENCE_S = 1.0
-"""After that, a signal that comes again need not wait until it is heeded."""
+FORCE_AFTER_S = 1.0
+"""A deferred signal that is repeated after so long is handled at once."""
 
-LOOK_S = 0.1
-"""Between two looks at whether a signal has come, while the main thread waits."""
+POLL_S = 0.1
+"""How often the main thread checks for signals while it waits."""
 
 
 class Terminated(BaseException):
@@ -54,43 +55,42 @@ def signals_raise() -> Iterator[Collection[int]]:
     A second signal soon after the first is ignored, so that it does not disturb the cleanup. Yields the
     numbers of the signals that it handles: none outside the main thread, where Python allows no handlers.
     """
-    known = (getattr(signal, name, None) for name in HEEDED)
-    heeded = [number for number in known if number and signal.getsignal(number) == signal.SIG_DFL]
+    numbers = [number for number in _numbers(*TERMINATING) if signal.getsignal(number) == signal.SIG_DFL]
     if not _is_main_thread():
-        heeded = []
+        numbers = []
     last: list[float] = []
 
     def stop(number: int, frame: object) -> None:
         now = time.monotonic()
-        if not last or now - last[-1] > AGAIN_S:
+        if not last or now - last[-1] > IGNORE_REPEATS_S:
             last.append(now)
             raise Terminated(number)
 
-    for number in heeded:
+    for number in numbers:
         signal.signal(number, stop)
     try:
-        yield heeded
+        yield numbers
     finally:
-        for number in heeded:
+        for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
 def dies_by_signals() -> Iterator[None]:
     """Lets the code inside clean up when a signal ends the process, and then ends it by that signal."""
-    heeded: Collection[int] = ()
+    handled: Collection[int] = ()
     try:
-        with signals_raise() as heeded:
+        with signals_raise() as handled:
             yield
     except Terminated as stop:
-        if stop.number in heeded:
+        if stop.number in handled:
             log.warning("\n".join(["stopped by a signal", *getattr(stop, "__notes__", ())]))
             signal.raise_signal(stop.number)
         raise
 
 
-class _Waiting:
-    """Signals that wait until the main thread heeds them.
+class _Deferral:
+    """Signals that are kept until the main thread checks for them.
 
     Args:
         handlers: The handlers that the signals have.
@@ -98,78 +98,83 @@ class _Waiting:
 
     def __init__(self, handlers: dict[int, Callable[[int, Any], object]]) -> None:
         self.handlers = handlers
-        self.received: dict[int, float] = {}
+        self.pending: dict[int, float] = {}
         """When each signal came."""
         self.is_over = False
 
-    def remember(self, number: int, frame: Any) -> None:
-        """Handles a signal: its own handler is called later, or at once if it was not heeded for long."""
+    def defer(self, number: int, frame: Any) -> None:
+        """Handles a signal: keeps it, or calls its own handler if it has been pending for long."""
         now = time.monotonic()
-        if self.is_over or now - self.received.setdefault(number, now) > PATIENCE_S:
+        if self.is_over or now - self.pending.setdefault(number, now) > FORCE_AFTER_S:
+            self.pending.pop(number, None)
             self.handlers[number](number, frame)
 
     def handle(self) -> None:
-        """Calls the handlers of what was received; as a rule they raise."""
-        while self.received:
-            number, _ = self.received.popitem()
-            self.handlers[number](number, None)
+        """Calls the original handlers of pending signals, in the order in which they came."""
+        while self.pending:
+            number = next(iter(self.pending))
+            del self.pending[number]
+            self.handlers[number](number, sys._getframe())
 
 
-_waiting: _Waiting | None = None
-"""Of the main thread, inside `signals_wait`."""
+_deferrals: list[_Deferral] = []
+"""Of the main thread."""
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
-    """Calls the handlers of Ctrl-C and of signals to end where the main thread heeds them, and at the end.
+def deferred_signals() -> Iterator[None]:
+    """Defers Ctrl-C and signals to end until `check_signals` is called, or the end of the context.
 
-    A signal that comes again `PATIENCE_S` later, and was not heeded, is handled at once. In other threads,
-    and inside another such context, nothing changes.
+    Their handlers are called then. A signal that is repeated after `FORCE_AFTER_S` is handled at once. If the
+    code inside is left because of one, further ones are dropped. In other threads nothing changes.
     """
-    global _waiting
-    if not _is_main_thread() or _waiting is not None:
+    mine = _Deferral(_own_handlers() if _is_main_thread() else {})
+    if not mine.handlers:
         yield
         return
-    numbers = [number for name in ("SIGINT", *HEEDED) if (number := getattr(signal, name, None))]
-    handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}
-    mine = _waiting = _Waiting(handlers)
+    _deferrals.append(mine)
     try:
-        for number in handlers:
-            signal.signal(number, mine.remember)
+        for number in mine.handlers:
+            signal.signal(number, mine.defer)
         yield
+    except (KeyboardInterrupt, Terminated):
+        mine.pending.clear()
+        raise
     finally:
-        _waiting, mine.is_over = None, True
-        for number, handler in handlers.items():
-            if signal.getsignal(number) == mine.remember:
+        mine.is_over = True
+        _deferrals.remove(mine)
+        for number, handler in mine.handlers.items():
+            if _is_main_thread() and signal.getsignal(number) == mine.defer:
                 signal.signal(number, handler)
         mine.handle()
 
 
-def heed() -> None:
-    """Handles the signals that wait: called where the work can be left. Does nothing in other threads."""
-    if _waiting is not None and _waiting.received and _is_main_thread():
-        _waiting.handle()
+def check_signals() -> None:
+    """Handles pending signals: called where the work can be left. Does nothing in other threads."""
+    if _deferrals and _is_main_thread():
+        for each in [*_deferrals]:
+            each.handle()
 
 
 def result_of(future: futures.Future[R]) -> R:
-    """Returns the result of a future, waits for it, and heeds signals meanwhile."""
+    """Returns the result of a future, waits for it, and checks for signals meanwhile."""
     wait_for(future)
     return future.result()
 
 
 def wait_for(future: futures.Future[Any]) -> None:
-    """Waits until a future is done, in whatever way; heeds signals meanwhile."""
-    heed()
+    """Waits until a future is done, in whatever way; checks for signals meanwhile."""
+    check_signals()
     while not future.done():
         with suppress(futures.TimeoutError, futures.CancelledError):
-            future.exception(LOOK_S)
-        heed()
+            future.exception(POLL_S)
+        check_signals()
 
 
 @contextmanager
 def pool(n: int, name: str) -> Iterator[futures.ThreadPoolExecutor]:
     """Threads for results that `result_of` waits for; after a failure or signal, no more tasks are begun."""
-    with signals_wait():
+    with deferred_signals():
         threads = futures.ThreadPoolExecutor(n, name)
         try:
             yield threads
@@ -177,6 +182,21 @@ def pool(n: int, name: str) -> Iterator[futures.ThreadPoolExecutor]:
             threads.shutdown(cancel_futures=True)
             raise
         threads.shutdown()
+
+
+def _own_handlers() -> dict[int, Callable[[int, Any], object]]:
+    """The handlers of Ctrl-C and of signals to end, but for those that are deferred already."""
+    found: dict[int, Callable[[int, Any], object]] = {}
+    for number in _numbers("SIGINT", *TERMINATING):
+        handler = signal.getsignal(number)
+        if callable(handler) and not any(handler == each.defer for each in _deferrals):
+            found[number] = handler
+    return found
+
+
+def _numbers(*names: str) -> list[int]:
+    """The signals that this system has."""
+    return [number for name in names if (number := getattr(signal, name, None))]
 
 
 def _is_main_thread() -> bool:

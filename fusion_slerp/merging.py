@@ -14,7 +14,7 @@ from fusion_slerp.engine.many import are_alike
 from fusion_slerp.engine.report import TensorReport, count_rules
 from fusion_slerp.errors import printable, raise_all
 from fusion_slerp.garbage import rare_searches
-from fusion_slerp.interruption import dies_by_signals, signals_wait
+from fusion_slerp.interruption import deferred_signals, dies_by_signals
 from fusion_slerp.output.child_files import write_beside, write_manifest, write_records, write_weights
 from fusion_slerp.output.input_digests import Digests, hashed, input_files, with_digests
 from fusion_slerp.output.journal import Identity
@@ -140,7 +140,7 @@ def run_merges(prepared: Sequence[PreparedMerge], made_with: str | None = None) 
         announce(each.plan)
     with (
         dies_by_signals(),
-        signals_wait(),
+        deferred_signals(),
         ExitStack() as stack,
         hashed(inputs, first.plan.settings.hash_inputs) as digests,
     ):

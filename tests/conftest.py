@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,14 @@ def pytest_collection_finish() -> None:
 def parents(tmp_path: Path) -> tuple[Path, Path]:
     """Two tiny checkpoints that belong together, `a` and `b`, alone in a folder of their own."""
     return write_checkpoint(tmp_path / "models/a", seed=1), write_checkpoint(tmp_path / "models/b", seed=2)
+
+
+@pytest.fixture
+def ctrl_c_raises() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, as usual: a shell lets commands in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import signal
 from typing import Any
 
 HANG_S = 300
-"""No process takes that long; one that does stands still."""
+"""No process takes that long; one that does hangs."""
 
 PRELOADED = [
     "fusion_slerp.api",
@@ -29,12 +29,13 @@ def context() -> Any:
 
 
 def wait_for_end(process: Any, who: str = "the process") -> None:
-    """Waits for the end of a process; one that stands still prints where, and is an error."""
+    """Waits for the end of a process; one that hangs prints where, and is an error."""
     process.join(HANG_S)
     if process.exitcode is None:
         os.kill(process.pid, signal.SIGABRT)
         process.join()
-        raise AssertionError(f"{who} stands still")
+        raise AssertionError(f"{who} hangs")
 
 
-faulthandler.enable()
+if multiprocessing.parent_process() is not None:
+    faulthandler.enable()

@@ -11,26 +11,21 @@ from concurrent.futures import Future
 
 import pytest
 
-from fusion_slerp import interruption
+from fusion_slerp import interruption, merge
 from fusion_slerp.interruption import (
     Terminated,
+    check_signals,
+    deferred_signals,
     dies_by_signals,
-    heed,
     pool,
     result_of,
     signals_raise,
-    signals_wait,
 )
+from fusion_slerp.output.input_digests import hashed
 from tests.models import names_in
+from tests.processes import HANG_S
 
-
-@pytest.fixture(autouse=True)
-def ctrl_c_raises():
-    """As usual; a shell lets commands in the background ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
+pytestmark = pytest.mark.usefixtures("ctrl_c_raises")
 
 MERGE = """
 import os, signal, sys
@@ -99,31 +94,31 @@ def test_a_second_signal_soon_after_the_first_is_ignored_and_a_later_one_is_not(
         with pytest.raises(Terminated):
             signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
-        monkeypatch.setattr(interruption, "AGAIN_S", 0.0)
+        monkeypatch.setattr(interruption, "IGNORE_REPEATS_S", 0.0)
         with pytest.raises(Terminated):
             signal.raise_signal(signal.SIGTERM)
 
 
-# --- signals that wait ----------------------------------------------------------------------------------
+# --- signals that are deferred --------------------------------------------------------------------------
 
 RAISED = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 EACH = pytest.mark.parametrize("number", RAISED, ids=["Ctrl-C", "SIGTERM"])
 
 
 @EACH
-def test_a_signal_waits_until_it_is_heeded(number):
-    with signals_raise(), signals_wait():
+def test_a_signal_is_deferred_until_the_check(number):
+    with signals_raise(), deferred_signals():
         signal.raise_signal(number)
         with pytest.raises(RAISED[number]):
-            heed()
-        heed()
+            check_signals()
+        check_signals()
 
 
 @EACH
-def test_a_signal_waits_until_the_end_if_nothing_heeds_it(number):
+def test_a_signal_is_deferred_until_the_end_if_nothing_checks_for_it(number):
     reached = []
 
-    @signals_wait()
+    @deferred_signals()
     def work():
         signal.raise_signal(number)
         reached.append(True)
@@ -134,14 +129,18 @@ def test_a_signal_waits_until_the_end_if_nothing_heeds_it(number):
 
 
 @EACH
-def test_a_signal_is_heeded_while_a_result_is_waited_for(number):
+def test_waiting_for_a_result_checks_for_signals(number):
     """And no lock of the future stays locked: the thread that has the result can leave it."""
     future: Future[int] = Future()
-    with signals_raise(), signals_wait():
+    too_late = threading.Timer(HANG_S, lambda: future.set_result(0))
+    too_late.daemon = True
+    too_late.start()
+    with signals_raise(), deferred_signals():
         sender = threading.Timer(0.05, lambda: os.kill(os.getpid(), number))
         sender.start()
         with pytest.raises(RAISED[number]):
             result_of(future)
+        too_late.cancel()
         future.set_result(3)
         assert result_of(future) == 3
         sender.join()
@@ -154,71 +153,104 @@ def test_no_signal_is_lost_where_exceptions_are(number):
 
     thing = Thing()
     callback = weakref.ref(thing, lambda _: signal.raise_signal(number))
-    with signals_raise(), signals_wait():
+    with signals_raise(), deferred_signals():
         del thing
         assert callback() is None
         with pytest.raises(RAISED[number]):
-            heed()
+            check_signals()
 
 
-def test_one_that_comes_again_and_was_not_heeded_is_handled_at_once(monkeypatch):
-    with signals_raise(), signals_wait():
+def test_one_that_is_repeated_after_a_while_is_handled_at_once_and_only_once(monkeypatch):
+    with deferred_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # pressed twice
-        monkeypatch.setattr(interruption, "PATIENCE_S", 0.0)
+        monkeypatch.setattr(interruption, "FORCE_AFTER_S", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            heed()
+        check_signals()
 
 
-def test_foreign_handlers_are_called_later_and_are_there_again_afterwards():
-    received = []
-
-    def handler(number, frame):
-        received.append(number)
-
-    before = signal.signal(signal.SIGTERM, handler)
-    try:
-        with signals_wait():
+def test_several_signals_are_handled_in_order_and_those_after_the_first_dropped():
+    def work():
+        with deferred_signals():
             signal.raise_signal(signal.SIGTERM)
-            assert received == []
-            with signals_wait():  # of something that the work uses
-                pass
-            assert received == []
-            heed()
-            assert received == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) is handler
-    finally:
-        signal.signal(signal.SIGTERM, before)
+            signal.raise_signal(signal.SIGINT)
+            check_signals()
+
+    with signals_raise(), pytest.raises(Terminated):
+        work()
+
+
+@pytest.fixture
+def received():
+    """The signals that a program's own handler of SIGTERM has received, with the code they interrupted."""
+    found: list[tuple[int, str]] = []
+    before = signal.signal(
+        signal.SIGTERM, lambda number, frame: found.append((number, frame.f_code.co_filename))
+    )
+    yield found
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_foreign_handlers_are_called_later_and_are_there_again_afterwards(received):
+    handler = signal.getsignal(signal.SIGTERM)
+    with deferred_signals():
+        signal.raise_signal(signal.SIGTERM)
+        assert received == []
+        with deferred_signals():  # of something that the work uses
+            pass
+        assert received == []
+        check_signals()
+        assert received == [(signal.SIGTERM, interruption.__file__)]
+    assert signal.getsignal(signal.SIGTERM) is handler
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_handler_that_is_set_inside_stays():
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with signals_wait():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with deferred_signals():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_other_threads_heed_nothing():
-    heeded = []
+def test_a_handler_that_is_set_inside_is_deferred_by_what_comes_next():
+    """As by a merge while the angles of other models are measured."""
+    with deferred_signals(), signals_raise(), deferred_signals():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Terminated):
+            check_signals()
+
+
+def test_other_threads_check_for_nothing():
+    checked = []
 
     def run():
-        heed()
-        heeded.append(True)
+        check_signals()
+        checked.append(True)
 
-    with signals_wait():
+    with deferred_signals():
         signal.raise_signal(signal.SIGINT)
         thread = threading.Thread(target=run)
         thread.start()
         thread.join()
-        assert heeded
+        assert checked
         with pytest.raises(KeyboardInterrupt):
-            heed()
+            check_signals()
+
+
+def test_a_pool_defers_signals():
+    with pool(1, "test") as threads:
+        future = threads.submit(lambda: 1)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            result_of(future)
+
+
+def test_digests_of_the_sources_defer_signals(tmp_path):
+    (tmp_path / "file").write_bytes(b"content")
+    with hashed({"a": {"file": tmp_path / "file"}}, True) as digests:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            digests()
 
 
 def test_after_a_failure_a_pool_begins_nothing_more():
@@ -226,7 +258,7 @@ def test_after_a_failure_a_pool_begins_nothing_more():
 
     def task(k):
         begun.append(k)
-        assert go_on.wait(300)
+        assert go_on.wait(HANG_S)
 
     def fail(threads):
         *_, last = [threads.submit(task, k) for k in range(5)]
@@ -238,3 +270,35 @@ def test_after_a_failure_a_pool_begins_nothing_more():
     with pytest.raises(OSError, match="no such disk"), pool(1, "test") as threads:
         fail(threads)
     assert begun == [0]
+
+
+# --- a merge --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("step", "left"),
+    {
+        "merging.write_weights": ".child.partial",
+        "merging.write_beside": ".child.partial",
+        "merging.write_records": ".child.partial",
+        "output.staging.flush": ".child.partial",
+        "merging.publish": "child",
+    }.items(),
+)
+def test_a_step_of_a_merge_is_not_interrupted_but_the_next_is_not_begun(
+    tmp_path, parents, monkeypatch, step, left
+):
+    module, name = f"fusion_slerp.{step}".rsplit(".", 1)
+    real, ended = getattr(sys.modules[module], name), []
+
+    def interrupted(*args, **kwargs):
+        found = real(*args, **kwargs)
+        signal.raise_signal(signal.SIGINT)
+        ended.append(True)
+        return found
+
+    monkeypatch.setattr(sys.modules[module], name, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        merge(*parents, out=tmp_path / "child")
+    assert ended
+    assert names_in(tmp_path) == [left, "models"]

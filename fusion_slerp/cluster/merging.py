@@ -12,7 +12,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from fusion_slerp.engine.measuring import values
 from fusion_slerp.engine.progress import progress
 from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.garbage import rare_searches
-from fusion_slerp.interruption import dies_by_signals, signals_wait
+from fusion_slerp.interruption import deferred_signals, dies_by_signals
 from fusion_slerp.merging import MergeResult, PreparedMerge, announce, publish, run_merge
 from fusion_slerp.output.child_files import recording, write_files
 from fusion_slerp.output.input_digests import hashed, input_files
@@ -112,7 +112,7 @@ def run_shared_merge(prepared: PreparedMerge, ranks: Ranks, made_with: str | Non
     if ranks.count == 1:
         return run_merge(prepared, made_with)
     started = time.perf_counter()
-    with dies_by_signals(), signals_wait(), ranks.work(prepared.plan.settings.rank_timeout) as together:
+    with dies_by_signals(), deferred_signals(), ranks.work(prepared.plan.settings.rank_timeout) as together:
         compare(prepared.identity, together)
         if ranks.is_first:
             done = _lead(prepared, together, made_with)
@@ -202,7 +202,9 @@ def _make(
         nbytes_read += nbytes
         on_bytes(nbytes, doing, subject)
 
-    for name, measured in values(plan, tensors, counted) if tensors else ():
-        together.put(f"measured {name}", measured)
+    if tensors:
+        with closing(values(plan, tensors, counted)) as found:
+            for name, measured in found:
+                together.put(f"measured {name}", measured)
     measured = SharedMeasures(share.elsewhere, lambda name: together.take(f"measured {name}"))
     return nbytes_read + write_files(plan, folder, share.files, on_file, on_bytes, measured)

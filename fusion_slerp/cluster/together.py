@@ -20,7 +20,7 @@ from fusion_slerp.cluster.failures import (
 from fusion_slerp.cluster.liveness import Liveness
 from fusion_slerp.cluster.messages import LostError, Messages
 from fusion_slerp.errors import FusionSlerpError
-from fusion_slerp.interruption import heed
+from fusion_slerp.interruption import check_signals
 
 if TYPE_CHECKING:
     from fusion_slerp.cluster.ranks import Ranks
@@ -96,7 +96,7 @@ class Together:
                 raise error_of(self._messages.get("failure"))
             if time.monotonic() > until:
                 raise error_of(silence(missing[0], "an unknown machine", ARRIVAL_S))
-            heed()
+            check_signals()
             time.sleep(look_s)
             look_s = min(2 * look_s, LONGEST_LOOK_S)
 
@@ -117,7 +117,7 @@ class Together:
         return self._messages.get(name) if self._messages.has(name) else None
 
     def wait_for(self, name: str) -> Any:
-        """Returns a value that another process leaves, as soon as it is there; heeds Ctrl-C.
+        """Returns a value that another process leaves, as soon as it is there; checks for signals.
 
         Raises:
             FusionSlerpError: The work has failed elsewhere.
@@ -147,12 +147,12 @@ class Together:
             look_s = min(1.5 * look_s, LONGEST_LOOK_S)
 
     def check(self) -> None:
-        """Returns if the work has not failed anywhere; heeds signals.
+        """Returns if the work has not failed anywhere; checks for signals.
 
         Raises:
             FusionSlerpError: It has.
         """
-        heed()
+        check_signals()
         failure = self._alive.failure
         if failure is not None:
             raise self._error_of(failure)

@@ -31,6 +31,7 @@ class BufferPool:
         block = np.frombuffer(mapped, np.uint8)
         assert block.ctypes.data % PAGE_NBYTES == 0, "the system maps whole pages"
         self._free: LifoQueue[Buffer | None] = LifoQueue()
+        self._is_closed = False
         for start in range(0, size * count, size):
             self._free.put(block[start : start + size])
 
@@ -40,8 +41,8 @@ class BufferPool:
         Raises:
             AbortedError: The pool is closed.
         """
-        buffer = self._free.get()
-        if buffer is None:
+        buffer = None if self._is_closed else self._free.get()
+        if buffer is None or self._is_closed:
             self.close()
             raise AbortedError
         return buffer
@@ -51,5 +52,6 @@ class BufferPool:
         self._free.put(buffer)
 
     def close(self) -> None:
-        """Releases the threads that wait for a buffer, now or later: after a failure not all are returned."""
+        """Lends no more buffers, and releases the threads that wait: after a failure not all are returned."""
+        self._is_closed = True
         self._free.put(None)

@@ -17,6 +17,7 @@ from fusion_slerp.engine.reader import read, rows_in, split
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import UnitAtWork
 from fusion_slerp.errors import FusionSlerpError
+from fusion_slerp.interruption import check_signals
 from fusion_slerp.kernels import Words
 from fusion_slerp.passes.protocols import Counted, NotFiniteError
 from fusion_slerp.planning.plan import BOX, CopyIfEqual, Merge, TensorPlan
@@ -185,6 +186,7 @@ def unit_not_finite(threads: Threads, tensor: TensorPlan, unit: UnitAtWork) -> F
     def chunks() -> Iterator[Words]:
         with threads.in_buffer() as buffer:
             for chunk in unit.chunks:
+                check_signals()
                 yield _words(threads, tensor, unit, chunk, buffer, False)
 
     return not_finite(sources, chunks())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,13 +30,15 @@ class Measurement:
     nbytes: int
 
 
-def measure(plan: MergePlan) -> Iterator[Measurement]:
+def measure(plan: MergePlan) -> Generator[Measurement, None, None]:
     """Yields the measurements of `execute`, in the plan's order, without writing anything.
 
     It makes the passes that the method requests, in float64, in the buffers of `plan.memory`. Each tensor is
     measured as a whole, even if a merge would take its rows or columns separately. A tensor that would be
     copied is not read, and its report has no angle. If the vocabularies differ, an embedding's angle and
     norms are those of its merged rows.
+
+    It is to be closed where its consumer may fail: until then its threads wait, and signals are deferred.
 
     Args:
         plan: Made with values that merge tensors, such as t = 0.5.
@@ -55,8 +57,8 @@ def measure(plan: MergePlan) -> Iterator[Measurement]:
 
 def values(
     plan: MergePlan, tensors: Sequence[TensorPlan], on_bytes: OnBytes
-) -> Iterator[tuple[str, dict[Key, Any]]]:
-    """Yields what `execute` measures of large tensors of a plan, as it remembers it; writes nothing.
+) -> Generator[tuple[str, dict[Key, Any]], None, None]:
+    """Yields what `execute` measures of large tensors of a plan, as it remembers it; see `measure`.
 
     Args:
         plan: The merge.
@@ -85,8 +87,8 @@ def _measuring(
     """Submits the tasks of a group; the function waits for them and returns the reports."""
     if not is_large(group[0]):
         position = group[0][0].out.position()
-        measured = threads.submit(position, batches.measure, threads, group, plan.settings.how)
-        return lambda: result_of(measured)
+        future = threads.submit(position, batches.measure, threads, group, plan.settings.how)
+        return lambda: result_of(future)
     step, _ = _begun(group[0][0], threads, plan)
 
     def reports() -> list[TensorReport]:

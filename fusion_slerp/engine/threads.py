@@ -19,7 +19,7 @@ import numpy as np
 from fusion_slerp.chunks import PAGE_NBYTES
 from fusion_slerp.engine.buffers import Buffer, BufferPool
 from fusion_slerp.engine.output_digests import OutputDigests
-from fusion_slerp.interruption import signals_wait
+from fusion_slerp.interruption import deferred_signals
 from fusion_slerp.planning.layout import Position, Slot
 from fusion_slerp.planning.memory import WRITERS, MemoryPlan
 from fusion_slerp.sources.open_files import OpenFiles
@@ -82,7 +82,7 @@ class Threads:
         self._sink, self._digests = sink, digests
         self._workers = ThreadPoolExecutor(memory.workers, "fusion_slerp worker")
         self.writers = ThreadPoolExecutor(WRITERS, "fusion_slerp writer")
-        self._signals = signals_wait()
+        self._signals = deferred_signals()
 
     def __enter__(self) -> Threads:
         self._signals.__enter__()

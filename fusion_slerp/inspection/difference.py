@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from math import sqrt
 
@@ -91,10 +92,11 @@ def compare(models: Mapping[str, Model], progress: Callable[[int, int], object])
         return Difference(as_error(problems), warnings)
     unreadable: list[FusionSlerpError] = []
     reports, done, total = [], 0, plan.nbytes_in
-    for measured in _measured(plan, unreadable):
-        done += measured.nbytes
-        reports.append(measured.report)
-        progress(done, total)
+    with closing(_measured(plan, unreadable)) as found:
+        for measured in found:
+            done += measured.nbytes
+            reports.append(measured.report)
+            progress(done, total)
     error = as_error([*problems, *_first(unreadable)])
     if error is not None and not any(report.norms for report in reports):
         return Difference(error, warnings)
@@ -156,7 +158,7 @@ def _is_alike(entry: TensorEntry, other: TensorEntry | None) -> bool:
     return other is not None and other.dtype.is_mergeable and other.shape == entry.shape
 
 
-def _measured(plan: MergePlan, unreadable: list[FusionSlerpError]) -> Iterator[Measurement]:
+def _measured(plan: MergePlan, unreadable: list[FusionSlerpError]) -> Generator[Measurement, None, None]:
     """Measures tensor by tensor, without those of NaN or infinity, whose errors go to a list."""
     tensors, done = plan.tensors, set[str]()
     while tensors:

@@ -22,7 +22,7 @@ from typing import Any
 
 from fusion_slerp.errors import CheckpointError, Problem, raise_all
 from fusion_slerp.hashes import BLOCK_NBYTES
-from fusion_slerp.interruption import result_of, signals_wait
+from fusion_slerp.interruption import deferred_signals, result_of
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import open_regular, reading_models
 
@@ -69,7 +69,7 @@ def hashed(files: Files, is_wanted: bool) -> Iterator[Callable[[], Digests]]:
         yield dict
         return
     stop = threading.Event()
-    with signals_wait(), ThreadPoolExecutor(1, "fusion_slerp hasher") as thread:
+    with deferred_signals(), ThreadPoolExecutor(1, "fusion_slerp hasher") as thread:
         running = thread.submit(digests_of, files, stop)
         try:
             yield lambda: result_of(running)

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from fusion_slerp.interruption import check_signals
 from fusion_slerp.planning.private_paths import SideFile, without_paths
 from fusion_slerp.planning.side_files import CONFIGS
 
@@ -18,6 +19,7 @@ def nbytes_of(file: SideFile) -> int:
 def write_side_files(files: Mapping[str, SideFile], folder: Path) -> None:
     """Writes contents only: copies get the modes of new files, not those of the originals."""
     for name, file in files.items():
+        check_signals()
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(file, bytes):

@@ -26,7 +26,7 @@ from pathlib import Path
 from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_all
 from fusion_slerp.hashes import Checksum, file_digest
-from fusion_slerp.interruption import heed, pool, result_of
+from fusion_slerp.interruption import check_signals, pool, result_of
 from fusion_slerp.output.journal import Content, Identity, Journal, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError
 from fusion_slerp.output.partial_folder import (
@@ -104,7 +104,7 @@ class Staging:
             OSError: The disk is failing, or another process has created the target in the meantime.
         """
         flush(self.files, self.finished)
-        heed()
+        check_signals()
         self._journal.publish(manifest_digest)
         if overwrite and os.path.lexists(self.target):
             for problem in check_target(self.target, overwrite, self.target):  # the merge took a while

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from math import cos, isclose, radians
 from typing import Any
 
@@ -57,12 +58,13 @@ def check_measures(
     tensors = {tensor.out.name: tensor for tensor in plan.tensors if is_measured(tensor, plan)}
     if not tensors:
         return
-    for measurement in measure(plan):
-        now = measurement.report
-        on_bytes(measurement.nbytes, MEASURING, now.name)
-        if now.name in tensors:
-            before = report.get(now.name, {})
-            yield _deviation(before, now, _tolerance(tensors[now.name], rules))
+    with closing(measure(plan)) as measured:
+        for measurement in measured:
+            now = measurement.report
+            on_bytes(measurement.nbytes, MEASURING, now.name)
+            if now.name in tensors:
+                before = report.get(now.name, {})
+                yield _deviation(before, now, _tolerance(tensors[now.name], rules))
 
 
 def _tolerance(tensor: TensorPlan, rules: int) -> float:

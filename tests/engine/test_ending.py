@@ -1,7 +1,11 @@
 """How a merge ends early: no thread waits for what never comes, and every task is begun."""
 
+import os
+import signal
 import threading
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +16,15 @@ from fusion_slerp.engine.buffers import BufferPool
 from fusion_slerp.engine.chunk_work import Making, produce
 from fusion_slerp.engine.executor import execute
 from fusion_slerp.engine.many import all_digests
+from fusion_slerp.engine.measuring import measure
 from fusion_slerp.engine.memory_sink import MemorySink
 from fusion_slerp.engine.threads import BEFORE_ALL, Threads
+from fusion_slerp.planning.layout import Position
 from fusion_slerp.planning.memory import MemoryPlan
 from fusion_slerp.sources.open_files import OpenFiles
 from tests.engine.test_units import CHUNKS, Counting, unit_with
 from tests.models import write_checkpoint
-
-HANG_S = 300
+from tests.processes import HANG_S
 
 
 class Stopped(Exception):
@@ -53,18 +58,21 @@ def test_a_closed_pool_releases_all_that_wait_now_or_later(somebody_waits):
     for thread in threads:
         thread.join(HANG_S)
     take()
-    assert ends == ["released"] * 4
     pool.give(buffer)  # by a task that had it
+    take()
+    assert ends == ["released"] * 5
 
 
-def test_after_a_failure_tasks_get_no_buffer_and_none_is_cancelled():
+@pytest.mark.parametrize("kind", ["ins", "_outs"])
+def test_after_a_failure_tasks_get_no_buffer_and_none_is_cancelled(kind):
     memory = MemoryPlan(threads=2, kept_chunks=1, in_nbytes=10, out_nbytes=10)
     tasks = []
 
     def fail(threads):
-        for _ in range(memory.n_ins):  # kept for tasks that would have followed
-            threads.ins.take()
-        tasks.extend(threads.submit(BEFORE_ALL, threads.ins.take) for _ in range(20))
+        buffers, count = getattr(threads, kind), {"ins": memory.n_ins, "_outs": memory.n_outs}[kind]
+        for _ in range(count):  # kept for tasks that would have followed
+            buffers.take()
+        tasks.extend(threads.submit(BEFORE_ALL, buffers.take) for _ in range(20))
         raise Stopped
 
     def run():
@@ -85,6 +93,15 @@ def test_a_chunk_that_gets_no_buffer_releases_the_next_which_waits_for_its_count
             produce(threads, [Making(tensor, [unit], None)], tensor.sources, CHUNKS[0], None, None)
     with pytest.raises(AbortedError):
         unit.counted([np.array([1])], CHUNKS[1], nullcontext())
+
+
+def test_after_a_failure_those_that_wait_for_their_turn_in_a_digest_are_released():
+    aborted: list[Position] = []
+    memory = MemoryPlan(threads=1, kept_chunks=0, in_nbytes=10, out_nbytes=10)
+    digests: Any = SimpleNamespace(abort=aborted.append)
+    with pytest.raises(Stopped), Threads(memory, OpenFiles({}), digests=digests):
+        raise Stopped
+    assert aborted == [BEFORE_ALL]
 
 
 @pytest.mark.parametrize("method", ["slerp", "ties"])
@@ -118,3 +135,72 @@ def test_a_merge_that_is_stopped_at_any_step_ends(tmp_path, method):
 
     assert len(steps) > 10
     assert all(within_time(stopped_after(n)) for n in range(len(steps)))
+
+
+# --- signals --------------------------------------------------------------------------------------------
+
+LARGE = (5, 1 << 19)
+"""Several chunks."""
+
+
+def measured(plan):
+    with closing(measure(plan)) as found:
+        list(found)
+
+
+WAITS = {
+    "for small tensors": ((2, 3), {"t": 0.5}, lambda plan: execute(plan, MemorySink(plan))),
+    "for a measure": (LARGE, {"t": 0.5}, lambda plan: execute(plan, MemorySink(plan))),
+    "for a large tensor": (LARGE, {"method": "linear"}, lambda plan: execute(plan, MemorySink(plan))),
+    "for angles": (LARGE, {"t": 0.5}, measured),
+    "for angles of small tensors": ((2, 3), {"t": 0.5}, measured),
+}
+
+
+@pytest.mark.parametrize(("shape", "options", "work"), WAITS.values(), ids=WAITS.keys())
+def test_ctrl_c_while_the_main_thread_waits(tmp_path, monkeypatch, ctrl_c_raises, shape, options, work):
+    tensors = {"model.norm.weight": np.ones(shape, np.float32)}
+    parents = [write_checkpoint(tmp_path / name, tensors=tensors) for name in "ab"]
+    plan = plan_merge(*parents, threads=1, **options)
+    end, has_ended, waited = Threads._end, threading.Event(), []
+
+    def read(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        waited.append(has_ended.wait(HANG_S))
+        raise Stopped
+
+    def ending(threads):
+        has_ended.set()
+        end(threads)
+
+    monkeypatch.setattr(OpenFiles, "read", read)
+    monkeypatch.setattr(OpenFiles, "read_together", read)
+    monkeypatch.setattr(Threads, "_end", ending)
+    with pytest.raises(KeyboardInterrupt):
+        work(plan)
+    assert waited
+    assert all(waited)
+
+
+def test_ctrl_c_does_not_disturb_what_is_told_of_progress(parents, ctrl_c_raises):
+    plan, told = plan_merge(*parents, threads=1), []
+
+    def on_bytes(*done):
+        signal.raise_signal(signal.SIGINT)
+        told.append(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, MemorySink(plan), on_bytes=on_bytes)
+    assert told
+
+
+def test_what_waits_for_the_angles_of_models_may_fail(parents, ctrl_c_raises):
+    def fail():
+        with closing(measure(plan_merge(*parents, t=0.5))) as found:
+            next(found)
+            assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        fail()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
