@@ -1,8 +1,10 @@
 """How a merge ends early: no thread waits for what never comes, and every task is begun."""
 
+import itertools
 import os
 import signal
 import threading
+import time
 from contextlib import closing, nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +24,7 @@ from fusion_slerp.engine.threads import BEFORE_ALL, Threads
 from fusion_slerp.planning.layout import Position
 from fusion_slerp.planning.memory import MemoryPlan
 from fusion_slerp.sources.open_files import OpenFiles
+from tests.engine.test_executor import LEAST
 from tests.engine.test_units import CHUNKS, Counting, unit_with
 from tests.models import write_checkpoint
 from tests.processes import HANG_S
@@ -143,43 +146,65 @@ LARGE = (5, 1 << 19)
 """Several chunks."""
 
 
+def merged(plan):
+    execute(plan, MemorySink(plan))
+
+
+def is_done(plan, work):
+    """Whether the work comes to its end."""
+    try:
+        work(plan)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
 def measured(plan):
     with closing(measure(plan)) as found:
         list(found)
 
 
-WAITS = {
-    "for small tensors": ((2, 3), {"t": 0.5}, lambda plan: execute(plan, MemorySink(plan))),
-    "for a measure": (LARGE, {"t": 0.5}, lambda plan: execute(plan, MemorySink(plan))),
-    "for a large tensor": (LARGE, {"method": "linear"}, lambda plan: execute(plan, MemorySink(plan))),
-    "for angles": (LARGE, {"t": 0.5}, measured),
-    "for angles of small tensors": ((2, 3), {"t": 0.5}, measured),
+WORK = {
+    "small tensors": ([(2, 3)], {"t": 0.5}, merged),
+    "large tensors that are measured": ([LARGE] * 3, {"t": 0.5}, merged),
+    "those, of which nothing is kept": ([LARGE] * 3, {"t": 0.5, "memory_budget": LEAST[1]}, merged),
+    "large tensors that are not": ([LARGE], {"method": "linear"}, merged),
+    "angles of small tensors": ([(2, 3)], {"t": 0.5}, measured),
+    "angles of large tensors": ([LARGE], {"t": 0.5}, measured),
 }
 
 
-@pytest.mark.parametrize(("shape", "options", "work"), WAITS.values(), ids=WAITS.keys())
-def test_ctrl_c_while_the_main_thread_waits(tmp_path, monkeypatch, ctrl_c_raises, shape, options, work):
-    tensors = {"model.norm.weight": np.ones(shape, np.float32)}
+@pytest.mark.parametrize(("shapes", "options", "work"), WORK.values(), ids=WORK.keys())
+def test_ctrl_c_at_every_read_and_write_that_is_waited_for(
+    tmp_path, monkeypatch, ctrl_c_raises, shapes, options, work
+):
+    tensors = {f"model.layers.{k}.norm.weight": np.ones(shape, np.float32) for k, shape in enumerate(shapes)}
     parents = [write_checkpoint(tmp_path / name, tensors=tensors) for name in "ab"]
-    plan = plan_merge(*parents, threads=1, **options)
-    end, has_ended, waited = Threads._end, threading.Event(), []
+    plan, end = plan_merge(*parents, threads=1, **options), Threads._end
+    has_ended, waited, n_calls, n_waited = threading.Event(), [], itertools.count(), 0
 
-    def read(*args, **kwargs):
-        os.kill(os.getpid(), signal.SIGINT)
-        waited.append(has_ended.wait(HANG_S))
-        raise Stopped
+    def blocked(real):
+        def call(*args, **kwargs):
+            if next(n_calls) == n_waited:
+                time.sleep(0.05)  # so that the main thread is likely to wait for this
+                os.kill(os.getpid(), signal.SIGINT)
+                waited.append(has_ended.wait(HANG_S))
+            return real(*args, **kwargs)
+
+        return call
 
     def ending(threads):
         has_ended.set()
         end(threads)
 
-    monkeypatch.setattr(OpenFiles, "read", read)
-    monkeypatch.setattr(OpenFiles, "read_together", read)
+    for owner, name in ((OpenFiles, "read"), (OpenFiles, "read_together"), (MemorySink, "write")):
+        monkeypatch.setattr(owner, name, blocked(getattr(owner, name)))
     monkeypatch.setattr(Threads, "_end", ending)
-    with pytest.raises(KeyboardInterrupt):
-        work(plan)
-    assert waited
-    assert all(waited)
+    while not is_done(plan, work):
+        assert all(waited)
+        has_ended.clear()
+        n_calls, n_waited = itertools.count(), n_waited + 1
+    assert len(waited) >= len(shapes)
 
 
 def test_ctrl_c_does_not_disturb_what_is_told_of_progress(parents, ctrl_c_raises):
