@@ -302,3 +302,18 @@ def test_a_step_of_a_merge_is_not_interrupted_but_the_next_is_not_begun(
         merge(*parents, out=tmp_path / "child")
     assert ended
     assert names_in(tmp_path) == [left, "models"]
+
+
+def test_a_context_that_ends_in_another_thread_changes_nothing_any_more():
+    """As that of a generator which the garbage collector closes; no handler can be set there."""
+    context = deferred_signals()
+    context.__enter__()
+    thread = threading.Thread(target=context.__exit__, args=(None, None, None))
+    thread.start()
+    thread.join()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    with deferred_signals():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check_signals()
