@@ -31,10 +31,13 @@ def processes():
 
 
 def run_merge(begun, a, b, out, options):
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Merges; Ctrl-C raises meanwhile, kills before, and is ignored afterwards."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    begun.set()
     try:
-        begun.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         merge(a, b, out=out, max_shard_size=SHARD_SIZE, **options)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     except KeyboardInterrupt:  # ends as Python does, but says nothing
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.raise_signal(signal.SIGINT)
