@@ -32,7 +32,7 @@ COLOUR = "\x1b[1;31m"
 COLUMNS = 160
 
 HANG_S = 300
-"""No answer takes that long; a command that does stands still."""
+"""No answer takes that long; a command that does hangs."""
 
 
 @pytest.fixture

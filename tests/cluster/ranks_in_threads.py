@@ -13,7 +13,7 @@ from fusion_slerp.cluster.messages import Messages
 from fusion_slerp.cluster.ranks import Ranks
 
 HANG_S = 120
-"""No work takes that long; one that does stands still."""
+"""No work takes that long; one that does hangs."""
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def finished(run: Callable[[], object]) -> None:
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
     thread.join(300)
-    assert not thread.is_alive(), "stands still"
+    assert not thread.is_alive(), "it hangs"
     if failure:
         raise failure[0]
 

@@ -22,7 +22,7 @@ PLAYS, CODE = str(DEMO / "plays"), str(DEMO / "code")
 T = TypeVar("T")
 
 HANG_S = 600
-"""No run takes that long; one that does stands still."""
+"""No run takes that long; one that does hangs."""
 
 
 def run_to_the_end(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
