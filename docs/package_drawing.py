@@ -30,7 +30,7 @@ ABOUT = {
     "methods": "one file a method, and a registry",
     "passes": "measures and combines",
     "kernels": "compiled loops: n vectors in",
-    "paths": "paths as users name them",
+    "paths": "users' paths; waiting for threads",
 }
 """The words next to a layer, by its first package."""
 

@@ -2,7 +2,7 @@
 
 An exception that is raised between any two instructions may leave a lock locked for which threads then wait
 forever, or be lost in a callback of the garbage collector. So while threads work, signals are deferred until
-the main thread asks for them: `deferred_signals`, `check_signals`, `result_of`.
+the main thread asks for them: `deferred_signals`, `check_signals`; see also `waiting`.
 
 Nothing is changed at import, nor in a program that has its own handlers.
 """
@@ -15,13 +15,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from concurrent import futures
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any
 
 log = logging.getLogger(__name__)
-
-R = TypeVar("R")
 
 TERMINATING = ("SIGTERM", "SIGHUP")
 """The signals that become exceptions. Windows has no SIGHUP; Ctrl-C already raises one."""
@@ -31,9 +28,6 @@ IGNORE_REPEATS_S = 5.0
 
 FORCE_AFTER_S = 1.0
 """A deferred signal that is repeated after so long is handled at once."""
-
-POLL_S = 0.1
-"""How often the main thread checks for signals while it waits."""
 
 
 class Terminated(BaseException):
@@ -154,34 +148,6 @@ def check_signals() -> None:
     if _deferrals and _is_main_thread():
         for each in [*_deferrals]:
             each.handle()
-
-
-def result_of(future: futures.Future[R]) -> R:
-    """Returns the result of a future, waits for it, and checks for signals meanwhile."""
-    wait_for(future)
-    return future.result()
-
-
-def wait_for(future: futures.Future[Any]) -> None:
-    """Waits until a future is done, in whatever way; checks for signals meanwhile."""
-    check_signals()
-    while not future.done():
-        with suppress(futures.TimeoutError, futures.CancelledError):
-            future.exception(POLL_S)
-        check_signals()
-
-
-@contextmanager
-def pool(n: int, name: str) -> Iterator[futures.ThreadPoolExecutor]:
-    """Threads for results that `result_of` waits for; after a failure or signal, no more tasks are begun."""
-    with deferred_signals():
-        threads = futures.ThreadPoolExecutor(n, name)
-        try:
-            yield threads
-        except BaseException:
-            threads.shutdown(cancel_futures=True)
-            raise
-        threads.shutdown()
 
 
 def _own_handlers() -> dict[int, Callable[[int, Any], object]]:

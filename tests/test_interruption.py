@@ -17,11 +17,10 @@ from fusion_slerp.interruption import (
     check_signals,
     deferred_signals,
     dies_by_signals,
-    pool,
-    result_of,
     signals_raise,
 )
 from fusion_slerp.output.input_digests import hashed
+from fusion_slerp.waiting import pool, result_of
 from tests.models import names_in
 from tests.processes import HANG_S
 

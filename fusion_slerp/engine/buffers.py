@@ -41,7 +41,7 @@ class BufferPool:
         Raises:
             AbortedError: The pool is closed.
         """
-        buffer = None if self._is_closed else self._free.get()
+        buffer = self._free.get()
         if buffer is None or self._is_closed:
             self.close()
             raise AbortedError

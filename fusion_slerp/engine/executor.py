@@ -14,7 +14,6 @@ from fusion_slerp.engine.report import TensorReport, WeightFile
 from fusion_slerp.engine.steps import Batch, InEach, Large, Measured, OnBytes
 from fusion_slerp.engine.threads import BEFORE_ALL, Sink, Threads
 from fusion_slerp.engine.units import unit_of
-from fusion_slerp.interruption import result_of
 from fusion_slerp.kernels import Kernel, loops
 from fusion_slerp.methods.method import BASE
 from fusion_slerp.passes.protocols import drive
@@ -23,6 +22,7 @@ from fusion_slerp.planning.memory import MAX_BATCH, STEPS_UNDER_WAY
 from fusion_slerp.planning.plan import Merge, MergePlan, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.open_files import OpenFiles
+from fusion_slerp.waiting import result_of
 
 
 class Child(NamedTuple):

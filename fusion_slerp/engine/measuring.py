@@ -11,8 +11,8 @@ from fusion_slerp.engine.executor import groups_of, is_large, open_files, prepar
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.steps import InEach, Key, Large, OnBytes
 from fusion_slerp.engine.threads import Threads
-from fusion_slerp.interruption import result_of
 from fusion_slerp.planning.plan import BOX, Merge, MergePlan, TensorPlan
+from fusion_slerp.waiting import result_of
 
 T = TypeVar("T")
 

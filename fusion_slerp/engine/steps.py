@@ -31,13 +31,13 @@ from fusion_slerp.engine.held_words import IN_PLACE
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.engine.threads import Threads
 from fusion_slerp.engine.units import Total, UnitAtWork, report_of, units_of
-from fusion_slerp.interruption import result_of, wait_for
 from fusion_slerp.passes.protocols import Measure, NotFiniteError
 from fusion_slerp.planning.amounts import MEASURING, writing
 from fusion_slerp.planning.plan import BOX, TensorPlan
 from fusion_slerp.settings.merge_settings import MergeSettings
 from fusion_slerp.sources.source import Source
 from fusion_slerp.vocabulary.rows import Owners
+from fusion_slerp.waiting import result_of, wait_for
 
 if TYPE_CHECKING:
     from fusion_slerp.engine.row_filler import RowFiller, Share

@@ -100,8 +100,8 @@ class Threads:
     def _end(self) -> None:
         """Lets all tasks end soon, those included that have not begun.
 
-        Each is begun, so that it releases those that wait for it. None gets a buffer: it might wait for one
-        that was kept for a task which will never be submitted.
+        Each is begun, so that it releases those that wait for it. None gets a new buffer: it might wait for
+        one that was kept for a task which will never be submitted.
         """
         self.abort(BEFORE_ALL)
         self.ins.close()

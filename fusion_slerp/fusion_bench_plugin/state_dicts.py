@@ -16,7 +16,6 @@ from fusion_slerp.engine.progress import following
 from fusion_slerp.engine.report import TensorReport
 from fusion_slerp.errors import MismatchError, Problem, listed, raise_all
 from fusion_slerp.fusion_bench_plugin.loaded_experts import combine_experts
-from fusion_slerp.interruption import pool, result_of
 from fusion_slerp.planning.amounts import MERGING
 from fusion_slerp.planning.experts import Box, boxes_in
 from fusion_slerp.planning.matching import Match
@@ -24,6 +23,7 @@ from fusion_slerp.planning.output_types import OutputTypes
 from fusion_slerp.planning.stacking import values_by_name
 from fusion_slerp.planning.work import Works
 from fusion_slerp.settings.merge_settings import MergeSettings
+from fusion_slerp.waiting import pool, results
 
 StateDict = Mapping[str, Tensor]
 
@@ -55,8 +55,7 @@ def merge_state_dicts(
     total = sum(tensor.nbytes for tensor in first.values())
     shown = following("merge", {MERGING: total}, settings.show_pbar)
     with pool(settings.n_threads, "fusion_slerp worker") as threads, shown as advance:
-        for name, future in [(name, threads.submit(made, name)) for name in first]:
-            tensor, rows = result_of(future)
+        for name, (tensor, rows) in zip(first, results(threads, made, first), strict=True):
             merged[name] = tensor
             report += rows
             advance(first[name].nbytes, MERGING, name)

@@ -15,16 +15,15 @@ import os
 import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from fusion_slerp.errors import CheckpointError, Problem, raise_all
 from fusion_slerp.hashes import BLOCK_NBYTES
-from fusion_slerp.interruption import deferred_signals, result_of
 from fusion_slerp.sources.folder import Checkpoint
 from fusion_slerp.sources.regular_files import open_regular, reading_models
+from fusion_slerp.waiting import pool, result_of
 
 Files = Mapping[str, Mapping[str, Path]]
 """Files that are read, by the model's label and by their own names."""
@@ -69,7 +68,7 @@ def hashed(files: Files, is_wanted: bool) -> Iterator[Callable[[], Digests]]:
         yield dict
         return
     stop = threading.Event()
-    with deferred_signals(), ThreadPoolExecutor(1, "fusion_slerp hasher") as thread:
+    with pool(1, "fusion_slerp hasher") as thread:
         running = thread.submit(digests_of, files, stop)
         try:
             yield lambda: result_of(running)

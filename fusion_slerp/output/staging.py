@@ -26,7 +26,7 @@ from pathlib import Path
 from fusion_slerp.engine.report import WeightFile
 from fusion_slerp.errors import FusionSlerpError, OutputError, Problem, raise_all
 from fusion_slerp.hashes import Checksum, file_digest
-from fusion_slerp.interruption import check_signals, pool, result_of
+from fusion_slerp.interruption import check_signals
 from fusion_slerp.output.journal import Content, Identity, Journal, read_journal
 from fusion_slerp.output.lock import FolderLock, LockedError
 from fusion_slerp.output.partial_folder import (
@@ -53,6 +53,7 @@ from fusion_slerp.output.unfinished import (
     warn_of_rest,
 )
 from fusion_slerp.settings.merge_settings import Overwrite
+from fusion_slerp.waiting import pool, results
 
 log = logging.getLogger(__name__)
 
@@ -218,8 +219,8 @@ def _intact(files: Path, content: Content | None, checksum: Checksum) -> dict[st
 
     known = [file for file in content.files.values() if file.name in content.identity["files"]]
     with pool(VERIFIERS, "fusion_slerp verifier") as threads:
-        checks = [(file, threads.submit(is_intact, file)) for file in known]
-        intact = [file for file, check in checks if result_of(check)]
+        found = zip(known, results(threads, is_intact, known), strict=True)
+        intact = [file for file, good in found if good]
     if known:
         n_files = len(content.identity["files"])
         log.info("resuming: %d of %d weight files already done", len(intact), n_files)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
-from fusion_slerp.interruption import pool, result_of
+from fusion_slerp.waiting import pool, results
 
 FLUSHERS = 16
 """Files that are flushed at a time."""
@@ -20,15 +20,7 @@ def flush(folder: Path, done: Collection[str]) -> None:
     """
     paths = [folder, *(path for path in folder.rglob("*") if path.name not in done)]
     with pool(FLUSHERS, "fusion_slerp flusher") as threads:
-        for flushed in [threads.submit(_sync, path) for path in paths]:
-            result_of(flushed)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir():
-        sync_folder(path)
-    else:
-        _sync_file(path)
+        list(results(threads, lambda path: sync_folder(path) if path.is_dir() else _sync_file(path), paths))
 
 
 def _sync_file(file: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fusion_slerp.hashes import BLOCK_NBYTES, TENSOR_HASH, Hasher, file_hasher, tensor_hasher
-from fusion_slerp.interruption import pool, result_of
 from fusion_slerp.output.manifest import checksum_of
 from fusion_slerp.output.replaceable import EVALUATION
 from fusion_slerp.output.unfinished import MANIFEST
 from fusion_slerp.verification.findings import Deviation
+from fusion_slerp.waiting import pool, results
 
 READERS = 2
 """Files that are read at a time: enough to keep a disk busy."""
@@ -42,8 +42,8 @@ def check_files(folder: Path, manifest: Mapping[str, Any], on_bytes: OnBytes) ->
         def check(name: str) -> list[Deviation]:
             return list(_File(folder, name, manifest["files"][name], by_file[name], on_bytes).check())
 
-        for checked in [threads.submit(check, name) for name in manifest["files"]]:
-            yield from result_of(checked)
+        for deviations in results(threads, check, manifest["files"]):
+            yield from deviations
     yield from _unlisted(folder, manifest["files"])
 
 

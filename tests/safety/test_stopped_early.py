@@ -23,7 +23,7 @@ main()
 FIRST_S, LAST_S = 0.02, 0.5
 
 
-def heed_ctrl_c():
+def take_ctrl_c():
     """A shell lets commands in the background ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
@@ -34,7 +34,7 @@ def test_ctrl_c_at_many_moments_of_the_start(parents, figure):
     for i in range(n):
         line = [sys.executable, "-c", CODE, "fusion_slerp", "plan", *map(str, parents)]
         process = subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=take_ctrl_c
         )
         assert process.stdout is not None
         process.stdout.readline()
